@@ -1,0 +1,1 @@
+//! Files that stages exchange: token sets, per-token arrays, corpora.

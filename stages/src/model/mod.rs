@@ -1,0 +1,1 @@
+//! Models in training form: configuration, checkpoints, forward and backward.

@@ -1,0 +1,61 @@
+//! All stage kinds. Adding one means one room and one line here.
+
+use crate::stage::{Kind, KindInfo, Stage};
+
+/// Reads a stage of one kind from text, and knows what it is.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// What is known of the kind without settings.
+    pub info: KindInfo,
+    from_ron: fn(&ron::Options, &str) -> Result<Box<dyn Stage>, ron::error::SpannedError>,
+    from_json: fn(serde_json::Value) -> Result<Box<dyn Stage>, serde_json::Error>,
+}
+
+impl Entry {
+    const fn of<K: Kind>() -> Self {
+        Self {
+            info: KindInfo { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS },
+            from_ron: |options, text| Ok(Box::new(options.from_str::<K>(text)?)),
+            from_json: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
+        }
+    }
+
+    /// Reads settings as they stand in a graph: `Kind(field: value, …)`.
+    pub fn from_ron(&self, options: &ron::Options, text: &str) -> Result<Box<dyn Stage>, ron::error::SpannedError> {
+        (self.from_ron)(options, text)
+    }
+
+    /// Reads settings as they stand in a job file.
+    pub fn from_json(&self, value: serde_json::Value) -> Result<Box<dyn Stage>, serde_json::Error> {
+        (self.from_json)(value)
+    }
+}
+
+/// Every kind, in the order in which help texts list them: the order of the pipeline.
+pub const KINDS: [Entry; 12] = [
+    Entry::of::<crate::download::Download>(),
+    Entry::of::<crate::synthesize::Synthesize>(),
+    Entry::of::<crate::train_tokenizer::TrainTokenizer>(),
+    Entry::of::<crate::tokenize::Tokenize>(),
+    Entry::of::<crate::init_model::InitModel>(),
+    Entry::of::<crate::extend_rope::ExtendRope>(),
+    Entry::of::<crate::score::Score>(),
+    Entry::of::<crate::postprocess::Postprocess>(),
+    Entry::of::<crate::train::Train>(),
+    Entry::of::<crate::evaluate::Evaluate>(),
+    Entry::of::<crate::report::Report>(),
+    Entry::of::<crate::command::Command>(),
+];
+
+/// The kind of that name.
+pub fn find(name: &str) -> Option<Entry> {
+    KINDS.into_iter().find(|entry| entry.info.name == name)
+}
+
+/// The RON dialect in which settings are written: options without `Some`, newtypes without their name.
+pub fn ron_options() -> ron::Options {
+    use ron::extensions::Extensions;
+    ron::Options::default().with_default_extension(
+        Extensions::IMPLICIT_SOME | Extensions::UNWRAP_NEWTYPES | Extensions::UNWRAP_VARIANT_NEWTYPES,
+    )
+}

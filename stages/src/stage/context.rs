@@ -1,0 +1,160 @@
+//! What a running stage may use: folders, progress, and the wish of others that it stops.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Reference, SourcePath, StageError};
+
+/// What a running stage tells the world.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum StageEvent {
+    /// How far the work is.
+    Progress {
+        /// Units done, those of an earlier interrupted attempt included.
+        done: u64,
+        /// Units in all; zero when unknown.
+        total: u64,
+        /// What is counted, in the plural: `tokens`, `steps`, `bytes`.
+        unit: String,
+        /// A few words on the state, such as `loss 2.314`; may be empty.
+        detail: String,
+    },
+    /// Something that the user should know although the stage goes on.
+    Warning {
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// Folders and channels of one running stage.
+pub struct Context {
+    inputs: BTreeMap<String, PathBuf>,
+    workspace: PathBuf,
+    output: PathBuf,
+    scratch: PathBuf,
+    threads: usize,
+    cancel: Arc<AtomicBool>,
+    events: Box<dyn Fn(StageEvent) + Send + Sync>,
+}
+
+impl Context {
+    /// Starts building a context; `output` must exist and be empty, `scratch` must exist.
+    pub fn builder(output: impl Into<PathBuf>, scratch: impl Into<PathBuf>) -> ContextBuilder {
+        ContextBuilder {
+            context: Self {
+                inputs: BTreeMap::new(),
+                workspace: PathBuf::from("."),
+                output: output.into(),
+                scratch: scratch.into(),
+                threads: 1,
+                cancel: Arc::new(AtomicBool::new(false)),
+                events: Box::new(|_| {}),
+            },
+        }
+    }
+
+    /// The read-only folder (or file, if the reference names a file inside an artifact) of an input.
+    pub fn input(&self, reference: &Reference) -> Result<&Path, StageError> {
+        self.inputs
+            .get(reference.as_str())
+            .map(PathBuf::as_path)
+            .ok_or_else(|| StageError::Bug(format!("input `{reference}` was not given to the stage")))
+    }
+
+    /// Where a source outside the graph lies.
+    pub fn source(&self, path: &SourcePath) -> PathBuf {
+        self.workspace.join(path.as_str())
+    }
+
+    /// The folder that relative source paths start from.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// The folder to write the result into; empty at the start of every attempt.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// A folder that survives interruption and belongs to exactly this action: what a resumed attempt needs.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// How many threads the stage may use. Results must not depend on it.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Whether the stage should keep its state and stop.
+    pub fn is_canceled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// [`StageError::Canceled`] if the stage should stop.
+    pub fn check_canceled(&self) -> Result<(), StageError> {
+        if self.is_canceled() { Err(StageError::Canceled) } else { Ok(()) }
+    }
+
+    /// Tells how far the work is. Call it as often as is natural; whoever shows it thins it out.
+    pub fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
+        (self.events)(StageEvent::Progress { done, total, unit: unit.to_owned(), detail: detail.into() });
+    }
+
+    /// Tells the user something that does not stop the stage.
+    pub fn warn(&self, message: impl Into<String>) {
+        (self.events)(StageEvent::Warning { message: message.into() });
+    }
+}
+
+/// Builds a [`Context`].
+#[must_use]
+pub struct ContextBuilder {
+    context: Context,
+}
+
+impl ContextBuilder {
+    /// Where the artifact behind a reference lies.
+    pub fn input(mut self, reference: impl Into<Reference>, folder: impl Into<PathBuf>) -> Self {
+        self.context.inputs.insert(reference.into().as_str().to_owned(), folder.into());
+        self
+    }
+
+    /// The folder that relative source paths start from.
+    pub fn workspace(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.context.workspace = folder.into();
+        self
+    }
+
+    /// How many threads the stage may use.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.context.threads = threads.max(1);
+        self
+    }
+
+    /// The flag that asks the stage to stop.
+    pub fn cancel(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.context.cancel = flag;
+        self
+    }
+
+    /// Who hears of progress and warnings.
+    pub fn events(mut self, sink: impl Fn(StageEvent) + Send + Sync + 'static) -> Self {
+        self.context.events = Box::new(sink);
+        self
+    }
+
+    /// The finished context.
+    pub fn build(self) -> Context {
+        self.context
+    }
+}

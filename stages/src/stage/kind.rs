@@ -1,0 +1,109 @@
+//! What a stage kind is, in the typed form that a kind implements and the erased form that others hold.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Context, Reference, SettingError, SourcePath, StageError};
+
+/// Whether a stage's result depends on the numeric class (device kind and dtype) it is computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numerics {
+    /// Bytes in, bytes out: the same everywhere.
+    Exact,
+    /// Floating-point tensor work: the class enters the key.
+    Floating,
+}
+
+/// A stage kind: its settings are the type itself, its result is a pure function of them and of the input folders.
+///
+/// The settings use `#[serde(deny_unknown_fields)]` and defaults for everything that has a sensible one. A field
+/// that is added later is an `Option` whose `None` means the old behaviour: it then leaves old keys unchanged.
+pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name in the graph file.
+    const NAME: &'static str;
+    /// Raised whenever the same settings and inputs give another result.
+    const REVISION: u32;
+    /// One sentence for help texts.
+    const SUMMARY: &'static str;
+    /// Whether the numeric class enters the key.
+    const NUMERICS: Numerics;
+
+    /// Refuses values that can be seen to be wrong without any data.
+    fn check(&self) -> Result<(), SettingError> {
+        Ok(())
+    }
+
+    /// Files and folders outside the graph that this stage reads.
+    fn sources(&self) -> Vec<Source> {
+        Vec::new()
+    }
+
+    /// Writes the output folder. Long work reports progress, keeps resumable state in the scratch folder, and
+    /// returns [`StageError::Canceled`] soon after [`Context::is_canceled`] turns true.
+    fn run(&self, context: &Context) -> Result<(), StageError>;
+}
+
+/// A file or folder that a stage reads from outside the graph; its content enters the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The place in the settings, such as `from.path`.
+    pub role: String,
+    /// A file, or a folder whose files below it count.
+    pub path: SourcePath,
+    /// Globs relative to the folder that choose files; empty means all. Ignored for a file.
+    pub files: Vec<String>,
+}
+
+/// What is known of a kind without any settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// See [`Kind::NAME`].
+    pub name: &'static str,
+    /// See [`Kind::REVISION`].
+    pub revision: u32,
+    /// See [`Kind::SUMMARY`].
+    pub summary: &'static str,
+    /// See [`Kind::NUMERICS`].
+    pub numerics: Numerics,
+}
+
+/// A stage of any kind.
+pub trait Stage: Send + Sync {
+    /// What is known of its kind.
+    fn kind(&self) -> KindInfo;
+    /// Its settings, for keys, job files and display.
+    fn settings(&self) -> &dyn erased_serde::Serialize;
+    /// See [`Kind::check`].
+    fn check(&self) -> Result<(), SettingError>;
+    /// See [`Kind::sources`].
+    fn sources(&self) -> Vec<Source>;
+    /// The stages it reads, in a fixed order, each with its place in the settings (such as `tasks.0.tokens`).
+    fn references(&self) -> Vec<(String, Reference)>;
+    /// See [`Kind::run`].
+    fn run(&self, context: &Context) -> Result<(), StageError>;
+}
+
+impl<K: Kind> Stage for K {
+    fn kind(&self) -> KindInfo {
+        KindInfo { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS }
+    }
+
+    fn settings(&self) -> &dyn erased_serde::Serialize {
+        self
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        Kind::check(self)
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        Kind::sources(self)
+    }
+
+    fn references(&self) -> Vec<(String, Reference)> {
+        super::collect::references(self)
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        Kind::run(self, context)
+    }
+}

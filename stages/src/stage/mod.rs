@@ -1,0 +1,12 @@
+//! The contract between a stage kind and whoever runs it.
+
+mod collect;
+mod context;
+mod error;
+mod kind;
+mod reference;
+
+pub use context::{Context, ContextBuilder, StageEvent};
+pub use error::{Blame, SettingError, StageError};
+pub use kind::{Kind, KindInfo, Numerics, Source, Stage};
+pub use reference::{Reference, SourcePath};
