@@ -1,1 +1,75 @@
-//! Artifacts and records.
+//! Artifacts and records. Plain files that never change are the truth:
+//!
+//! ```text
+//! objects/ab/REST   contents of files, named by their BLAKE3
+//! trees/ab/REST     manifests of artifacts, named by their BLAKE3
+//! actions/ab/REST   records, named by the key of the action
+//! local/            what is derived or private to this machine: views, stat index, scratch, claims, runs
+//! ```
+//!
+//! Whatever has its final name is complete: it was written and flushed under another name, or inside a stage's
+//! scratch folder, before. An object carries a fixed modification time, which says that nothing has written to it
+//! since; one with another time (copied, or tampered with) is hashed again before it is trusted.
+
+mod claim;
+mod error;
+mod folder;
+mod ingest;
+mod local;
+mod manifest;
+mod object;
+mod provenance;
+mod record;
+mod sealed;
+mod source;
+mod stat_index;
+mod view;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+pub use claim::{Claim, ClaimAttempt};
+pub use error::StoreError;
+pub use manifest::{Entry, Manifest};
+pub use provenance::Provenance;
+pub use record::{Lookup, Record, RecordInput};
+
+use crate::digest::Digest;
+
+/// The store of this machine. Any number of processes may use one at the same time.
+pub struct Store {
+    root: PathBuf,
+    stat_index: Mutex<stat_index::StatIndex>,
+}
+
+impl Store {
+    /// Opens the store at `root`, and creates it if it is not there.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
+        for folder in ["objects", "trees", "actions", "local"] {
+            let folder = root.join(folder);
+            std::fs::create_dir_all(&folder).map_err(StoreError::unusable(&root, "create", &folder))?;
+        }
+        let local = root.join("local");
+        tempfile::tempfile_in(&local).map_err(StoreError::unusable(&root, "write into", &local))?;
+        let stat_index = Mutex::new(stat_index::StatIndex::new(local.join("stat-index.json")));
+        Ok(Self { root, stat_index })
+    }
+
+    /// The folder that the store lies in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn local(&self, below: &str) -> PathBuf {
+        self.root.join("local").join(below)
+    }
+
+    fn named(&self, room: &str, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let (folder, rest) = name.split_at(2);
+        self.root.join(room).join(folder).join(rest)
+    }
+}

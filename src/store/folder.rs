@@ -1,0 +1,92 @@
+//! Folders: flushing, removing, and walking a stage's output.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use walkdir::WalkDir;
+
+use super::StoreError;
+
+/// Makes a rename into `folder` survive a power cut.
+pub(super) fn flush(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("flush", folder))
+}
+
+/// The folder a file lies in, created if absent.
+pub(super) fn parent(path: &Path) -> Result<&Path, StoreError> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+    Ok(parent)
+}
+
+/// Removes a folder with all it holds, read-only folders too; nothing to remove is fine.
+pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            for entry in WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
+                // Folders come before what they hold, so each can be opened by the time the walk enters it.
+                let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
+            }
+            match fs::remove_dir_all(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other.map_err(StoreError::io("remove", folder)),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(StoreError::io("remove", folder)),
+    }
+}
+
+/// A file of a stage's output.
+pub(super) struct OutputFile {
+    /// Where it lies.
+    pub(super) path: PathBuf,
+    /// Its name below the folder, with `/` between the parts.
+    pub(super) name: String,
+    /// Whether its owner may run it.
+    pub(super) executable: bool,
+}
+
+/// The files below `folder` in the byte order of their names; an error for anything that no artifact can hold.
+pub(super) fn output_files(folder: &Path) -> Result<Vec<OutputFile>, StoreError> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(folder).min_depth(1) {
+        let entry = entry.map_err(|error| walk_error(folder, error))?;
+        let path = entry.path();
+        let name = relative(folder, path)
+            .filter(|name| !name.contains(char::is_control))
+            .ok_or_else(|| StoreError::output(path, "the name is not plain UTF-8 text, which artifacts need"))?;
+        let kind = entry.file_type();
+        if kind.is_symlink() {
+            return Err(StoreError::output(path, "is a symbolic link; a stage must write the file itself"));
+        } else if kind.is_file() {
+            let metadata = entry.metadata().map_err(|error| walk_error(path, error))?;
+            let executable = metadata.permissions().mode() & 0o100 != 0;
+            files.push(OutputFile { path: path.to_owned(), name, executable });
+        } else if !kind.is_dir() {
+            return Err(StoreError::output(path, "is no file (a socket, pipe or device); artifacts hold files only"));
+        }
+    }
+    if files.is_empty() {
+        return Err(StoreError::output(folder, "the stage wrote no file; an artifact has at least one"));
+    }
+    files.sort_by(|one, two| one.name.cmp(&two.name));
+    Ok(files)
+}
+
+/// `path` below `folder` with `/` between its parts; `None` if it is not UTF-8.
+pub(super) fn relative(folder: &Path, path: &Path) -> Option<String> {
+    let parts = path.strip_prefix(folder).ok()?.iter().map(|part| part.to_str()).collect::<Option<Vec<_>>>()?;
+    Some(parts.join("/"))
+}
+
+/// What went wrong on a walk.
+pub(super) fn walk_error(folder: &Path, error: walkdir::Error) -> StoreError {
+    let path = error.path().unwrap_or(folder).to_owned();
+    let source = error.into_io_error().unwrap_or_else(|| io::Error::other("the folder contains itself"));
+    StoreError::Io { verb: "read", path, source }
+}

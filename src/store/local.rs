@@ -1,0 +1,103 @@
+//! What is private to this machine: scratch folders, run folders, and what stages were keyed by last time.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Store, StoreError, folder, ingest::is_taken, sealed};
+use crate::digest::{Digest, Key};
+
+impl Store {
+    /// The folder that an action's work in progress lives in, made if absent. It survives until
+    /// [`Store::discard_scratch`].
+    pub fn scratch(&self, key: &Key) -> Result<PathBuf, StoreError> {
+        let path = self.local("scratch").join(key.to_string());
+        fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
+        Ok(path)
+    }
+
+    /// Removes an action's work in progress, if any.
+    pub fn discard_scratch(&self, key: &Key) -> Result<(), StoreError> {
+        folder::remove(&self.local("scratch").join(key.to_string()))
+    }
+
+    /// A new folder for the events of one run, named by time and process: names sort by time.
+    pub fn run_folder(&self) -> Result<PathBuf, StoreError> {
+        let time = Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
+        let name = format!("{time}-{}", std::process::id());
+        let runs = self.local("runs");
+        fs::create_dir_all(&runs).map_err(StoreError::io("create", &runs))?;
+        for attempt in 0_u32.. {
+            let path = runs.join(if attempt == 0 { name.clone() } else { format!("{name}-{attempt}") });
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) if is_taken(&error) => {}
+                Err(error) => return Err(StoreError::io("create", path)(error)),
+            }
+        }
+        Err(StoreError::io("create", runs)(io::Error::other("every name is taken")))
+    }
+
+    /// What [`Store::remember_action`] was given for this stage; `None` also if that cannot be read any more, since
+    /// it only serves to explain.
+    pub fn last_action<T: DeserializeOwned>(&self, graph: &str, stage: &str) -> Result<Option<T>, StoreError> {
+        let path = self.last(graph, stage);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(sealed::open(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path)(error)),
+        }
+    }
+
+    /// Keeps what a stage was keyed by, so that a later plan can say what changed.
+    pub fn remember_action(&self, graph: &str, stage: &str, action: &impl Serialize) -> Result<(), StoreError> {
+        let path = self.last(graph, stage);
+        let bytes =
+            sealed::seal(action).map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
+        if fs::read(&path).is_ok_and(|existing| existing == bytes) {
+            return Ok(());
+        }
+        replace(&path, &bytes)
+    }
+
+    fn last(&self, graph: &str, stage: &str) -> PathBuf {
+        self.local("last").join(file_name(graph)).join(file_name(stage) + ".json")
+    }
+}
+
+/// Replaces a derived file in one step, without flushing: losing it in a power cut costs time, not truth.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let parent = folder::parent(path)?;
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+        io::Write::write_all(&mut file, bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(StoreError::io("write", path))
+}
+
+/// Any text as the name of a file: letters, digits, `-` and `_` stay, other bytes become `%XX`; long names end in
+/// a digest.
+fn file_name(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut name = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            name.push(byte as char);
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    if name.len() > LONGEST {
+        name.truncate(LONGEST);
+        let _ = write!(name, "~{}", Digest::of(text.as_bytes()));
+    }
+    name
+}

@@ -1,0 +1,128 @@
+//! Manifests: the files of an artifact.
+
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError};
+use crate::digest::{ArtifactId, Digest};
+
+const VERSION: u32 = 1;
+
+/// The files of an artifact in the byte order of their paths. Its canonical JSON is what an [`ArtifactId`] is the
+/// digest of; empty folders are not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    version: u32,
+    files: Vec<Entry>,
+}
+
+/// A file of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its path inside the artifact, with `/` between the parts.
+    pub path: String,
+    /// The digest of its content.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it may be run.
+    pub executable: bool,
+}
+
+impl Manifest {
+    pub(super) fn new(files: Vec<Entry>) -> Self {
+        Self { version: VERSION, files }
+    }
+
+    /// The files, sorted.
+    pub fn files(&self) -> &[Entry] {
+        &self.files
+    }
+
+    /// The length of all files together, in bytes.
+    pub fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// The canonical JSON.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        // Strings, numbers and flags cannot fail to become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub(super) fn id(&self) -> ArtifactId {
+        Digest::of(&self.bytes()).into()
+    }
+
+    /// Reads canonical JSON; says what is wrong otherwise. A path that leads out of the folder is refused, since
+    /// a store may come from somewhere else.
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if manifest.version != VERSION {
+            return Err(format!("it has version {}, this twdag reads version {VERSION}", manifest.version));
+        }
+        if !manifest.files.is_sorted_by(|one, two| one.path < two.path) {
+            return Err("its files are not sorted".to_owned());
+        }
+        let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
+        match manifest.files.iter().find(|file| !file.path.split('/').all(is_plain)) {
+            Some(file) => Err(format!("it names a file `{}`", file.path.escape_debug())),
+            None => Ok(manifest),
+        }
+    }
+
+    /// The digest of a file, or of the folder at `path` as if it were an artifact of its own.
+    fn inside(&self, path: &str) -> Option<Digest> {
+        let path = path.trim_end_matches('/');
+        if let Some(file) = self.files.iter().find(|file| file.path == path) {
+            return Some(file.digest);
+        }
+        let prefix = format!("{path}/");
+        let below: Vec<Entry> = self
+            .files
+            .iter()
+            .filter_map(|file| Some(Entry { path: file.path.strip_prefix(&prefix)?.to_owned(), ..file.clone() }))
+            .collect();
+        (!below.is_empty()).then(|| *Self::new(below).id().digest())
+    }
+
+    fn top(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .files
+            .iter()
+            .map(|file| file.path.split_once('/').map_or(file.path.as_str(), |(folder, _)| folder).to_owned())
+            .collect();
+        names.dedup();
+        names
+    }
+}
+
+impl Store {
+    /// The manifest of an artifact, checked against the artifact's name.
+    pub fn manifest(&self, artifact: &ArtifactId) -> Result<Manifest, StoreError> {
+        self.read_manifest(artifact).map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })
+    }
+
+    /// Like [`Store::manifest`]; the error says in plain words what is wrong.
+    pub(super) fn read_manifest(&self, artifact: &ArtifactId) -> Result<Manifest, String> {
+        let path = self.named("trees", artifact.digest());
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "its list of files is no longer in the store".to_owned(),
+            _ => format!("{} cannot be read: {error}", path.display()),
+        })?;
+        if Digest::of(&bytes) != *artifact.digest() {
+            return Err(format!("its list of files was changed ({})", path.display()));
+        }
+        Manifest::parse(&bytes).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))
+    }
+
+    /// The digest of what a reference `"stage/path"` points to: the whole artifact, or a file or folder inside.
+    pub fn digest_inside(&self, artifact: &ArtifactId, path: Option<&str>) -> Result<Digest, StoreError> {
+        let Some(path) = path else { return Ok(*artifact.digest()) };
+        let manifest = self.manifest(artifact)?;
+        manifest.inside(path).ok_or_else(|| StoreError::NotInside { path: path.to_owned(), holds: manifest.top() })
+    }
+}

@@ -1,0 +1,137 @@
+//! Records: which artifact an action gave, and how that came about.
+
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Provenance, Store, StoreError, ingest::is_taken, sealed};
+use crate::digest::{ArtifactId, Digest, Key};
+
+/// What an action gave. Only `key` and `artifact` decide anything; the rest is for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The action.
+    pub key: Key,
+    /// Its result.
+    pub artifact: ArtifactId,
+    /// The kind of the stage.
+    pub kind: String,
+    /// The revision of the kind.
+    pub revision: u32,
+    /// The graph that the stage stood in.
+    pub graph: String,
+    /// The name of the stage there.
+    pub stage: String,
+    /// The settings, as shown to people.
+    pub settings: serde_json::Value,
+    /// The stages it read.
+    pub inputs: Vec<RecordInput>,
+    /// The files and folders outside the graph that it read.
+    pub sources: Vec<RecordInput>,
+    /// Device kind and dtype, if they count.
+    pub numeric_class: Option<String>,
+    /// Who computed it, where, when, with what.
+    pub provenance: Provenance,
+    /// What the stage warned of.
+    pub notices: Vec<String>,
+}
+
+/// Something that an action read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordInput {
+    /// Its place in the settings.
+    pub role: String,
+    /// The digest of its content.
+    pub digest: Digest,
+}
+
+/// What the store knows of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lookup {
+    /// Its result, with all files present.
+    Hit(Box<Record>),
+    /// Nothing.
+    Absent,
+    /// There was a result; says in plain words what became of it. To the cache this is a miss.
+    Lost(String),
+}
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Stored<R> {
+    version: u32,
+    record: R,
+}
+
+impl Store {
+    /// The result of an action, if it is in the store with all its files. What is missing or damaged is a miss;
+    /// [`Store::lookup`] tells the difference.
+    pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(match self.lookup(key)? {
+            Lookup::Hit(record) => Some(*record),
+            Lookup::Absent | Lookup::Lost(_) => None,
+        })
+    }
+
+    /// The result of an action, or why there is none. Costs two small reads and one `stat` for each file.
+    pub fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
+        let record = match self.read_record(key) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(Lookup::Absent),
+            Err(problem) => return Ok(Lookup::Lost(format!("its record was ignored: {problem}"))),
+        };
+        Ok(match self.problem(&record.artifact) {
+            None => Lookup::Hit(Box::new(record)),
+            Some(problem) => Lookup::Lost(problem),
+        })
+    }
+
+    /// What is wrong with an artifact, if anything.
+    pub(super) fn problem(&self, artifact: &ArtifactId) -> Option<String> {
+        match self.read_manifest(artifact) {
+            Ok(manifest) => manifest.files().iter().find_map(|entry| self.object_problem(entry)),
+            Err(problem) => Some(problem),
+        }
+    }
+
+    fn read_record(&self, key: &Key) -> Result<Option<Record>, String> {
+        let path = self.named("actions", key.digest());
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        };
+        let named = |problem: String| format!("{}: {problem}", path.display());
+        // The version first: what another version's record looks like is unknown.
+        let stored: Stored<serde_json::Value> = sealed::open(&bytes).map_err(named)?;
+        if stored.version != VERSION {
+            return Err(named(format!("it has version {}, this twdag reads version {VERSION}", stored.version)));
+        }
+        let record: Record =
+            serde_json::from_value(stored.record).map_err(|error| named(format!("it cannot be read: {error}")))?;
+        if record.key == *key { Ok(Some(record)) } else { Err(named(format!("it belongs to action {}", record.key))) }
+    }
+
+    /// Makes a result known. The first one stays: if the store has another intact result for the same action, this
+    /// is [`StoreError::Nondeterministic`]. A record that is damaged, or whose files are lost, is replaced.
+    pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.named("actions", record.key.digest());
+        let bytes = sealed::seal(&Stored { version: VERSION, record })
+            .map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
+        match sealed::write(&path, &bytes, sealed::Existing::Keep) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_taken(&error) => {}
+            Err(error) => return Err(StoreError::io("write", &path)(error)),
+        }
+        match self.lookup(&record.key)? {
+            Lookup::Hit(existing) if existing.artifact == record.artifact => Ok(()),
+            Lookup::Hit(existing) => {
+                Err(StoreError::Nondeterministic { key: record.key, existing: existing.artifact, new: record.artifact })
+            }
+            Lookup::Absent | Lookup::Lost(_) => {
+                sealed::write(&path, &bytes, sealed::Existing::Replace).map_err(StoreError::io("write", &path))
+            }
+        }
+    }
+}

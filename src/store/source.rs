@@ -1,0 +1,152 @@
+//! Digests of files and folders outside the graph.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::PoisonError,
+    time::SystemTime,
+};
+
+use globset::{GlobBuilder, GlobMatcher};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{Store, StoreError, folder, object, stat_index::Identity};
+use crate::{canon, digest::Digest};
+
+impl Store {
+    /// The digest of a source: of the content of a file, or of the names and contents of the files below a folder
+    /// that any of the patterns in `files` matches (all files if there are none). Names are relative to the folder.
+    /// Links to files count as the files; a folder behind a link is refused. A file that has not changed since it
+    /// was last hashed is not read.
+    pub fn digest_source(&self, path: &Path, files: &[String]) -> Result<Digest, StoreError> {
+        let path = &std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+        let digest = if metadata.is_dir() { self.digest_folder(path, files) } else { self.digest_file(path) };
+        let saved = self.stat_index.lock().unwrap_or_else(PoisonError::into_inner).save();
+        // The error that says more wins.
+        let digest = digest?;
+        saved.map(|()| digest)
+    }
+
+    fn digest_folder(&self, folder: &Path, files: &[String]) -> Result<Digest, StoreError> {
+        let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = chosen(folder, &patterns)?;
+        if found.is_empty() {
+            let problem = if files.is_empty() {
+                "the folder holds no file".to_owned()
+            } else {
+                format!("no file in this folder matches {}", files.join(", "))
+            };
+            return Err(StoreError::source_file(folder, problem));
+        }
+        found.sort();
+        let digests = found
+            .into_iter()
+            .map(|(name, path)| self.digest_file(&path).map(|digest| (name, digest)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let bytes = canon::encode(&digests)
+            .map_err(|error| StoreError::Bug { path: folder.to_owned(), problem: error.to_string() })?;
+        Ok(Digest::of(&bytes))
+    }
+
+    fn digest_file(&self, path: &Path) -> Result<Digest, StoreError> {
+        let look = || fs::metadata(path).map_err(|error| unreadable(path, &error));
+        let metadata = look()?;
+        if !metadata.is_file() {
+            return Err(StoreError::source_file(path, "is no file (a socket, pipe or device)"));
+        }
+        let identity = Identity::of(&metadata);
+        let index = || self.stat_index.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = index().get(path, &identity) {
+            return Ok(digest);
+        }
+        let started = SystemTime::now();
+        let (digest, _) = object::hash(path)?;
+        if Identity::of(&look()?) != identity {
+            return Err(StoreError::source_file(path, "changed while it was read; run again when it is complete"));
+        }
+        if identity.is_settled(started) {
+            index().add(path, identity, digest);
+        }
+        Ok(digest)
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::source_file(
+        path,
+        match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        },
+    )
+}
+
+/// A pattern for whole paths, and one for each part, to tell which folders can hold a match.
+struct Pattern {
+    whole: GlobMatcher,
+    /// `None` for a part that can stand for several, such as `**`.
+    parts: Vec<Option<GlobMatcher>>,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, StoreError> {
+        let compile = |part: &str| {
+            let glob = GlobBuilder::new(part).literal_separator(true).build();
+            glob.map(|glob| glob.compile_matcher())
+        };
+        let whole = compile(pattern)
+            .map_err(|error| StoreError::Pattern { pattern: pattern.to_owned(), problem: error.kind().to_string() })?;
+        // A part that does not compile alone, such as half of `{a/b,c}`, can stand for anything.
+        let parts =
+            pattern.split('/').map(|part| if part.contains("**") { None } else { compile(part).ok() }).collect();
+        Ok(Self { whole, parts })
+    }
+
+    /// Whether the folder `name` can hold a file that matches.
+    fn reaches(&self, name: &str) -> bool {
+        let mut parts = self.parts.iter();
+        for part in name.split('/') {
+            match parts.next() {
+                Some(Some(pattern)) if pattern.is_match(part) => {}
+                Some(None) => return true,
+                _ => return false,
+            }
+        }
+        parts.next().is_some()
+    }
+}
+
+/// The files that a source folder counts, each with its name below the folder.
+fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let reaches = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.reaches(name));
+    let matches = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.whole.is_match(name));
+    let enters = |entry: &DirEntry| {
+        // A name that is no UTF-8 goes on, to be refused below.
+        !entry.file_type().is_dir() || folder::relative(folder, entry.path()).is_none_or(|name| reaches(&name))
+    };
+    let mut found = Vec::new();
+    // `folder` itself may be a link, which walkdir follows.
+    for entry in WalkDir::new(folder).min_depth(1).into_iter().filter_entry(|entry| entry.depth() == 0 || enters(entry))
+    {
+        let entry = entry.map_err(|error| folder::walk_error(folder, error))?;
+        let path = entry.path();
+        let kind = entry.file_type();
+        if kind.is_dir() {
+            continue;
+        }
+        let name = folder::relative(folder, path)
+            .ok_or_else(|| StoreError::source_file(path, "the name is not UTF-8 text; rename the file"))?;
+        let is_folder_link = kind.is_symlink() && path.is_dir();
+        if is_folder_link && reaches(&name) {
+            return Err(StoreError::source_file(
+                path,
+                "is a symbolic link to a folder, which is not followed; name that folder as a source of its own, or choose files that leave it out",
+            ));
+        }
+        if !is_folder_link && matches(&name) {
+            found.push((name, path.to_owned()));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,116 @@
+//! The way out: read-only folders that show an artifact.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use walkdir::WalkDir;
+
+use super::{Entry, Manifest, Store, StoreError, folder, object};
+use crate::digest::ArtifactId;
+
+impl Store {
+    /// A read-only folder that holds an artifact: hard links to the objects, or copies where those cannot be (files
+    /// that may be run, file systems without links). It is made once, and again if somebody damaged it.
+    pub fn view(&self, artifact: &ArtifactId) -> Result<PathBuf, StoreError> {
+        let manifest = self.manifest(artifact)?;
+        let view = self.local("views").join(artifact.to_string());
+        if is_whole(&view, &manifest) {
+            return Ok(view);
+        }
+        if let Some(problem) = manifest.files().iter().find_map(|entry| self.object_problem(entry)) {
+            return Err(StoreError::Artifact { artifact: *artifact, problem });
+        }
+        let views = folder::parent(&view)?;
+        let building = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(views)
+            .map_err(StoreError::io("write into", views))?
+            .keep();
+        let built = self.build(&building, &manifest).and_then(|()| put_in_place(&building, &view, &manifest));
+        if building.exists() {
+            folder::remove(&building)?;
+        }
+        built.map(|()| view)
+    }
+
+    fn build(&self, building: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        for entry in manifest.files() {
+            let to = building.join(&entry.path);
+            folder::parent(&to)?;
+            let from = self.object(&entry.digest);
+            if entry.executable || fs::hard_link(&from, &to).is_err() {
+                copy(&from, &to, entry).map_err(StoreError::io("write", &to))?;
+            }
+        }
+        for found in WalkDir::new(building).contents_first(true) {
+            let found = found.map_err(|error| folder::walk_error(building, error))?;
+            if found.file_type().is_dir() {
+                fs::set_permissions(found.path(), fs::Permissions::from_mode(0o555))
+                    .map_err(StoreError::io("protect", found.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `std::fs::copy` shares the blocks where the file system can.
+fn copy(from: &Path, to: &Path, entry: &Entry) -> io::Result<()> {
+    fs::copy(from, to)?;
+    object::seal(to, entry.executable)?;
+    File::open(to)?.sync_all()
+}
+
+/// Renames the new view into place. Another process may do the same at the same time, with the same result.
+fn put_in_place(building: &Path, view: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    // Each round either wins or finds what another process has put there in the meantime.
+    for _ in 0..16 {
+        match fs::rename(building, view) {
+            Ok(()) => return Ok(()),
+            Err(_) if is_whole(view, manifest) => return Ok(()),
+            Err(error) if view.symlink_metadata().is_err() => return Err(StoreError::io("create", view)(error)),
+            Err(_) => discard(view)?,
+        }
+    }
+    Err(StoreError::io("replace", view)(io::Error::other("something else keeps writing there")))
+}
+
+/// Moves a damaged view out of the way before removing it, so that no half of it is ever seen under its name.
+fn discard(view: &Path) -> Result<(), StoreError> {
+    let views = folder::parent(view)?;
+    let aside =
+        tempfile::Builder::new().prefix(".old-").tempdir_in(views).map_err(StoreError::io("write into", views))?;
+    let old = aside.path().join("view");
+    // Renaming into another folder needs write permission on the folder itself.
+    if view.is_dir() {
+        let _ = fs::set_permissions(view, fs::Permissions::from_mode(0o755));
+    }
+    match fs::rename(view, &old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("replace", view)(error)),
+        _ if old.is_dir() => folder::remove(&old),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a view holds exactly the files of the manifest, untouched as far as `stat` tells.
+fn is_whole(view: &Path, manifest: &Manifest) -> bool {
+    let mut entries = manifest.files().iter();
+    let mut found = Vec::with_capacity(manifest.files().len());
+    for entry in WalkDir::new(view).min_depth(1) {
+        let Ok(entry) = entry else { return false };
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let (Some(name), Ok(metadata)) = (folder::relative(view, entry.path()), entry.metadata()) else { return false };
+        found.push((name, metadata));
+    }
+    found.sort_by(|one, two| one.0.cmp(&two.0));
+    found.len() == manifest.files().len()
+        && found
+            .iter()
+            .zip(entries.by_ref())
+            .all(|((name, metadata), entry)| *name == entry.path && object::is_sealed(metadata, entry.size))
+}
