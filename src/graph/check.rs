@@ -1,0 +1,185 @@
+//! What typed stages must fulfil together: references exist, settings are in range, nothing reads itself.
+
+use petgraph::algo::tarjan_scc;
+use twdag_stages::stage::{Reference, SettingError, Stage};
+
+use super::{
+    Input, Node, Problem,
+    model::edges,
+    suggest::similar,
+    syntax::{Span, Value},
+    translate::Site,
+};
+
+/// A stage that is typed, or could not be.
+pub(super) struct Typed<'a> {
+    pub(super) site: Site<'a>,
+    pub(super) stage: Option<Box<dyn Stage>>,
+}
+
+/// Checks all stages and resolves their references.
+pub(super) fn nodes(typed: Vec<Typed<'_>>, problems: &mut Vec<Problem>) -> Vec<Node> {
+    let names: Vec<&str> = typed.iter().map(|typed| typed.site.stage).collect();
+    let mut nodes = Vec::with_capacity(typed.len());
+    let mut links: Vec<Vec<Link>> = Vec::with_capacity(typed.len());
+    for Typed { site, stage } in typed {
+        let mut found = Vec::new();
+        let mut inputs = Vec::new();
+        if let Some(stage) = &stage {
+            if let Err(error) = stage.check() {
+                problems.push(setting(site, &error));
+            }
+            for (role, reference) in stage.references() {
+                let (value, exact) = site.value.locate(&role, site.source);
+                let place = Place { site, value, span: if exact { value.span } else { value.head() } };
+                if let Some(node) = resolve(&place, &role, &reference, &names, problems) {
+                    found.push(Link { node, span: place.span });
+                    inputs.push(Input { role, reference, node });
+                }
+            }
+        }
+        links.push(found);
+        if let Some(stage) = stage {
+            nodes.push(Node { name: site.stage.to_owned(), stage, inputs });
+        }
+    }
+    cycles(&names, &links, problems);
+    nodes
+}
+
+/// A reference that leads to a stage.
+struct Link {
+    node: usize,
+    span: Span,
+}
+
+/// Where a reference stands.
+struct Place<'a> {
+    site: Site<'a>,
+    value: &'a Value,
+    span: Span,
+}
+
+fn setting(site: Site<'_>, error: &SettingError) -> Problem {
+    let SettingError { path, found, expected } = error;
+    let (value, exact) = site.value.locate(path, site.source);
+    let message = format!("setting `{path}` of stage `{}` is {found}, expected {expected}", site.stage);
+    let whole = exact && (value.name().is_none() || site.parameter(value).is_some());
+    let span = if whole { value.span } else { value.head() };
+    let problem = Problem::at(span, message, format!("expected {expected}"));
+    let problem = if exact {
+        problem
+    } else {
+        problem.with_note(format!("`{path}` is not written in the file: {found} is what it is without"))
+    };
+    site.explain(problem, value)
+}
+
+fn resolve(
+    place: &Place<'_>,
+    role: &str,
+    reference: &Reference,
+    names: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<usize> {
+    let Place { site, value, span } = place;
+    let stage = site.stage;
+    let wrong = reference.stage();
+    if let Some(why) = refuse_path(reference) {
+        let message =
+            format!("setting `{role}` of stage `{stage}`: `{}` is no reference", reference.as_str().escape_debug());
+        problems.push(
+            site.explain(Problem::at(*span, message, "expected `stage` or `stage/path/inside`"), value).with_note(why),
+        );
+        return None;
+    }
+    let found = names.iter().position(|name| *name == wrong);
+    if found.is_none() {
+        let message = format!("stage `{stage}` reads `{}`, which does not exist", wrong.escape_debug());
+        let problem = site.explain(Problem::at(*span, message, "no such stage"), value);
+        let others: Vec<&str> = names.iter().copied().filter(|name| *name != stage).collect();
+        let below = reference.path().map(|path| format!("/{path}")).unwrap_or_default();
+        problems.push(if site.parameter(value).is_none() {
+            problem.with_suggestion("stage", *span, wrong, &others, |right| format!("\"{right}{below}\""))
+        } else if let Some(right) = similar(wrong, others.iter().copied()) {
+            problem.with_hint(format!("a stage with a similar name exists: `{right}`"))
+        } else {
+            problem.with_hint(format!("known stages: {}", super::suggest::list(others)))
+        });
+    }
+    found
+}
+
+fn refuse_path(reference: &Reference) -> Option<&'static str> {
+    if reference.stage().is_empty() {
+        return Some("the name of the stage is empty");
+    }
+    let mut parts = reference.path()?.split('/');
+    parts
+        .any(|part| part.is_empty() || part == "." || part == "..")
+        .then_some("the path inside may not hold empty parts, `.` or `..`")
+}
+
+/// Tells each cycle as a path along the data: `a → b → a`.
+fn cycles(names: &[&str], links: &[Vec<Link>], problems: &mut Vec<Problem>) {
+    let inputs: Vec<Vec<usize>> = links.iter().map(|links| links.iter().map(|link| link.node).collect()).collect();
+    for mut group in tarjan_scc(&edges(&inputs))
+        .into_iter()
+        .map(|group| group.into_iter().map(petgraph::graph::NodeIndex::index).collect::<Vec<usize>>())
+    {
+        group.sort_unstable();
+        let Some(&start) = group.first() else { continue };
+        let Some(path) = shortest_cycle(start, &group, links) else { continue };
+        let name = |node: usize| names.get(node).copied().unwrap_or_default();
+        if let [(node, span)] = path.as_slice() {
+            let message = format!("stage `{}` reads itself", name(*node));
+            problems.push(Problem::at(*span, message, "the stage's own name"));
+            continue;
+        }
+        // The search walks from readers to what they read; data goes the other way.
+        let mut along: Vec<&str> = path.iter().rev().map(|(node, _)| name(*node)).collect();
+        along.rotate_right(1);
+        along.push(name(start));
+        let mut places = path.iter().enumerate().map(|(index, (node, span))| {
+            let read = path.get(index + 1).map_or(start, |(next, _)| *next);
+            (*span, format!("`{}` reads `{}`", name(*node), name(read)))
+        });
+        let Some((span, label)) = places.next() else { continue };
+        let mut problem = Problem::at(span, format!("the stages form a cycle: {}", along.join(" → ")), label);
+        problem.places.extend(places);
+        problems.push(
+            problem
+                .with_hint("a stage can only read what is finished before it starts: remove one of these references"),
+        );
+    }
+}
+
+/// The shortest way from `start` along what is read back to `start`, inside `group`: each stage with the place of
+/// the reference that leads on.
+fn shortest_cycle(start: usize, group: &[usize], links: &[Vec<Link>]) -> Option<Vec<(usize, Span)>> {
+    let mut came: Vec<Option<(usize, Span)>> = links.iter().map(|_| None).collect();
+    let mut queue = std::collections::VecDeque::from([start]);
+    while let Some(node) = queue.pop_front() {
+        for link in links.get(node)? {
+            if link.node == start {
+                let mut path = vec![(node, link.span)];
+                let mut at = node;
+                while at != start {
+                    let step = (*came.get(at)?)?;
+                    path.push(step);
+                    at = step.0;
+                }
+                path.reverse();
+                return Some(path);
+            }
+            if group.contains(&link.node)
+                && let Some(free) = came.get_mut(link.node)
+                && free.is_none()
+            {
+                *free = Some((node, link.span));
+                queue.push_back(link.node);
+            }
+        }
+    }
+    None
+}

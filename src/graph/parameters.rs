@@ -1,0 +1,187 @@
+//! The `params` block and what `--set` makes of it.
+
+use super::{
+    Problem,
+    outline::Entry,
+    suggest::similar,
+    syntax::{Span, Value, ValueKind, parse},
+    translate::describe,
+};
+
+/// A parameter with the value that counts.
+pub(super) struct Effective {
+    pub(super) name: String,
+    /// From the name to the end of the default.
+    pub(super) definition: Span,
+    /// The value as RON text.
+    pub(super) text: String,
+    /// What stood behind `--set NAME=`, if anything did.
+    pub(super) set: Option<String>,
+}
+
+/// The parameters with `set` applied in its order, so that the last of equal names counts.
+pub(super) fn apply(
+    entries: &[Entry<'_>],
+    set: &[(String, String)],
+    commas: &[usize],
+    source: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Effective> {
+    let mut effective: Vec<Effective> = entries
+        .iter()
+        .map(|entry| {
+            problems.extend(refuse_calls(entry.value, source));
+            Effective {
+                name: entry.name.to_owned(),
+                definition: entry.span(),
+                text: with_commas(entry.value.span, commas, source),
+                set: None,
+            }
+        })
+        .collect();
+    for (name, text) in set {
+        let Some(index) = entries.iter().position(|entry| entry.name == name) else {
+            problems.push(unknown(name, text, entries));
+            continue;
+        };
+        match (override_value(&entries[index], text, source), effective.get_mut(index)) {
+            (Ok(value), Some(parameter)) => {
+                parameter.text = value;
+                parameter.set = Some(text.clone());
+            }
+            (Err(problem), _) => problems.push(*problem),
+            (Ok(_), None) => {}
+        }
+    }
+    effective
+}
+
+fn with_commas(span: Span, commas: &[usize], source: &str) -> String {
+    let mut text = String::new();
+    let mut from = span.start;
+    for &comma in commas.iter().filter(|&&comma| span.contains(comma)) {
+        text.push_str(Span::new(from, comma).of(source));
+        text.push(',');
+        from = comma;
+    }
+    text.push_str(Span::new(from, span.end).of(source));
+    text
+}
+
+fn unknown(name: &str, text: &str, entries: &[Entry<'_>]) -> Problem {
+    let problem = Problem::of_file(format!("`--set {name}={text}`: the graph has no parameter `{name}`"));
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
+    match similar(name, names.iter().copied()) {
+        Some(right) => problem.with_hint(format!("a parameter with a similar name exists: `--set {right}={text}`")),
+        None if names.is_empty() => problem.with_hint("give it a default in the graph: `params: {\"name\": value}`"),
+        None => problem.with_hint(format!("its parameters: {}", super::suggest::list(names))),
+    }
+}
+
+/// The RON text of an override.
+fn override_value(entry: &Entry<'_>, text: &str, source: &str) -> Result<String, Box<Problem>> {
+    let name = entry.name;
+    let parsed = parse(text);
+    let is_string = matches!(entry.value.kind, ValueKind::Text(_));
+    if is_string && !parsed.value.as_ref().is_some_and(|value| value.as_text().is_some()) {
+        // A quote in front announces RON, so a mistake in it is told rather than taken as text.
+        if !text.starts_with('"') {
+            return quote(text).map_err(|why| Box::new(Problem::of_file(format!("`--set {name}={text}`: {why}"))));
+        }
+    }
+    let place = |problem: Problem| {
+        problem.with_hint(format!("write a value of RON, such as the default: `--set {name}={}`", shell(entry, source)))
+    };
+    let Some(value) = parsed.value.filter(|_| parsed.problems.is_empty()) else {
+        let why = parsed.problems.into_iter().next().map(|problem| problem.message).unwrap_or_default();
+        let message = format!("`--set {name}={text}` is no RON value: {why}");
+        return Err(Box::new(place(Problem::at(entry.span(), message, "the parameter's default"))));
+    };
+    if let Some(problem) = refuse_calls(&value, text).into_iter().next() {
+        let message = format!("`--set {name}={text}`: {}", problem.message);
+        return Err(Box::new(Problem::at(entry.span(), message, "the parameter's default")));
+    }
+    let (expected, found) = (class(entry.value, source), class(&value, text));
+    if expected != found {
+        let message = format!("`--set {name}={text}`: the value is {}, expected {}", found.words(), expected.words());
+        let label = format!("the default is {}", describe(entry.value, source));
+        return Err(Box::new(place(Problem::at(entry.span(), message, label))));
+    }
+    Ok(value.span.of(text).to_owned())
+}
+
+fn shell(entry: &Entry<'_>, source: &str) -> String {
+    match entry.value.as_text() {
+        Some(text) => text.to_owned(),
+        None => entry.value.span.of(source).to_owned(),
+    }
+}
+
+/// A string as RON text.
+fn quote(text: &str) -> Result<String, String> {
+    ron::to_string(text).map_err(|error| error.to_string())
+}
+
+/// What an override may not change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Number,
+    Boolean,
+    Text,
+    List,
+    Map,
+    Other,
+}
+
+impl Class {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Number => "a number",
+            Self::Boolean => "`true` or `false`",
+            Self::Text => "a string",
+            Self::List => "a list",
+            Self::Map => "a map",
+            Self::Other => "a name or settings in parentheses",
+        }
+    }
+}
+
+fn class(value: &Value, source: &str) -> Class {
+    match &value.kind {
+        ValueKind::Text(_) | ValueKind::Literal => Class::Text,
+        ValueKind::List(_) => Class::List,
+        ValueKind::Map(_) => Class::Map,
+        ValueKind::Struct { .. } | ValueKind::Tuple { .. } => Class::Other,
+        ValueKind::Word => match value.span.of(source) {
+            "true" | "false" => Class::Boolean,
+            word if word.starts_with(|next: char| next.is_ascii_digit() || matches!(next, '+' | '-' | '.')) => {
+                Class::Number
+            }
+            "inf" | "NaN" => Class::Number,
+            _ => Class::Other,
+        },
+    }
+}
+
+/// A parameter's value is a literal: calls in it are not resolved.
+fn refuse_calls(value: &Value, source: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    value.walk(&mut |value| {
+        if let Some(name) = value.name()
+            && is_call(name.of(source))
+        {
+            let call = name.of(source);
+            problems.push(Problem::at(
+                value.span,
+                format!("a parameter's value may not hold a call such as `{call}(…)`"),
+                "expected a literal value",
+            ));
+        }
+    });
+    problems
+}
+
+/// Whether a name in front of parentheses is a call rather than a type or a choice, which start with a capital.
+pub(super) fn is_call(name: &str) -> bool {
+    name.starts_with(|next: char| next.is_lowercase() || next == '_')
+}
