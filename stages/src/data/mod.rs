@@ -1,1 +1,22 @@
 //! Files that stages exchange: token sets, per-token arrays, corpora.
+//!
+//! Every reader checks what it opens (a truncated or foreign file is an error that names the file, the tensor, what
+//! was expected and what was found); every writer gives the same bytes for the same content.
+
+mod arrays;
+mod corpus;
+mod error;
+mod json;
+mod layout;
+mod tensor_file;
+mod tokens;
+mod tokens_writer;
+
+pub use arrays::{ArrayKind, ArraySet, ArraySetWriter, ArraysMetadata, ScoreWindows};
+pub use corpus::{Corpus, Document, Documents, Fact};
+pub use error::DataError;
+pub use json::{read_json, write_json};
+pub use layout::{PART_SEQUENCES, PartLayout, part_name};
+pub use tensor_file::{Element, TensorFile, TensorOut, write_tensors};
+pub use tokens::{GroundTruth, TokenSet, TokensMetadata};
+pub use tokens_writer::TokenSetWriter;
