@@ -1,13 +1,27 @@
 //! From scores to weights (method.md, sections 1 and 2): used by the `Postprocess` stage and, live, by `Train`.
 
+mod check;
+mod error;
+mod pipeline;
+mod select;
+
+pub use check::check;
+pub use error::{Side, WeightingError};
+pub use pipeline::{Weights, weigh, weighted_mean};
+
 use serde::{Deserialize, Serialize};
 
-/// How the losses of the two sides are compared.
+/// How the losses of the two sides are compared. Where a setting of this type is left out, the shape chooses:
+/// `AbsoluteDifference` for `Dense` and `Sparse`, `Difference` for `LongCE` and `Pipeline`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compare {
     /// |CE_long - CE_short|, in nats (the paper's).
     #[default]
     AbsoluteDifference,
+    /// CE_long - CE_short, in nats: negative where long context helps.
+    Difference,
+    /// (CE_long + 1e-5) / (CE_short + 1e-5).
+    Quotient,
 }
 
 /// The form of the weights of one sequence of n targets.
@@ -25,5 +39,64 @@ pub enum Shape {
     Sparse {
         /// The share that is kept.
         kappa: f64,
+        /// Chooses among targets of score 0 where there are too few others.
+        #[serde(default)]
+        seed: u64,
     },
+    /// min(exp(CE_short - CE_long), gamma), not normalised (LongCE, arXiv 2410.23771).
+    LongCE {
+        /// The largest weight.
+        #[serde(default = "gamma")]
+        gamma: f64,
+    },
+    /// Any combination of the steps, in this order: transforms, truncation, sparsification, normalization,
+    /// interpolation.
+    Pipeline {
+        /// Applied one after the other to the compared losses.
+        #[serde(default)]
+        transforms: Vec<Transform>,
+        /// Values above it become it.
+        #[serde(default)]
+        truncation: Option<f64>,
+        /// The share of targets that become 1; the others become 0.
+        #[serde(default)]
+        sparsification: Option<f64>,
+        /// How weights are brought to a mean of 1; they stay as they are if absent.
+        #[serde(default)]
+        normalization: Option<Normalization>,
+        /// lambda + (1 - lambda) * weight; needs a normalization.
+        #[serde(default)]
+        interpolation: Option<f64>,
+        /// Chooses among targets of score 0 where sparsification has too few others.
+        #[serde(default)]
+        seed: u64,
+    },
+}
+
+fn gamma() -> f64 {
+    5.0
+}
+
+/// One change of every compared value d.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Transform {
+    /// |d|.
+    Absolute,
+    /// -d.
+    Minus,
+    /// e^d.
+    Exp,
+    /// 0 where d is negative.
+    Max,
+    /// d - ln(s).
+    Shift(f64),
+}
+
+/// How weights are brought to a mean of 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Normalization {
+    /// n * d / sum of |d|; the mean is 1 only where no d is negative.
+    L1,
+    /// n * softmax(d).
+    Softmax,
 }
