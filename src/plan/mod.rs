@@ -1,1 +1,11 @@
-//! Graph and store to plan.
+//! Graph and store to plan: for every stage whether it is cached, must run and why, or waits for others.
+
+mod action;
+mod changes;
+mod error;
+mod planning;
+
+pub use action::{Action, resolve};
+pub use changes::{Change, changes};
+pub use error::PlanError;
+pub use planning::{Plan, PlannedStage, Status, plan, reason};

@@ -1,0 +1,129 @@
+//! Actions: a stage with everything that determines its result, and the key made of exactly that.
+
+use serde::{Deserialize, Serialize, Serializer};
+use twdag_stages::stage::Numerics;
+
+use super::PlanError;
+use crate::{
+    canon,
+    digest::{ArtifactId, Digest, Key},
+    graph::{Graph, Node},
+    store::{RecordInput, Store},
+};
+
+/// Changes with the meaning of keys; then nothing that was computed before is found any more.
+const CONTEXT: &str = "twdag 1 action";
+/// Device kind and dtype of floating-point work.
+const NUMERIC_CLASS: &str = "cpu-f32";
+
+/// A stage with everything that determines its result. Its key covers neither names nor paths nor anything of the
+/// machine but the numeric class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Action {
+    key: Key,
+    /// The kind of the stage.
+    pub kind: String,
+    /// The revision of the kind.
+    pub revision: u32,
+    /// The settings as shown to people; the key covers their canonical encoding instead.
+    pub settings: serde_json::Value,
+    /// The content of the stages it reads, by the place in the settings.
+    pub inputs: Vec<RecordInput>,
+    /// The content of what it reads from outside the graph, by the place in the settings.
+    pub sources: Vec<RecordInput>,
+    /// Device kind and dtype, if the result depends on them.
+    pub numeric_class: Option<String>,
+}
+
+impl Action {
+    /// The action of a node whose inputs and sources have these contents.
+    pub(super) fn new(node: &Node, inputs: Vec<RecordInput>, sources: Vec<RecordInput>) -> Result<Self, PlanError> {
+        let kind = node.stage.kind();
+        let numeric_class = match kind.numerics {
+            Numerics::Exact => None,
+            Numerics::Floating => Some(NUMERIC_CLASS),
+        };
+        let settings = node.stage.settings();
+        let key = canon::encode(settings)
+            .and_then(|settings| {
+                canon::encode(&Keyed {
+                    kind: kind.name,
+                    revision: kind.revision,
+                    settings: Bytes(&settings),
+                    inputs: &inputs,
+                    sources: &sources,
+                    numeric_class,
+                })
+            })
+            .map(|bytes| Digest::from(blake3::Hash::from_bytes(blake3::derive_key(CONTEXT, &bytes))).into())
+            .map_err(|source| PlanError::Settings { stage: node.name.clone(), source })?;
+        Ok(Self {
+            key,
+            kind: kind.name.to_owned(),
+            revision: kind.revision,
+            settings: canon::display(settings),
+            inputs,
+            sources,
+            numeric_class: numeric_class.map(str::to_owned),
+        })
+    }
+
+    /// Names the action by everything that determines its result.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+}
+
+/// All that a key covers.
+#[derive(Serialize)]
+struct Keyed<'a> {
+    kind: &'a str,
+    revision: u32,
+    settings: Bytes<'a>,
+    inputs: &'a [RecordInput],
+    sources: &'a [RecordInput],
+    numeric_class: Option<&'a str>,
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// The action of a stage whose inputs are all there. `artifacts` holds the results so far, for each node of the
+/// graph.
+pub fn resolve(
+    graph: &Graph,
+    node: usize,
+    artifacts: &[Option<ArtifactId>],
+    store: &Store,
+) -> Result<Action, PlanError> {
+    let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
+    let inputs = node.inputs.iter().map(|input| {
+        let artifact = artifacts.get(input.node).copied().flatten().ok_or_else(|| {
+            PlanError::Bug(format!("stage `{}` was resolved before its input `{}`", node.name, input.reference))
+        })?;
+        let digest = store.digest_inside(&artifact, input.reference.path()).map_err(|source| PlanError::Input {
+            stage: node.name.clone(),
+            role: input.role.clone(),
+            reference: input.reference.clone(),
+            source,
+        })?;
+        Ok(RecordInput { role: input.role.clone(), digest })
+    });
+    let sources = node.stage.sources().into_iter().map(|source| {
+        let path = graph.workspace.join(source.path.as_str());
+        let digest = store.digest_source(&path, &source.files).map_err(|error| PlanError::Source {
+            stage: node.name.clone(),
+            role: source.role.clone(),
+            given: source.path.clone(),
+            workspace: graph.workspace.clone(),
+            source: error,
+        })?;
+        Ok(RecordInput { role: source.role, digest })
+    });
+    Action::new(node, inputs.collect::<Result<_, _>>()?, sources.collect::<Result<_, _>>()?)
+}

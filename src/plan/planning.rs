@@ -1,0 +1,129 @@
+//! Plans.
+
+use super::{Action, PlanError, changes, resolve};
+use crate::{
+    digest::{ArtifactId, Key},
+    graph::{Graph, Node},
+    store::{Lookup, Store},
+};
+
+/// What is to be done for some targets, and what is done already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The targets and all they need, each stage behind those it reads.
+    pub stages: Vec<PlannedStage>,
+}
+
+/// What is to be done for one stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedStage {
+    /// Index into [`Graph::nodes`].
+    pub node: usize,
+    /// The name of the stage.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What is to be done.
+    pub status: Status,
+    /// Why, in plain words.
+    pub reason: String,
+    /// What the stage is keyed by; `None` while it waits.
+    pub action: Option<Action>,
+    /// The key of the action; `None` while the stage waits.
+    pub key: Option<Key>,
+    /// The result, if it is cached.
+    pub artifact: Option<ArtifactId>,
+}
+
+/// What is to be done for a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing: its result is in the store.
+    Cached,
+    /// It must run.
+    Run,
+    /// That is unknown until the stages it reads have run: if they give what they gave before, it may be cached.
+    Waits,
+}
+
+/// Plans the targets and all they need. It looks into the store and at the sources, and writes nothing but the
+/// index that makes the next look faster.
+pub fn plan(graph: &Graph, targets: &[usize], store: &Store) -> Result<Plan, PlanError> {
+    let mut artifacts = vec![None; graph.nodes().len()];
+    let mut stages = Vec::new();
+    for node in graph.closure(targets) {
+        let stage = planned(graph, node, &artifacts, store)?;
+        if let Some(slot) = artifacts.get_mut(node) {
+            *slot = stage.artifact;
+        }
+        stages.push(stage);
+    }
+    Ok(Plan { stages })
+}
+
+fn planned(
+    graph: &Graph,
+    index: usize,
+    artifacts: &[Option<ArtifactId>],
+    store: &Store,
+) -> Result<PlannedStage, PlanError> {
+    let node = graph.nodes().get(index).ok_or_else(|| PlanError::Bug(format!("the graph has no node {index}")))?;
+    let stage = PlannedStage {
+        node: index,
+        name: node.name.clone(),
+        kind: node.stage.kind().name,
+        status: Status::Waits,
+        reason: String::new(),
+        action: None,
+        key: None,
+        artifact: None,
+    };
+    let missing = missing(graph, node, artifacts);
+    if !missing.is_empty() {
+        return Ok(PlannedStage { reason: format!("waits for {}", missing.join(", ")), ..stage });
+    }
+    let action = resolve(graph, index, artifacts, store)?;
+    let key = action.key();
+    let (status, reason, artifact) = match store.lookup(&key)? {
+        Lookup::Hit(record) => (Status::Cached, "its result is in the store".to_owned(), Some(record.artifact)),
+        lookup => (Status::Run, why(graph, node, &action, &lookup, store)?, None),
+    };
+    Ok(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage })
+}
+
+/// The stages that a stage reads and that have no result yet, in quotes, each once.
+fn missing(graph: &Graph, node: &Node, artifacts: &[Option<ArtifactId>]) -> Vec<String> {
+    let mut names = Vec::new();
+    for input in &node.inputs {
+        if artifacts.get(input.node).copied().flatten().is_none() {
+            let name = graph.nodes().get(input.node).map_or(input.reference.stage(), |node| &node.name);
+            let name = format!("`{name}`");
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// Why a stage with this action must run, in plain words; for callers that find out as results arrive.
+pub fn reason(graph: &Graph, node: usize, action: &Action, store: &Store) -> Result<String, PlanError> {
+    let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
+    why(graph, node, action, &store.lookup(&action.key())?, store)
+}
+
+fn why(graph: &Graph, node: &Node, action: &Action, lookup: &Lookup, store: &Store) -> Result<String, PlanError> {
+    if let Lookup::Lost(problem) = lookup {
+        return Ok(problem.clone());
+    }
+    let Some(last) = store.last_action::<Action>(&graph.name, &node.name)? else {
+        return Ok("never computed here".to_owned());
+    };
+    if last.key() == action.key() {
+        return Ok("its result is no longer in the store".to_owned());
+    }
+    let changes: Vec<String> = changes(&last, action).iter().map(ToString::to_string).collect();
+    // The order of a map's entries is in the key, and JSON for people does not show it.
+    Ok(if changes.is_empty() { "the order of entries in its settings changed".to_owned() } else { changes.join("; ") })
+}
