@@ -1,5 +1,7 @@
 //! Actions: a stage with everything that determines its result, and the key made of exactly that.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, Serializer};
 use twdag_stages::stage::Numerics;
 
@@ -16,11 +18,11 @@ const CONTEXT: &str = "twdag 1 action";
 /// Device kind and dtype of floating-point work.
 const NUMERIC_CLASS: &str = "cpu-f32";
 
-/// A stage with everything that determines its result. Its key covers neither names nor paths nor anything of the
-/// machine but the numeric class.
+/// A stage with everything that determines its result. Its key covers neither the names of stages nor paths nor
+/// anything of the machine but the numeric class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Action {
-    key: Key,
+    pub(super) key: Key,
     /// The kind of the stage.
     pub kind: String,
     /// The revision of the kind.
@@ -31,13 +33,21 @@ pub struct Action {
     pub inputs: Vec<RecordInput>,
     /// The content of what it reads from outside the graph, by the place in the settings.
     pub sources: Vec<RecordInput>,
+    /// The names of those sources that are single files, without the folders they lie in: a stage sees the name, and
+    /// may name its output after it.
+    pub file_names: BTreeMap<String, String>,
     /// Device kind and dtype, if the result depends on them.
     pub numeric_class: Option<String>,
 }
 
 impl Action {
     /// The action of a node whose inputs and sources have these contents.
-    pub(super) fn new(node: &Node, inputs: Vec<RecordInput>, sources: Vec<RecordInput>) -> Result<Self, PlanError> {
+    fn new(
+        node: &Node,
+        inputs: Vec<RecordInput>,
+        sources: Vec<RecordInput>,
+        file_names: BTreeMap<String, String>,
+    ) -> Result<Self, PlanError> {
         let kind = node.stage.kind();
         let numeric_class = match kind.numerics {
             Numerics::Exact => None,
@@ -52,6 +62,7 @@ impl Action {
                     settings: Bytes(&settings),
                     inputs: &inputs,
                     sources: &sources,
+                    file_names: &file_names,
                     numeric_class,
                 })
             })
@@ -64,6 +75,7 @@ impl Action {
             settings: canon::display(settings),
             inputs,
             sources,
+            file_names,
             numeric_class: numeric_class.map(str::to_owned),
         })
     }
@@ -82,6 +94,7 @@ struct Keyed<'a> {
     settings: Bytes<'a>,
     inputs: &'a [RecordInput],
     sources: &'a [RecordInput],
+    file_names: &'a BTreeMap<String, String>,
     numeric_class: Option<&'a str>,
 }
 
@@ -114,7 +127,8 @@ pub fn resolve(
         })?;
         Ok(RecordInput { role: input.role.clone(), digest })
     });
-    let sources = node.stage.sources().into_iter().map(|source| {
+    let (mut sources, mut file_names) = (Vec::new(), BTreeMap::new());
+    for source in node.stage.sources() {
         let path = graph.workspace.join(source.path.as_str());
         let digest = store.digest_source(&path, &source.files).map_err(|error| PlanError::Source {
             stage: node.name.clone(),
@@ -123,7 +137,12 @@ pub fn resolve(
             workspace: graph.workspace.clone(),
             source: error,
         })?;
-        Ok(RecordInput { role: source.role, digest })
-    });
-    Action::new(node, inputs.collect::<Result<_, _>>()?, sources.collect::<Result<_, _>>()?)
+        if !path.is_dir()
+            && let Some(name) = path.file_name()
+        {
+            file_names.insert(source.role.clone(), name.to_string_lossy().into_owned());
+        }
+        sources.push(RecordInput { role: source.role, digest });
+    }
+    Action::new(node, inputs.collect::<Result<_, PlanError>>()?, sources, file_names)
 }

@@ -47,6 +47,15 @@ pub enum Change {
         /// What became of it.
         what: Difference,
     },
+    /// A single file that the stage reads from outside the graph has another name.
+    FileName {
+        /// Its place in the settings.
+        role: String,
+        /// The former name.
+        from: String,
+        /// The name now.
+        to: String,
+    },
     /// It is computed in another device kind or dtype.
     NumericClass {
         /// The former class.
@@ -91,6 +100,7 @@ impl fmt::Display for Change {
             }
             Self::Input { role, what } => write!(formatter, "input `{role}` {what}"),
             Self::Source { role, what } => write!(formatter, "source `{role}` {what}"),
+            Self::FileName { role, from, to } => write!(formatter, "source `{role}` renamed: `{from}` → `{to}`"),
             Self::NumericClass { from, to } => {
                 let name = |class: &Option<String>| class.clone().unwrap_or_else(|| "exact".to_owned());
                 write!(formatter, "numeric class changed: {} → {}", name(from), name(to))
@@ -99,7 +109,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// All in which `new` differs from `old`. References and paths of sources do not count, what they point to does.
+/// All in which `new` differs from `old`. References and paths do not count, what they point to does.
 pub fn changes(old: &Action, new: &Action) -> Vec<Change> {
     if old.kind != new.kind {
         return vec![Change::Kind { from: old.kind.clone(), to: new.kind.clone() }];
@@ -116,6 +126,11 @@ pub fn changes(old: &Action, new: &Action) -> Vec<Change> {
     Comparison { roles, changes: &mut changes }.compare("", Some(&old.settings), Some(&new.settings));
     differences(&old.inputs, &new.inputs, |role, what| changes.push(Change::Input { role, what }));
     differences(&old.sources, &new.sources, |role, what| changes.push(Change::Source { role, what }));
+    for (role, to) in &new.file_names {
+        if let Some(from) = old.file_names.get(role).filter(|from| *from != to) {
+            changes.push(Change::FileName { role: role.clone(), from: from.clone(), to: to.clone() });
+        }
+    }
     if old.numeric_class != new.numeric_class {
         changes.push(Change::NumericClass { from: old.numeric_class.clone(), to: new.numeric_class.clone() });
     }
@@ -224,68 +239,4 @@ fn shorten(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::{Action, changes};
-    use crate::{digest::Digest, store::RecordInput};
-
-    fn action(settings: Value, inputs: &[(&str, &str)]) -> Action {
-        let inputs: Vec<_> = inputs
-            .iter()
-            .map(|(role, content)| RecordInput { role: (*role).to_owned(), digest: Digest::of(content.as_bytes()) })
-            .collect();
-        let action = json!({
-            "key": Digest::of(b""), "kind": "Postprocess", "revision": 1, "settings": settings,
-            "inputs": inputs, "sources": [], "numeric_class": "cpu-f32",
-        });
-        serde_json::from_value(action).unwrap()
-    }
-
-    fn told(old: &Action, new: &Action) -> String {
-        changes(old, new).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    }
-
-    fn settings_told(old: Value, new: Value) -> String {
-        told(&action(old, &[]), &action(new, &[]))
-    }
-
-    #[test]
-    fn settings_are_told_by_their_path() {
-        let shape = |shape: Value| json!({ "shape": shape, "floor": null });
-        insta::assert_snapshot!(
-            settings_told(shape(json!({ "Dense": { "lambda": 0.75 } })), shape(json!({ "Dense": { "lambda": 0.5 } }))),
-            @"setting `shape.lambda` changed: 0.75 → 0.5"
-        );
-        insta::assert_snapshot!(
-            settings_told(shape(json!("Uniform")), shape(json!({ "Sparse": { "kappa": 0.2, "ties": null } }))),
-            @"setting `shape` changed: Uniform → Sparse(kappa: 0.2)"
-        );
-        insta::assert_snapshot!(
-            settings_told(json!({ "names": ["a"], "floor": null }), json!({ "names": ["a", "b"], "floor": 0.1 })),
-            @r#"setting `floor` added: 0.1; setting `names.1` added: "b""#
-        );
-        insta::assert_snapshot!(
-            settings_told(json!({ "text": "x".repeat(80) }), json!({})),
-            @r#"setting `text` removed: it was "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"#
-        );
-    }
-
-    #[test]
-    fn inputs_are_told_by_content_and_never_by_name() {
-        let one = action(json!({ "short": "scores", "long": "old" }), &[("short", "1"), ("long", "2")]);
-        let two = action(json!({ "short": "renamed", "tokens": "t" }), &[("short", "1"), ("tokens", "3")]);
-        insta::assert_snapshot!(told(&one, &two), @"input `tokens` added; input `long` removed");
-        let three = Action { inputs: action(json!({}), &[("short", "4"), ("long", "2")]).inputs, ..one.clone() };
-        insta::assert_snapshot!(told(&one, &three), @"input `short` changed");
-    }
-
-    #[test]
-    fn kind_revision_and_numeric_class_are_told() {
-        let one = action(json!({}), &[]);
-        let two = Action { revision: 2, numeric_class: None, ..one.clone() };
-        insta::assert_snapshot!(told(&one, &two), @"kind revision changed: 1 → 2; numeric class changed: cpu-f32 → exact");
-        let three = Action { kind: "Score".to_owned(), revision: 7, ..one.clone() };
-        insta::assert_snapshot!(told(&one, &three), @"kind changed: Postprocess → Score");
-    }
-}
+mod tests;

@@ -6,6 +6,6 @@ mod error;
 mod planning;
 
 pub use action::{Action, resolve};
-pub use changes::{Change, changes};
+pub use changes::{Change, Difference, changes};
 pub use error::PlanError;
 pub use planning::{Plan, PlannedStage, Status, plan, reason};
