@@ -121,7 +121,7 @@ fn arrays_keep_their_values_and_know_their_tokens() {
     let (tokens, scores) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_tokens(tokens.path(), &[vec![0, 1, 2], vec![0, 3, 4]], 3, false);
     let tokens = TokenSet::open(tokens.path()).unwrap();
-    let windows = Some(ScoreWindows { length: 8, step: 4 });
+    let windows = Some(ScoreWindows { length: 8, step: 4, bos: true });
     let kind = ArrayKind::CrossEntropy;
     let writer = ArraySetWriter::new(scores.path(), kind, tokens.layout().clone(), 3, tokens.digest(), windows);
     writer.write_part(0, &[0.5, 1.25, f32::MIN_POSITIVE, 1e30]).unwrap();

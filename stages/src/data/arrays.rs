@@ -61,6 +61,9 @@ pub struct ScoreWindows {
     pub length: usize,
     /// Distance between window starts, T.
     pub step: usize,
+    /// Whether the first token of every window was replaced by BOS.
+    #[serde(default)]
+    pub bos: bool,
 }
 
 /// An open set of per-target arrays.

@@ -95,6 +95,14 @@ impl Context {
         self.threads
     }
 
+    /// Does parallel work (rayon) on as many threads as the stage may use.
+    pub fn in_pool<R: Send>(&self, work: impl FnOnce() -> Result<R, StageError> + Send) -> Result<R, StageError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().map_err(|error| {
+            StageError::Environment { action: "start threads".to_owned(), source: std::io::Error::other(error) }
+        })?;
+        pool.install(work)
+    }
+
     /// Whether the stage should keep its state and stop.
     pub fn is_canceled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
