@@ -1,1 +1,14 @@
-//! Plan to outcome.
+//! Plan to outcome: a scheduler that is a pure state machine ([`state`]), a driver that carries out what it asks
+//! for ([`driver`]), a process for each stage ([`worker`]), and one stream of events that tells of it all ([`event`]).
+
+pub mod driver;
+pub mod error;
+pub mod event;
+pub mod job;
+pub mod journal;
+pub mod state;
+pub mod worker;
+
+mod attempt;
+mod process;
+mod signals;

@@ -1,0 +1,365 @@
+//! One stage from its inputs to its record: look up, claim, run a worker, take its output into the store.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rustix::process::Signal;
+use tokio::sync::{mpsc::UnboundedSender, watch};
+use twdag_stages::stage::StageEvent;
+
+use super::{
+    error::Trouble,
+    event::RunEvent,
+    job::{self, Job, Verdict},
+    process::{self, Ended, Wish},
+};
+use crate::{
+    blame::Blame,
+    digest::{ArtifactId, Key},
+    graph::Graph,
+    plan::{self, Action, Plan},
+    store::{Claim, ClaimAttempt, Provenance, Record, Store},
+};
+
+/// How often a run that waits for another one looks whether that one is done.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What all attempts of a run have in common.
+pub(super) struct Shared {
+    pub(super) graph: Arc<Graph>,
+    pub(super) store: Arc<Store>,
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+    pub(super) threads: usize,
+    pub(super) owner: String,
+    pub(super) messages: UnboundedSender<Message>,
+}
+
+impl Shared {
+    /// Keeps what a stage was keyed by, for the reasons that later plans give. Nothing else depends on it, so that
+    /// a failure is only a warning.
+    pub(super) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
+        let error = self.store.remember_action(&self.graph.name, stage, action).err()?;
+        Some(format!("later plans cannot tell what changed: {error}"))
+    }
+}
+
+/// What attempts tell the driver.
+pub(super) enum Message {
+    /// Something for the stream of events.
+    Event(RunEvent),
+    /// A started stage is over, or busy elsewhere. The number is the stage's place in the plan.
+    Answer(usize, Answer),
+    /// Nobody else computes the stage any more.
+    Freed(usize),
+}
+
+/// How an attempt ended.
+pub(super) enum Answer {
+    /// The result is in the store.
+    Cached(ArtifactId),
+    /// Another process computes the action.
+    Busy { key: Key, owner: String },
+    /// The result was computed and recorded.
+    Ran { artifact: ArtifactId, seconds: f64 },
+    /// The worker stopped on request.
+    Canceled { seconds: f64 },
+    /// There is no result.
+    Failed { trouble: Trouble, log: Option<PathBuf>, seconds: f64 },
+}
+
+/// One attempt at one stage.
+pub(super) struct Attempt {
+    pub(super) shared: Arc<Shared>,
+    /// The stage's place in the plan.
+    pub(super) stage: usize,
+    /// The results so far, for each node of the graph.
+    pub(super) artifacts: Arc<Vec<Option<ArtifactId>>>,
+    pub(super) wish: watch::Receiver<Wish>,
+}
+
+/// Whose turn it is after looking into the store.
+enum Looked {
+    Cached(ArtifactId),
+    Busy { key: Key, owner: String },
+    Mine(Box<Mine>),
+}
+
+/// A claimed action, ready to run.
+struct Mine {
+    action: Action,
+    key: Key,
+    claim: Claim,
+    job: Job,
+    job_file: PathBuf,
+    log_file: PathBuf,
+    reason: String,
+}
+
+impl Attempt {
+    /// Carries the attempt out and answers.
+    pub(super) async fn carry_out(self) {
+        let (stage, messages) = (self.stage, self.shared.messages.clone());
+        let started = Instant::now();
+        let answer = match self.look_up_and_run().await {
+            Ok(answer) => answer,
+            Err(trouble) => Answer::Failed { trouble, log: None, seconds: started.elapsed().as_secs_f64() },
+        };
+        // Without a driver there is nobody to answer.
+        let _ = messages.send(Message::Answer(stage, answer));
+    }
+
+    async fn look_up_and_run(self) -> Result<Answer, Trouble> {
+        let attempt = Arc::new(self);
+        let looking = Arc::clone(&attempt);
+        let mine = match blocking(move || looking.look()).await? {
+            Looked::Cached(artifact) => return Ok(Answer::Cached(artifact)),
+            Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
+            Looked::Mine(mine) => mine,
+        };
+        if *attempt.wish.borrow() > Wish::Run {
+            return Ok(Answer::Canceled { seconds: 0.0 });
+        }
+        let (clock, began) = (Instant::now(), Timestamp::now());
+        let log = mine.log_file.clone();
+        let result = attempt.run(*mine, clock, began).await;
+        Ok(result.unwrap_or_else(|trouble| Answer::Failed {
+            trouble,
+            log: Some(log),
+            seconds: clock.elapsed().as_secs_f64(),
+        }))
+    }
+
+    fn node(&self) -> usize {
+        self.shared.plan.stages[self.stage].node
+    }
+
+    fn name(&self) -> &str {
+        &self.shared.plan.stages[self.stage].name
+    }
+
+    fn resolve(&self) -> Result<Action, Trouble> {
+        Ok(plan::resolve(&self.shared.graph, self.node(), &self.artifacts, &self.shared.store)?)
+    }
+
+    /// Looks for the result, and claims the action if there is none.
+    fn look(&self) -> Result<Looked, Trouble> {
+        let store = &self.shared.store;
+        let action = self.resolve()?;
+        let key = action.key();
+        if let Some(record) = store.record(&key)? {
+            self.remember(&action);
+            return Ok(Looked::Cached(record.artifact));
+        }
+        let claim = match store.claim(&key, &self.shared.owner)? {
+            ClaimAttempt::Held(claim) => claim,
+            ClaimAttempt::Busy(owner) => return Ok(Looked::Busy { key, owner }),
+        };
+        // Whoever held the claim until now may have finished the work.
+        if let Some(record) = store.record(&key)? {
+            self.remember(&action);
+            return Ok(Looked::Cached(record.artifact));
+        }
+        let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
+        let (job, job_file) = self.job(&key)?;
+        let log_file = self.shared.folder.join("logs").join(log_name(self.stage, self.name()));
+        Ok(Looked::Mine(Box::new(Mine { action, key, claim, job, job_file, log_file, reason })))
+    }
+
+    fn job(&self, key: &Key) -> Result<(Job, PathBuf), Trouble> {
+        let (graph, store) = (&self.shared.graph, &self.shared.store);
+        let node = &graph.nodes()[self.node()];
+        let mut inputs = BTreeMap::new();
+        for input in &node.inputs {
+            let artifact = self.artifacts[input.node]
+                .ok_or_else(|| Trouble::new(format!("`{}` has no result", input.reference), Blame::Bug))?;
+            let view = store.view(&artifact)?;
+            let path = input.reference.path().map_or_else(|| view.clone(), |below| view.join(below));
+            inputs.insert(input.reference.as_str().to_owned(), path);
+        }
+        let settings = serde_json::to_value(node.stage.settings())
+            .map_err(|error| Trouble::new(format!("settings cannot be handed over: {error}"), Blame::Bug))?;
+        let folder = store.scratch(key)?;
+        let job = Job {
+            stage: node.name.clone(),
+            kind: node.stage.kind().name.to_owned(),
+            settings,
+            inputs,
+            workspace: graph.workspace.clone(),
+            output: folder.join("output"),
+            scratch: folder.join("kept"),
+            verdict: folder.join("verdict.json"),
+            threads: self.shared.threads,
+            driver: std::process::id(),
+        };
+        // An earlier attempt's verdict must not be taken for this one's.
+        if let Err(error) = fs::remove_file(&job.verdict)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(Trouble::system(&format!("remove {}", job.verdict.display()))(error));
+        }
+        let job_file = folder.join("job.json");
+        job::write(&job_file, &job)?;
+        Ok((job, job_file))
+    }
+
+    /// Runs the worker. The claim is held until the result is recorded.
+    async fn run(self: Arc<Self>, mine: Mine, clock: Instant, began: Timestamp) -> Result<Answer, Trouble> {
+        let log =
+            File::create(&mine.log_file).map_err(Trouble::system(&format!("create {}", mine.log_file.display())))?;
+        let claim = mine.claim.file().try_clone().map_err(Trouble::system("hand the claim over"))?;
+        let child = process::start(&mine.job_file, self.shared.threads, claim, log)
+            .map_err(Trouble::system("start a worker process"))?;
+        let messages = self.shared.messages.clone();
+        let name = self.name().to_owned();
+        let tell = move |event| {
+            let _ = messages.send(Message::Event(event));
+        };
+        tell(RunEvent::StageStarted {
+            stage: name.clone(),
+            kind: mine.job.kind.clone(),
+            key: mine.key,
+            pid: child.id().unwrap_or_default(),
+            reason: mine.reason.clone(),
+        });
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&notices);
+        let ended = process::attend(child, self.wish.clone(), move |event| {
+            if let StageEvent::Warning { message } = &event {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
+            }
+            tell(translate(&name, event));
+        })
+        .await
+        .map_err(Trouble::system("attend to the worker"))?;
+        match self.judge(&mine, ended) {
+            Verdict::Canceled => Ok(Answer::Canceled { seconds: clock.elapsed().as_secs_f64() }),
+            Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
+            Verdict::Succeeded => {
+                let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
+                let artifact = blocking(move || self.record(mine, clock, began, notices)).await?;
+                Ok(Answer::Ran { artifact, seconds: clock.elapsed().as_secs_f64() })
+            }
+        }
+    }
+
+    /// What to make of a worker's end.
+    fn judge(&self, mine: &Mine, ended: Ended) -> Verdict {
+        let asked = *self.wish.borrow() > Wish::Run;
+        let stopped = matches!(ended.status.signal(), Some(signal) if signal == Signal::TERM.as_raw() || signal == Signal::KILL.as_raw());
+        // Success counts only from a worker that lived to its regular end.
+        let verdict = ended.verdict.or_else(|| job::read(&mine.job.verdict).ok());
+        match verdict {
+            Some(Verdict::Succeeded) if ended.status.success() => Verdict::Succeeded,
+            Some(failed @ Verdict::Failed { .. }) => failed,
+            Some(Verdict::Canceled) if asked => Verdict::Canceled,
+            _ if asked && stopped => Verdict::Canceled,
+            Some(Verdict::Canceled) => Verdict::Failed {
+                message: "somebody else stopped the worker; run again, and it goes on from what it had kept".to_owned(),
+                blame: Blame::Environment,
+            },
+            Some(Verdict::Succeeded) | None => {
+                Verdict::Failed { message: process::describe(ended.status), blame: Blame::Environment }
+            }
+        }
+    }
+
+    /// Takes the output into the store and records it under the action's key.
+    fn record(
+        &self,
+        mine: Mine,
+        clock: Instant,
+        began: Timestamp,
+        notices: Vec<String>,
+    ) -> Result<ArtifactId, Trouble> {
+        let store = &self.shared.store;
+        // What the stage has read must be what it is keyed by.
+        if self.resolve()?.key() != mine.key {
+            return Err(Trouble::new(
+                "a source file changed while it was read, so the result was thrown away; run again",
+                Blame::Input,
+            ));
+        }
+        let artifact = store.ingest(&mine.job.output)?;
+        let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
+        let record = Record {
+            key: mine.key,
+            artifact,
+            kind: mine.action.kind.clone(),
+            revision: mine.action.revision,
+            graph: self.shared.graph.name.clone(),
+            stage: self.name().to_owned(),
+            settings: mine.action.settings.clone(),
+            inputs: mine.action.inputs.clone(),
+            sources: mine.action.sources.clone(),
+            numeric_class: mine.action.numeric_class.clone(),
+            provenance,
+            notices,
+        };
+        store.publish(&record)?;
+        self.remember(&mine.action);
+        if let Err(error) = store.discard_scratch(&mine.key) {
+            self.warn(format!("the result is recorded, but its work folder stays: {error}"));
+        }
+        Ok(artifact)
+    }
+
+    fn remember(&self, action: &Action) {
+        if let Some(message) = self.shared.remember(self.name(), action) {
+            self.warn(message);
+        }
+    }
+
+    fn warn(&self, message: String) {
+        let event = RunEvent::StageWarning { stage: self.name().to_owned(), message };
+        let _ = self.shared.messages.send(Message::Event(event));
+    }
+}
+
+/// Stage names are letters, digits and a few signs; a long one is cut, and the number keeps it unlike others.
+fn log_name(stage: usize, name: &str) -> String {
+    let name: String = name.chars().take(80).collect();
+    format!("{stage:03}-{name}.log")
+}
+
+fn translate(stage: &str, event: StageEvent) -> RunEvent {
+    let stage = stage.to_owned();
+    match event {
+        StageEvent::Progress { done, total, unit, detail } => {
+            RunEvent::StageProgress { stage, done, total, unit, detail }
+        }
+        StageEvent::Warning { message } => RunEvent::StageWarning { stage, message },
+    }
+}
+
+/// Waits until nobody else computes an action, then says so. Being told too early does no harm: the stage is looked
+/// up and claimed again.
+pub(super) async fn watch_for(shared: Arc<Shared>, stage: usize, key: Key) {
+    loop {
+        tokio::time::sleep(POLL).await;
+        let looking = Arc::clone(&shared);
+        let free = blocking(move || {
+            let recorded = looking.store.record(&key)?.is_some();
+            Ok(recorded || matches!(looking.store.claim(&key, &looking.owner)?, ClaimAttempt::Held(_)))
+        });
+        // An error is told by the next attempt.
+        if free.await.unwrap_or(true) {
+            let _ = shared.messages.send(Message::Freed(stage));
+            return;
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Trouble::new(format!("internal error: {error}; please report it"), Blame::Bug)),
+    }
+}

@@ -1,0 +1,230 @@
+//! The one stream of what happens in a run. The terminal, `--json` and the run folder's log read it and nothing else.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blame::Blame,
+    digest::{ArtifactId, Key},
+};
+
+/// Something that happened. `docs/machine-readable.md` is the contract for scripts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum RunEvent {
+    /// The plan is made, nothing has started yet.
+    RunStarted {
+        /// The graph file as the user named it.
+        graph: String,
+        /// Where the run keeps its events and the logs of its stages.
+        folder: PathBuf,
+        /// Stages that may run at the same time.
+        jobs: usize,
+        /// Threads of each stage.
+        threads: usize,
+        /// Every stage of this run, in topological order.
+        stages: Vec<Announced>,
+    },
+    /// The result was in the store already.
+    StageCached {
+        /// The stage.
+        stage: String,
+        /// Its result.
+        artifact: ArtifactId,
+    },
+    /// Another process computes the same action; this run waits for its result.
+    StageWaiting {
+        /// The stage.
+        stage: String,
+        /// Who computes it.
+        owner: String,
+    },
+    /// A worker process was started.
+    StageStarted {
+        /// The stage.
+        stage: String,
+        /// Its kind.
+        kind: String,
+        /// What its result will be recorded under.
+        key: Key,
+        /// The worker process.
+        pid: u32,
+        /// Why the stage runs.
+        reason: String,
+    },
+    /// How far a stage is.
+    StageProgress {
+        /// The stage.
+        stage: String,
+        /// Units done, those of an interrupted earlier attempt included.
+        done: u64,
+        /// Units in all; zero when unknown.
+        total: u64,
+        /// What is counted, in the plural.
+        unit: String,
+        /// A few words on the state; may be empty.
+        detail: String,
+    },
+    /// Something that the user should know although the stage goes on.
+    StageWarning {
+        /// The stage.
+        stage: String,
+        /// One sentence.
+        message: String,
+    },
+    /// A worker ended without failing.
+    StageFinished {
+        /// The stage.
+        stage: String,
+        /// `ran`, or `canceled` if it stopped on request.
+        outcome: StageOutcome,
+        /// The result, if it ran to its end.
+        artifact: Option<ArtifactId>,
+        /// Seconds from the start of the worker to the recorded result.
+        seconds: f64,
+    },
+    /// A stage has no result.
+    StageFailed {
+        /// The stage.
+        stage: String,
+        /// What went wrong and what to do.
+        message: String,
+        /// Whose fault it is.
+        blame: Blame,
+        /// What the worker wrote to its standard error, if a worker was started.
+        log: Option<PathBuf>,
+    },
+    /// Something about the run itself that the user should know although it goes on.
+    RunWarning {
+        /// One sentence.
+        message: String,
+    },
+    /// Somebody asked the run to stop.
+    RunStopping {
+        /// The signal, such as `SIGINT`.
+        signal: String,
+        /// Stages whose workers are still running.
+        waiting_for: Vec<String>,
+        /// True if the workers are killed now instead of being asked.
+        kill: bool,
+    },
+    /// The run is over; always the last event.
+    RunFinished {
+        /// How it went.
+        outcome: RunOutcome,
+        /// Every stage of the run, in the order of `run-started`.
+        stages: Vec<StageSummary>,
+    },
+}
+
+/// A stage as the plan sees it before the run starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Announced {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// What the plan says.
+    pub status: AnnouncedStatus,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the plan says of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnnouncedStatus {
+    /// The result is in the store.
+    Cached,
+    /// It has to run.
+    Run,
+    /// Whether it has to run depends on results that are not there yet.
+    Waits,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunOutcome {
+    /// Every stage has a result.
+    Succeeded,
+    /// A stage failed.
+    Failed,
+    /// Stopped by a signal before everything was done.
+    Interrupted,
+}
+
+/// What became of a stage in this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageOutcome {
+    /// The result was there, or another process made it meanwhile.
+    Cached,
+    /// It was computed.
+    Ran,
+    /// It has no result because of itself.
+    Failed,
+    /// It was not started because of a failure elsewhere.
+    Skipped,
+    /// It was not started or not ended because the run was stopped.
+    Canceled,
+}
+
+/// One line of the final account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageSummary {
+    /// The stage.
+    pub name: String,
+    /// What became of it.
+    pub outcome: StageOutcome,
+    /// Its result, if it has one.
+    pub artifact: Option<ArtifactId>,
+    /// Seconds that it took; zero if it was not computed.
+    pub seconds: f64,
+}
+
+/// An event as the run folder keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// When it happened.
+    pub time: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: RunEvent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn the_last_line_is_what_scripts_expect() {
+        let event = RunEvent::RunFinished {
+            outcome: RunOutcome::Interrupted,
+            stages: vec![StageSummary {
+                name: "corpus".to_owned(),
+                outcome: StageOutcome::Canceled,
+                artifact: None,
+                seconds: 1.5,
+            }],
+        };
+        insta::assert_snapshot!(
+            serde_json::to_string(&event).unwrap(),
+            @r#"{"event":"run-finished","outcome":"interrupted","stages":[{"name":"corpus","outcome":"canceled","artifact":null,"seconds":1.5}]}"#
+        );
+    }
+
+    #[test]
+    fn a_kept_event_reads_back() {
+        let stamped = Stamped {
+            time: "2026-03-01T10:00:00Z".parse().unwrap(),
+            event: RunEvent::StageCached { stage: "a".to_owned(), artifact: Digest::of(b"x").into() },
+        };
+        let line = serde_json::to_string(&stamped).unwrap();
+        assert!(line.starts_with(r#"{"time":"2026-03-01T10:00:00Z","event":"stage-cached","stage":"a""#), "{line}");
+        assert_eq!(serde_json::from_str::<Stamped>(&line).unwrap(), stamped);
+    }
+}
