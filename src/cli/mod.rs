@@ -1,8 +1,94 @@
 //! The command line; the only rooms that print.
 
+mod arguments;
+mod failure;
+mod live;
+mod output;
+mod path;
+mod plan;
+mod run;
+mod show;
+mod words;
+mod worker;
+
 use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::styling};
+
+use self::failure::Failure;
+use crate::blame::exit;
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default().bold())
+    .placeholder(styling::AnsiColor::Cyan.on_default());
+
+/// Runs graphs of stages, and never computes the same thing twice.
+#[derive(Debug, Parser)]
+#[command(name = "twdag", version, styles = STYLES, max_term_width = 110, after_help = HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "Examples:
+  twdag run graphs/quickstart.ron                     compute whatever is not computed yet
+  twdag plan graphs/quickstart.ron --set lambda=0.5   what another value would recompute, and why
+
+Exit codes: 0 success, 1 a stage failed, 2 wrong usage or graph, 3 not reproducible, 130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Plan(plan::Arguments),
+    Show(show::Arguments),
+    Path(path::Arguments),
+    #[command(hide = true)]
+    Worker(worker::Arguments),
+}
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    ExitCode::from(crate::blame::exit::USAGE)
+    let matches = match Arguments::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version come this way too. If there is nobody to read it, so be it.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::SUCCESS });
+        }
+    };
+    let result = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => carry_out(arguments.command),
+        Err(error) => Err(Failure::usage(error)),
+    };
+    ExitCode::from(result.unwrap_or_else(|failure| failure.tell()))
+}
+
+fn carry_out(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
+        Command::Path(arguments) => path::run(&arguments),
+        Command::Worker(arguments) => worker::run(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("twdag {} ", command.get_name())), "{}", command.get_name());
+        }
+    }
 }

@@ -1,0 +1,104 @@
+//! What most commands take: a graph, parameters, a store.
+
+use std::path::PathBuf;
+
+use clap::{Args, builder::NonEmptyStringValueParser};
+
+use super::failure::Failure;
+use crate::{
+    graph::Graph,
+    plan::{self, Plan, PlannedStage},
+    store::Store,
+};
+
+/// The graph, its parameters and the store.
+#[derive(Debug, Args)]
+pub(super) struct GraphArguments {
+    /// The graph file
+    #[arg(value_name = "GRAPH")]
+    pub(super) graph: PathBuf,
+    #[command(flatten)]
+    pub(super) options: GraphOptions,
+}
+
+/// How the graph is read and where results live.
+#[derive(Debug, Args)]
+pub(super) struct GraphOptions {
+    /// Give a parameter of the graph another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// Where artifacts and records live [default: the folder `artifacts` of the workspace]
+    #[arg(long, value_name = "DIR", env = "TWDAG_STORE", hide_env_values = true)]
+    store: Option<PathBuf>,
+}
+
+impl GraphArguments {
+    /// Reads and checks the graph.
+    pub(super) fn load(&self) -> Result<Graph, Failure> {
+        Ok(Graph::load(&self.graph, &self.options.set)?)
+    }
+
+    /// Opens the store that belongs to the graph.
+    pub(super) fn open(&self, graph: &Graph) -> Result<Store, Failure> {
+        let root = self.options.store.clone().unwrap_or_else(|| graph.workspace.join("artifacts"));
+        Ok(Store::open(&root)?)
+    }
+
+    /// Plans one stage and what it needs.
+    pub(super) fn plan_stage(&self, stage: &str) -> Result<(Graph, Store, PlannedStage), Failure> {
+        let graph = self.load()?;
+        let target = target(&graph, stage)?;
+        let store = self.open(&graph)?;
+        let Plan { stages, .. } = plan::plan(&graph, &[target], &store)?;
+        let planned = stages.into_iter().find(|planned| planned.node == target);
+        let planned = planned.ok_or_else(|| Failure::usage(format!("stage `{stage}` is not in its own plan")))?;
+        Ok((graph, store, planned))
+    }
+}
+
+/// `--set` needs a name and an equals sign; the value may be empty.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE, such as lambda=0.5".to_owned()),
+    }
+}
+
+/// A parser for names of stages.
+pub(super) fn stage_name() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
+}
+
+/// The stages named, or all.
+pub(super) fn targets(graph: &Graph, names: &[String]) -> Result<Vec<usize>, Failure> {
+    if names.is_empty() {
+        return Ok((0..graph.nodes().len()).collect());
+    }
+    names.iter().map(|name| target(graph, name)).collect()
+}
+
+/// The stage of that name.
+pub(super) fn target(graph: &Graph, name: &str) -> Result<usize, Failure> {
+    graph.find(name).ok_or_else(|| {
+        let help = match graph.similar(name) {
+            Some(similar) => format!("did you mean `{similar}`?"),
+            None => {
+                let names: Vec<String> = graph.nodes().iter().map(|node| format!("`{}`", node.name)).collect();
+                format!("it has {}", names.join(", "))
+            }
+        };
+        Failure::usage(format!("there is no stage `{name}` in {}; {help}", graph.path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_splits_at_its_first_equals_sign() {
+        assert_eq!(assignment("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(assignment("a="), Ok(("a".to_owned(), String::new())));
+        assert!(assignment("=1").is_err() && assignment("lambda").is_err());
+    }
+}

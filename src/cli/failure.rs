@@ -1,0 +1,79 @@
+//! Why a command did not do what it was asked for, and the exit code that follows.
+
+use std::fmt::Display;
+
+use super::output::{self, BAD, paint};
+use crate::{
+    blame::{Blame, exit},
+    graph::GraphError,
+    plan::PlanError,
+    run::{error::RunError, job::JobError},
+    store::StoreError,
+};
+
+/// A command's end that is no success.
+#[derive(Debug)]
+pub(super) struct Failure {
+    text: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A message and whose fault it is.
+    pub(super) fn new(message: impl Display, blame: Blame) -> Self {
+        Self { text: format!("{}: {message}\n", paint(BAD, "error")), code: code(blame) }
+    }
+
+    /// Wrong usage.
+    pub(super) fn usage(message: impl Display) -> Self {
+        Self::new(message, Blame::Graph)
+    }
+
+    /// Something that is asked for has not been computed.
+    pub(super) fn missing(message: impl Display) -> Self {
+        Self::new(message, Blame::Stage)
+    }
+
+    /// Tells it on standard error; the exit code.
+    pub(super) fn tell(self) -> u8 {
+        output::err(&self.text);
+        self.code
+    }
+}
+
+/// Before anything runs, what the user wrote or gave is wrong usage; the rest keeps a stage from running.
+fn code(blame: Blame) -> u8 {
+    match blame {
+        Blame::Graph | Blame::Input => exit::USAGE,
+        Blame::Environment | Blame::Stage | Blame::Bug => exit::STAGE_FAILED,
+    }
+}
+
+impl From<GraphError> for Failure {
+    fn from(error: GraphError) -> Self {
+        // Rendered with colours, which the way out removes where nobody wants them.
+        let mut text = error.render(true);
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Self { text, code: exit::USAGE }
+    }
+}
+
+macro_rules! by_blame {
+    ($($error:ty),*) => { $(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::new(&error, error.blame())
+            }
+        }
+    )* };
+}
+
+by_blame!(StoreError, PlanError, RunError);
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Self::new(error, Blame::Environment)
+    }
+}

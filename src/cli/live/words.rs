@@ -1,0 +1,175 @@
+//! Events in words: pure functions from event to text.
+
+use super::pace::Pace;
+use crate::{
+    cli::{
+        output::{BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
+        words::{duration, path, rate, share, short, stages as count_stages},
+    },
+    run::event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
+};
+
+/// What will happen and why: a head line, and a row for each stage that is not cached.
+pub(super) fn announcement(event: &RunEvent) -> String {
+    let RunEvent::RunStarted { graph, folder, jobs, threads, stages } = event else { return String::new() };
+    let open: Vec<&Announced> = stages.iter().filter(|stage| stage.status != AnnouncedStatus::Cached).collect();
+    if open.is_empty() {
+        let all =
+            if stages.len() == 1 { "its only stage is".to_owned() } else { format!("all {} stages are", stages.len()) };
+        return format!("{}: {all} {}, nothing to run\n", paint(STRONG, graph), paint(GOOD, "cached"));
+    }
+    let rows: Vec<Vec<String>> = open
+        .iter()
+        .map(|stage| {
+            let status = match stage.status {
+                AnnouncedStatus::Cached => paint(GOOD, "cached"),
+                AnnouncedStatus::Run => paint(NOTE, "run"),
+                AnnouncedStatus::Waits => paint(FAINT, "waits"),
+            };
+            vec![status, stage.name.clone(), stage.kind.clone(), paint(FAINT, &stage.reason)]
+        })
+        .collect();
+    let plural = |count: &usize, word: &str| format!("{count} {word}{}", if *count == 1 { "" } else { "s" });
+    format!(
+        "{}: {}\n{}{}\n",
+        paint(STRONG, graph),
+        tally(stages),
+        table(&rows),
+        paint(
+            FAINT,
+            format!(
+                "{} at a time, {} each; logs in {}",
+                plural(jobs, "stage"),
+                plural(threads, "thread"),
+                path(folder)
+            )
+        )
+    )
+}
+
+/// `4 cached, 5 run, 3 wait`.
+fn tally(stages: &[Announced]) -> String {
+    let count = |status| stages.iter().filter(|stage| stage.status == status).count();
+    crate::cli::plan::tally(count(AnnouncedStatus::Cached), count(AnnouncedStatus::Run), count(AnnouncedStatus::Waits))
+}
+
+/// An event that goes to standard output as a line.
+pub(super) fn line(event: &RunEvent) -> Option<String> {
+    let line = match event {
+        RunEvent::StageCached { stage, artifact } => {
+            format!("  {} {stage}  {}", paint(GOOD, "cached "), paint(FAINT, short(artifact)))
+        }
+        RunEvent::StageWaiting { stage, owner } => format!("  {} {stage}  for {owner}", paint(NOTE, "waits  ")),
+        RunEvent::StageStarted { stage, kind, .. } => {
+            format!("  {} {stage}  {}", paint(NOTE, "starts "), paint(FAINT, kind))
+        }
+        RunEvent::StageFinished { stage, outcome: StageOutcome::Ran, artifact, seconds } => {
+            let artifact = artifact.map(short).unwrap_or_default();
+            format!("  {} {stage}  {}  {}", paint(GOOD, "done   "), duration(*seconds), paint(FAINT, artifact))
+        }
+        RunEvent::StageFinished { stage, seconds, .. } => {
+            format!("  {} {stage}  after {}", paint(NOTE, "stopped"), duration(*seconds))
+        }
+        _ => return None,
+    };
+    Some(line + "\n")
+}
+
+/// An event that goes to standard error.
+pub(super) fn complaint(event: &RunEvent) -> Option<String> {
+    let text = match event {
+        RunEvent::StageFailed { stage, message, log, .. } => {
+            let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
+            format!("{}: stage `{stage}` failed: {message}{log}\n", paint(BAD, "error"))
+        }
+        RunEvent::StageWarning { stage, message } => {
+            format!("{}: stage `{stage}`: {message}\n", paint(NOTE, "warning"))
+        }
+        RunEvent::RunWarning { message } => format!("{}: {message}\n", paint(NOTE, "warning")),
+        RunEvent::RunStopping { signal, waiting_for, kill } if *kill => {
+            format!("{}: {signal} again: ending {} at once\n", paint(NOTE, "stopping"), names(waiting_for))
+        }
+        RunEvent::RunStopping { signal, waiting_for, .. } if waiting_for.is_empty() => {
+            format!("{}: {signal}\n", paint(NOTE, "stopping"))
+        }
+        RunEvent::RunStopping { signal, waiting_for, .. } => format!(
+            "{}: {signal}: waiting for {} to keep what is done; once more ends it at once\n",
+            paint(NOTE, "stopping"),
+            names(waiting_for)
+        ),
+        _ => return None,
+    };
+    Some(text)
+}
+
+fn names(stages: &[String]) -> String {
+    let quoted: Vec<String> = stages.iter().map(|stage| format!("`{stage}`")).collect();
+    quoted.join(", ")
+}
+
+/// The state of a running stage: share, speed, detail, time left.
+pub(super) fn progress(done: u64, total: u64, unit: &str, detail: &str, pace: &Pace) -> String {
+    let mut parts = vec![share(done, total, unit)];
+    parts.extend(pace.per_second().map(|speed| rate(speed, unit)));
+    if !detail.is_empty() {
+        parts.push(detail.to_owned());
+    }
+    parts.extend(pace.seconds_left().map(|seconds| format!("{} left", duration(seconds))));
+    parts.join(", ")
+}
+
+/// The same as a line of its own.
+pub(super) fn progress_line(stage: &str, done: u64, total: u64, text: &str) -> String {
+    let percent =
+        (done.min(total) * 100).checked_div(total).map(|percent| format!(" {percent:>3}%")).unwrap_or_default();
+    format!("  {}{percent} {stage}  {text}\n", paint(FAINT, "..."))
+}
+
+/// What became of every stage, and how long it took.
+pub(super) fn account(outcome: RunOutcome, stages: &[StageSummary], seconds: f64) -> String {
+    let count = |outcome| stages.iter().filter(|stage| stage.outcome == outcome).count();
+    let counts: Vec<String> = [
+        (StageOutcome::Cached, "cached"),
+        (StageOutcome::Ran, "ran"),
+        (StageOutcome::Failed, "failed"),
+        (StageOutcome::Skipped, "skipped"),
+        (StageOutcome::Canceled, "canceled"),
+    ]
+    .into_iter()
+    .filter(|(outcome, _)| count(*outcome) > 0)
+    .map(|(outcome, word)| format!("{} {word}", count(outcome)))
+    .collect();
+    let (style, word) = match outcome {
+        RunOutcome::Succeeded => (GOOD, "succeeded"),
+        RunOutcome::Failed => (BAD, "failed"),
+        RunOutcome::Interrupted => (NOTE, "interrupted"),
+    };
+    let rows: Vec<Vec<String>> = stages
+        .iter()
+        .filter(|stage| stage.outcome != StageOutcome::Cached)
+        .map(|stage| {
+            let word = match stage.outcome {
+                StageOutcome::Cached => paint(GOOD, "cached"),
+                StageOutcome::Ran => paint(GOOD, "ran"),
+                StageOutcome::Failed => paint(BAD, "failed"),
+                StageOutcome::Skipped => paint(FAINT, "skipped"),
+                StageOutcome::Canceled => paint(NOTE, "canceled"),
+            };
+            let time = if stage.seconds > 0.0 { duration(stage.seconds) } else { String::new() };
+            vec![word, stage.name.clone(), time]
+        })
+        .collect();
+    let resume = if outcome == RunOutcome::Interrupted {
+        "the same command goes on from what is done; nothing finished is lost\n"
+    } else {
+        ""
+    };
+    format!(
+        "{} after {}: {} ({})\n{}{resume}",
+        paint(style, word),
+        duration(seconds),
+        count_stages(stages.len()),
+        counts.join(", "),
+        table(&rows)
+    )
+}

@@ -1,0 +1,79 @@
+//! Standard output and standard error of the program. A reader that goes away (`| head`) is no error: what it
+//! would have read is dropped.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use anstyle::{AnsiColor, Style};
+
+/// Good news.
+pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// Bad news.
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// Something to look at.
+pub(super) const NOTE: Style = AnsiColor::Yellow.on_default();
+/// Something that stands back.
+pub(super) const FAINT: Style = Style::new().dimmed();
+/// Something that stands out.
+pub(super) const STRONG: Style = Style::new().bold();
+
+/// Text in a style; colour codes are removed on the way out if nobody wants them.
+pub(super) fn paint(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Writes text to standard output.
+pub(super) fn out(text: impl Display) {
+    let mut stream = anstream::stdout().lock();
+    drop_errors(write!(stream, "{text}").and_then(|()| stream.flush()));
+}
+
+/// Writes text to standard error.
+pub(super) fn err(text: impl Display) {
+    let mut stream = anstream::stderr().lock();
+    drop_errors(write!(stream, "{text}").and_then(|()| stream.flush()));
+}
+
+/// There is nobody left to tell when the place where one tells things is broken.
+fn drop_errors(result: io::Result<()>) {
+    let _ = result;
+}
+
+/// Rows in columns, each as wide as its widest cell; the last column is not padded. Cells may be painted.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |cell: &str| anstream::adapter::strip_str(cell).to_string().chars().count();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            text.push_str(if column == 0 { "  " } else { "   " });
+            text.push_str(cell);
+            if column + 1 < row.len() {
+                text.extend(std::iter::repeat_n(' ', widths[column] - width(cell)));
+            }
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn painted_cells_line_up() {
+        let rows = [
+            vec!["a".to_owned(), paint(GOOD, "cached"), "x".to_owned()],
+            vec!["longer".to_owned(), "run".to_owned(), "y".to_owned()],
+        ];
+        let plain = anstream::adapter::strip_str(&table(&rows)).to_string();
+        assert_eq!(plain, "  a        cached   x\n  longer   run      y\n");
+    }
+}

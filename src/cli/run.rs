@@ -1,0 +1,101 @@
+//! `twdag run`: computes what is not computed yet.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+
+use super::{
+    arguments::{GraphArguments, stage_name, targets},
+    failure::Failure,
+    live::Live,
+    output, plan as plan_command,
+    words::path,
+};
+use crate::{
+    blame::exit,
+    graph::Graph,
+    plan,
+    run::{
+        driver::{self, Options, Summary},
+        event::{RunEvent, RunOutcome},
+    },
+    store::Store,
+};
+
+/// Compute whatever the graph asks for and the store does not have yet
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag run graphs/quickstart.ron
+  twdag run graphs/quickstart.ron report --set lambda=0.5
+  twdag run graphs/quickstart.ron --json | jq -c 'select(.event == \"stage-finished\")'
+
+An interrupted run goes on from what is done when the same command is given again. Ctrl-C asks the running
+stages to keep their state and stop; a second Ctrl-C ends them at once.")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    graph: GraphArguments,
+    /// Only these stages and what they need
+    #[arg(value_name = "STAGE", value_parser = stage_name())]
+    stages: Vec<String>,
+    /// Stages that may run at the same time; they share the cores, and each is parallel inside
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
+    /// Print events as JSON Lines (docs/machine-readable.md)
+    #[arg(long)]
+    json: bool,
+    /// Tell what would run, and why, and stop there
+    #[arg(long)]
+    dry_run: bool,
+    /// After a failure, go on with stages that do not depend on it
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Runs and shows.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let graph = arguments.graph.load()?;
+    let targets = targets(&graph, &arguments.stages)?;
+    let store = arguments.graph.open(&graph)?;
+    let plan = plan::plan(&graph, &targets, &store)?;
+    if arguments.dry_run {
+        plan_command::tell(&graph, &plan, arguments.json);
+        return Ok(exit::SUCCESS);
+    }
+    let reports = reports(&graph, &targets);
+    let options = Options::new(arguments.jobs.get(), arguments.keep_going);
+    let root = store.root().to_owned();
+    let summary = if arguments.json {
+        driver::run(graph, plan, store, options, &mut |event| json_line(event))?
+    } else {
+        let mut live = Live::new();
+        let summary = driver::run(graph, plan, store, options, &mut |event| live.on(event))?;
+        tell_reports(&Store::open(&root)?, &summary, &reports)?;
+        summary
+    };
+    Ok(match summary.outcome {
+        RunOutcome::Succeeded => exit::SUCCESS,
+        RunOutcome::Failed => exit::STAGE_FAILED,
+        RunOutcome::Interrupted => exit::INTERRUPTED,
+    })
+}
+
+fn json_line(event: &RunEvent) {
+    // Events are strings, numbers and digests: they always have a JSON form.
+    output::out(serde_json::to_string(event).unwrap_or_default() + "\n");
+}
+
+/// The stages asked for, directly or through others, that write a page to look at.
+fn reports(graph: &Graph, targets: &[usize]) -> Vec<String> {
+    let is_report = |node: &usize| graph.nodes()[*node].stage.kind().name == "Report";
+    graph.closure(targets).into_iter().filter(is_report).map(|node| graph.nodes()[node].name.clone()).collect()
+}
+
+/// Where to find the pages.
+fn tell_reports(store: &Store, summary: &Summary, reports: &[String]) -> Result<(), Failure> {
+    for stage in summary.stages.iter().filter(|stage| reports.contains(&stage.name)) {
+        if let Some(artifact) = stage.artifact {
+            output::out(format!("report: {}\n", path(&store.view(&artifact)?.join("report.html"))));
+        }
+    }
+    Ok(())
+}

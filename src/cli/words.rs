@@ -1,0 +1,105 @@
+//! Numbers and paths as people read them.
+
+use std::path::Path;
+
+/// `0.4 s`, `45 s`, `2 min 05 s`, `1 h 02 min`.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{:.1} s", seconds.max(0.0));
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A count of something: `12,345 tokens`, `3.2 MB`.
+pub(super) fn quantity(count: u64, unit: &str) -> String {
+    if unit == "bytes" { bytes(count as f64) } else { format!("{} {unit}", grouped(count)) }
+}
+
+/// How far something is: `120/400 steps`, `1.0 MB of 3.2 MB`; without a total, only what is done.
+pub(super) fn share(done: u64, total: u64, unit: &str) -> String {
+    match (total, unit) {
+        (0, _) => quantity(done, unit),
+        (_, "bytes") => format!("{} of {}", bytes(done as f64), bytes(total as f64)),
+        _ => format!("{}/{} {unit}", grouped(done), grouped(total)),
+    }
+}
+
+/// `3.2 steps/s`, `12,345 tokens/s`, `4.1 MB/s`.
+pub(super) fn rate(per_second: f64, unit: &str) -> String {
+    if unit == "bytes" {
+        format!("{}/s", bytes(per_second))
+    } else if per_second < 99.95 {
+        format!("{per_second:.1} {unit}/s")
+    } else {
+        format!("{} {unit}/s", grouped(per_second.round() as u64))
+    }
+}
+
+/// A size in decimal units: `812 B`, `3.2 MB`.
+pub(super) fn bytes(count: f64) -> String {
+    let mut value = count;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.95 {
+            return if unit == "B" { format!("{value:.0} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+/// `one stage`, `3 stages`.
+pub(super) fn stages(count: usize) -> String {
+    if count == 1 { "1 stage".to_owned() } else { format!("{count} stages") }
+}
+
+/// The first digits of a digest: enough to tell artifacts apart at a glance.
+pub(super) fn short(digest: impl ToString) -> String {
+    let mut text = digest.to_string();
+    text.truncate(12);
+    text
+}
+
+/// A path as short as it can be from where the user is.
+pub(super) fn path(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).ok().filter(|below| !below.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
+
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_round_before_they_choose_their_unit() {
+        let text: Vec<_> = [0.04, 9.94, 9.96, 59.4, 59.6, 125.0, 3599.7, 3720.0].into_iter().map(duration).collect();
+        assert_eq!(text, ["0.0 s", "9.9 s", "10 s", "59 s", "1 min 00 s", "2 min 05 s", "1 h 00 min", "1 h 02 min"]);
+    }
+
+    #[test]
+    fn counts_are_grouped_and_bytes_scaled() {
+        assert_eq!(share(999, 1_234_567, "tokens"), "999/1,234,567 tokens");
+        assert_eq!(share(1_000_000, 3_200_000, "bytes"), "1.0 MB of 3.2 MB");
+        assert_eq!(share(12, 0, "files"), "12 files");
+        assert_eq!(rate(99.94, "steps"), "99.9 steps/s");
+        assert_eq!(rate(12345.4, "tokens"), "12,345 tokens/s");
+        assert_eq!(bytes(999.0), "999 B");
+        assert_eq!(bytes(999_960.0), "1.0 MB");
+    }
+}
