@@ -178,11 +178,8 @@ fn repair(site: Site<'_>, error: &SpannedError, start: usize) -> Option<Edit> {
         return Some(Edit { span: place, text: right.to_owned() });
     }
     let index = fields.iter().position(|field| field.name == place)?;
-    let end = match (fields.get(index + 1), fields.get(index)) {
-        (Some(Field { name, .. }), _) => name.start,
-        (None, Some(field)) => field.value.span.end,
-        (None, None) => return None,
-    };
+    // Up to the next field, or with its comma up to the closing parenthesis.
+    let end = fields.get(index + 1).map_or(found.value.span.end.saturating_sub(1), |Field { name, .. }| name.start);
     Some(Edit { span: Span::new(place.start, end), text: String::new() })
 }
 
