@@ -2,6 +2,7 @@
 
 mod arguments;
 mod failure;
+mod graph;
 mod live;
 mod output;
 mod path;
@@ -44,6 +45,7 @@ enum Command {
     Plan(plan::Arguments),
     Show(show::Arguments),
     Path(path::Arguments),
+    Graph(graph::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
 }
@@ -71,6 +73,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
+        Command::Graph(arguments) => graph::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments),
     }
 }

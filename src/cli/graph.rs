@@ -1,0 +1,58 @@
+//! `twdag graph`: the graph as a picture.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{arguments::assignment, failure::Failure, output};
+use crate::{
+    blame::exit,
+    graph::{Graph, draw},
+};
+
+/// Draw the stages of a graph and what they read
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag graph graphs/quickstart.ron
+  twdag graph graphs/quickstart.ron --format svg > quickstart.svg")]
+pub(super) struct Arguments {
+    /// The graph file
+    #[arg(value_name = "GRAPH")]
+    graph: PathBuf,
+    /// Give a parameter of the graph another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// How to draw it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// Lines and names for a terminal
+    Text,
+    /// The language of Graphviz
+    Dot,
+    /// The language of Mermaid
+    Mermaid,
+    /// A picture that stands alone
+    Svg,
+}
+
+impl From<Format> for draw::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Dot => Self::Dot,
+            Format::Mermaid => Self::Mermaid,
+            Format::Svg => Self::Svg,
+        }
+    }
+}
+
+/// Prints the picture.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let graph = Graph::load(&arguments.graph, &arguments.set)?;
+    output::out(draw::draw(&graph, arguments.format.into()));
+    Ok(exit::SUCCESS)
+}
