@@ -3,14 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::unix::process::ExitStatusExt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use rustix::process::Signal;
 use tokio::sync::{mpsc::UnboundedSender, watch};
 use twdag_stages::stage::StageEvent;
 
@@ -253,14 +251,20 @@ impl Attempt {
     /// What to make of a worker's end.
     fn judge(&self, mine: &Mine, ended: Ended) -> Verdict {
         let asked = *self.wish.borrow() > Wish::Run;
-        let stopped = matches!(ended.status.signal(), Some(signal) if signal == Signal::TERM.as_raw() || signal == Signal::KILL.as_raw());
-        // Success counts only from a worker that lived to its regular end.
         let verdict = ended.verdict.or_else(|| job::read(&mine.job.verdict).ok());
         match verdict {
+            // Success counts only from a worker that lived to its regular end.
             Some(Verdict::Succeeded) if ended.status.success() => Verdict::Succeeded,
+            // Who is stopped may fail over it, such as a program that dies of the signal. What is not of that sort
+            // is worth a word.
+            Some(Verdict::Failed { message, blame }) if asked => {
+                if blame != Blame::Stage {
+                    self.warn(format!("while it was stopped: {message}"));
+                }
+                Verdict::Canceled
+            }
+            _ if asked => Verdict::Canceled,
             Some(failed @ Verdict::Failed { .. }) => failed,
-            Some(Verdict::Canceled) if asked => Verdict::Canceled,
-            _ if asked && stopped => Verdict::Canceled,
             Some(Verdict::Canceled) => Verdict::Failed {
                 message: "somebody else stopped the worker; run again, and it goes on from what it had kept".to_owned(),
                 blame: Blame::Environment,
