@@ -1,9 +1,13 @@
 //! Turns per-token losses of a short and a long context into loss weights, dense or sparse.
 
+mod run;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::{
+    stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
+    weighting::{self, Compare, Shape},
+};
 
 /// Settings of a `Postprocess` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -13,11 +17,11 @@ pub struct Postprocess {
     pub short: Reference,
     /// Per-token loss with long context.
     pub long: Reference,
-    /// How losses become weights.
+    /// How losses are compared; the shape chooses if absent (see [`Compare`]).
     #[serde(default)]
-    pub compare: crate::weighting::Compare,
+    pub compare: Option<Compare>,
     /// The form of the weights.
-    pub shape: crate::weighting::Shape,
+    pub shape: Shape,
 }
 
 impl Kind for Postprocess {
@@ -27,7 +31,11 @@ impl Kind for Postprocess {
         "Turns per-token losses of a short and a long context into loss weights, dense or sparse.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        weighting::check(self.compare, &self.shape, "")
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| run::run(self, context))
     }
 }
