@@ -9,6 +9,7 @@ mod error;
 mod json;
 mod layout;
 mod tensor_file;
+mod text_tokenizer;
 mod tokens;
 mod tokens_writer;
 
@@ -18,5 +19,6 @@ pub use error::DataError;
 pub use json::{read_json, write_json};
 pub use layout::{PART_SEQUENCES, PartLayout, part_name};
 pub use tensor_file::{Element, TensorFile, TensorOut, write_tensors};
+pub use text_tokenizer::TextTokenizer;
 pub use tokens::{GroundTruth, TokenSet, TokensMetadata};
 pub use tokens_writer::TokenSetWriter;

@@ -1,9 +1,13 @@
 //! Brings a file or folder into the store: from this machine, or over https with a pinned digest.
 
+mod address;
+mod local;
+mod pin;
+mod remote;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, SettingError, Source, SourcePath, StageError};
 
 /// Settings of a `Download` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub enum From {
         /// A folder below it whose content is meant; empty means `path` itself.
         #[serde(default)]
         below: String,
-        /// Globs that choose files; empty means all.
+        /// Globs that choose files (`*` stays within one folder, `**` does not); empty means all.
         #[serde(default)]
         files: Vec<String>,
     },
@@ -47,7 +51,7 @@ pub enum From {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pinned {
-    /// The address.
+    /// The address. It enters keys and records, so it must hold no password.
     pub url: String,
     /// `sha256:HEX` or `blake3:HEX`.
     pub digest: String,
@@ -60,7 +64,46 @@ impl Kind for Download {
         "Brings a file or folder into the store: from this machine, or over https with a pinned digest.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        match &self.from {
+            From::Folder { below, files, .. } => {
+                if !below.is_empty() {
+                    local::check_name("from.below", below)?;
+                }
+                local::patterns(files).map(|_| ())
+            }
+            From::File { name, .. } => name.as_ref().map_or(Ok(()), |name| local::check_name("from.name", name)),
+            From::Url { files } => {
+                if files.is_empty() {
+                    return Err(SettingError::new("from.files", "empty", "at least one file"));
+                }
+                for (name, pinned) in files {
+                    local::check_name("from.files", name)?;
+                    address::check(&format!("from.files.{name}.url"), &pinned.url)?;
+                    pin::Pin::parse(&format!("from.files.{name}.digest"), &pinned.digest)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        match &self.from {
+            From::Folder { path, below, files } => {
+                vec![Source { role: "from.path".to_owned(), path: path.join(below), files: files.clone() }]
+            }
+            From::File { path, .. } => {
+                vec![Source { role: "from.path".to_owned(), path: path.clone(), files: Vec::new() }]
+            }
+            From::Url { .. } => Vec::new(),
+        }
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        match &self.from {
+            From::Folder { path, below, files } => local::folder(&path.join(below), files, context),
+            From::File { path, name } => local::file(path, name.as_deref(), context),
+            From::Url { files } => remote::fetch(files, context),
+        }
     }
 }

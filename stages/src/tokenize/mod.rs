@@ -1,9 +1,14 @@
 //! Turns documents into token sequences of one length.
 
+mod chunks;
+mod facts;
+mod run;
+mod sequences;
+mod shuffle;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of a `Tokenize` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,14 +34,18 @@ pub struct Tokenize {
     pub limit: Option<usize>,
 }
 
-/// How a document is cut into sequences.
+/// How a document is cut into sequences. No sequence holds tokens of two documents, none is padded. Where neither
+/// the tokenizer nor its configuration knows a BOS, both ways take windows of `length` tokens every `length` tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Chunking {
-    /// As the authors do it: windows of `length - 1` tokens every `length` tokens, BOS put before each, so one token
-    /// is skipped between neighbours; an incomplete last window is dropped (method.md, section 4).
+    /// As the authors of the method do it: the first token of the document is dropped (it is meant to be BOS, but is
+    /// dropped even if the tokenizer adds none and it is a real token), then windows of `length - 1` tokens every
+    /// `length` tokens, BOS put before each, so one token is skipped between neighbours; an incomplete last window is
+    /// dropped.
     #[default]
     Official,
-    /// Windows of `length - 1` tokens every `length - 1` tokens, BOS put before each: no token is skipped.
+    /// The first token is dropped only if it is BOS, then windows of `length - 1` tokens every `length - 1` tokens,
+    /// BOS put before each: no token is skipped but those of an incomplete last window.
     Lossless,
 }
 
@@ -56,7 +65,20 @@ impl Kind for Tokenize {
     const SUMMARY: &'static str = "Turns documents into token sequences of one length.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        if self.text.is_empty() {
+            return Err(SettingError::new("text", "empty", "at least one corpus"));
+        }
+        if self.length < 2 {
+            return Err(SettingError::new("length", self.length, "at least 2, so that there is a token to predict"));
+        }
+        if self.limit == Some(0) {
+            return Err(SettingError::new("limit", 0, "at least 1"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        run::run(self, context)
     }
 }
