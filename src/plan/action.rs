@@ -146,3 +146,6 @@ pub fn resolve(
     }
     Action::new(node, inputs.collect::<Result<_, PlanError>>()?, sources, file_names)
 }
+
+#[cfg(test)]
+mod tests;

@@ -197,13 +197,17 @@ impl Comparison<'_> {
     }
 }
 
-/// The name and contents of an enum variant. Fields are in lower case, so one name in upper case is a variant's.
+/// The name and contents of an enum variant: JSON shows it as an object with one name in upper camel case, which
+/// fields never have and names that users choose seldom; for one that does, only a part of the path is missing.
 fn variant(object: &Map<String, Value>) -> Option<(&str, &Value)> {
+    let is_variant = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.contains(|letter: char| letter.is_ascii_lowercase())
+            && name.chars().all(|letter| letter.is_ascii_alphanumeric())
+    };
     let mut entries = object.iter();
     match (entries.next(), entries.next()) {
-        (Some((name, value)), None) if name.starts_with(|first: char| first.is_ascii_uppercase()) => {
-            Some((name, value))
-        }
+        (Some((name, value)), None) if is_variant(name) => Some((name, value)),
         _ => None,
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn output_files(folder: &Path) -> Result<Vec<OutputFile>, StoreError>
         let path = entry.path();
         let name = relative(folder, path)
             .filter(|name| !name.contains(char::is_control))
-            .ok_or_else(|| StoreError::output(path, "the name is not plain UTF-8 text, which artifacts need"))?;
+            .ok_or_else(|| StoreError::output(path, "the name must be UTF-8 text without control characters"))?;
         let kind = entry.file_type();
         if kind.is_symlink() {
             return Err(StoreError::output(path, "is a symbolic link; a stage must write the file itself"));

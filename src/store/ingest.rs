@@ -11,9 +11,8 @@ impl Store {
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
         let mut entries = Vec::new();
         for file in folder::output_files(folder)? {
-            // The object is sealed as not executable: whether a file may be run stands in the manifest, since two
-            // artifacts may share the content and not that.
-            object::seal(&file.path, false).map_err(StoreError::io("protect", &file.path))?;
+            object::own(&file.path)?;
+            object::seal(&file.path, file.executable).map_err(StoreError::io("protect", &file.path))?;
             let (digest, size) = object::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
             self.adopt(&file.path, &entry)?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -60,6 +60,19 @@ pub(super) fn seal(path: &Path, executable: bool) -> io::Result<()> {
     File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + MARK)
 }
 
+/// Replaces a file that has other names by a copy of its own: the other names may be a user's, who will write to it.
+/// One that is sealed already is an object, which an earlier attempt or a view gave its name.
+pub(super) fn own(path: &Path) -> Result<(), StoreError> {
+    let metadata = fs::symlink_metadata(path).map_err(StoreError::io("read", path))?;
+    if metadata.nlink() == 1 || is_sealed(&metadata, metadata.len()) {
+        return Ok(());
+    }
+    let parent = folder::parent(path)?;
+    let copied = tempfile::NamedTempFile::new_in(parent).map_err(StoreError::io("write into", parent))?;
+    fs::copy(path, copied.path()).map_err(StoreError::io("copy", path))?;
+    copied.persist(path).map(drop).map_err(|error| StoreError::io("replace", path)(error.error))
+}
+
 /// Whether a file is as [`seal`] left it, with this size.
 pub(super) fn is_sealed(metadata: &fs::Metadata, size: u64) -> bool {
     metadata.is_file()
@@ -101,6 +114,8 @@ impl Store {
     }
 
     /// Gives the sealed file at `from` a second name as an object. An intact object that is there already stays.
+    /// No object may be run: that stands in manifests, since two artifacts may share the content and not that; so
+    /// a program is copied.
     pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<(), StoreError> {
         let to = self.object(&entry.digest);
         if to.symlink_metadata().is_ok() {
@@ -121,7 +136,8 @@ impl Store {
         }
         let parent = folder::parent(&to)?;
         File::open(from).and_then(|file| file.sync_all()).map_err(StoreError::io("flush", from))?;
-        match fs::hard_link(from, &to) {
+        let linked = if entry.executable { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(from, &to) };
+        match linked {
             Ok(()) => {}
             // Another process stored the same content a moment ago.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),

@@ -35,7 +35,7 @@ impl Store {
             let problem = if files.is_empty() {
                 "the folder holds no file".to_owned()
             } else {
-                format!("no file in this folder matches {}", files.join(", "))
+                format!("no file in this folder matches `{}`", files.join("` or `"))
             };
             return Err(StoreError::source_file(folder, problem));
         }
@@ -76,6 +76,7 @@ fn unreadable(path: &Path, error: &io::Error) -> StoreError {
     StoreError::source_file(
         path,
         match error.kind() {
+            io::ErrorKind::NotFound if path.is_symlink() => "is a symbolic link to nothing".to_owned(),
             io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
             _ => format!("cannot be read: {error}"),
         },

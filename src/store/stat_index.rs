@@ -114,3 +114,66 @@ fn load(path: &Path) -> BTreeMap<String, Known> {
         .map(|content| content.files)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::{Identity, StatIndex};
+    use crate::digest::Digest;
+
+    const SECOND: i128 = 1_000_000_000;
+    const SEEN: Identity = Identity { device: 1, inode: 2, size: 3, modified: 40 * SECOND, changed: 50 * SECOND };
+
+    #[test]
+    fn an_entry_counts_while_nothing_that_stat_tells_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, file) = (folder.path().join("index.json"), folder.path().join("file"));
+        let mut index = StatIndex::new(path.clone());
+        index.add(&file, SEEN, Digest::of(b"one"));
+        assert_eq!(index.get(&file, &SEEN), Some(Digest::of(b"one")));
+        index.save().unwrap();
+        let mut again = StatIndex::new(path);
+        assert_eq!(again.get(&file, &SEEN), Some(Digest::of(b"one")));
+        assert_eq!(again.get(&folder.path().join("other"), &SEEN), None);
+        let changed = [
+            Identity { device: 9, ..SEEN },
+            Identity { inode: 9, ..SEEN },
+            Identity { size: 9, ..SEEN },
+            Identity { modified: 40 * SECOND + 1, ..SEEN },
+            Identity { changed: 50 * SECOND + 1, ..SEEN },
+        ];
+        for identity in changed {
+            assert_eq!(again.get(&file, &identity), None, "{identity:?}");
+        }
+    }
+
+    #[test]
+    fn entries_of_several_processes_add_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.json");
+        let (mut one, mut two) = (StatIndex::new(path.clone()), StatIndex::new(path.clone()));
+        for (index, name) in [(&mut one, "one"), (&mut two, "two")] {
+            let file = folder.path().join(name);
+            assert_eq!(index.get(&file, &SEEN), None);
+            index.add(&file, SEEN, Digest::of(name.as_bytes()));
+        }
+        one.save().unwrap();
+        two.save().unwrap();
+        let mut both = StatIndex::new(path);
+        for name in ["one", "two"] {
+            assert_eq!(both.get(&folder.path().join(name), &SEEN), Some(Digest::of(name.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn a_file_settles_a_second_after_its_last_change() {
+        let at = |milliseconds| SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+        assert!(!SEEN.is_settled(at(50_000)));
+        assert!(!SEEN.is_settled(at(51_000)));
+        assert!(SEEN.is_settled(at(51_001)));
+        // A time in the future, as a wrong clock gives, never settles.
+        let future = Identity { modified: 99 * SECOND, ..SEEN };
+        assert!(!future.is_settled(at(60_000)));
+    }
+}

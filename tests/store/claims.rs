@@ -1,0 +1,113 @@
+//! Claims and ingestion between real processes, and what is left of them after `kill -9`.
+
+use std::{fs, io::Read, process::Command};
+
+use twdag::{
+    digest::Digest,
+    store::{Claim, ClaimAttempt},
+};
+
+use crate::{
+    place::{Place, key, listed, read_files, write_files},
+    processes::{hear, start},
+};
+
+fn held(place: &Place) -> Claim {
+    match place.store.claim(&key("x"), "this test").unwrap() {
+        ClaimAttempt::Held(claim) => claim,
+        ClaimAttempt::Busy(owner) => panic!("busy: {owner}"),
+    }
+}
+
+fn owner(place: &Place) -> String {
+    match place.store.claim(&key("x"), "this test").unwrap() {
+        ClaimAttempt::Held(_) => panic!("nobody holds the claim"),
+        ClaimAttempt::Busy(owner) => owner,
+    }
+}
+
+#[test]
+fn a_claim_ends_with_its_process_however_that_ends() {
+    let place = Place::new();
+    let mut other = start("claims_and_waits", place.store.root(), place.store.root());
+    hear(&mut other, "claimed");
+    assert_eq!(owner(&place), "process A on this host");
+    assert!(matches!(place.store.claim(&key("y"), "this test").unwrap(), ClaimAttempt::Held(_)));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    drop(held(&place));
+    let claim = held(&place);
+    assert_eq!(owner(&place), "this test");
+    drop(claim);
+}
+
+#[test]
+fn a_claim_holds_as_long_as_a_worker_has_a_duplicate() {
+    let place = Place::new();
+    let claim = held(&place);
+    let duplicate = claim.file().try_clone().unwrap();
+    let mut worker = Command::new("sleep").arg("600").stdin(duplicate).spawn().unwrap();
+    drop(claim);
+    assert_eq!(owner(&place), "this test");
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    drop(held(&place));
+    // A worker that reads its input finds nothing there.
+    let duplicate = held(&place).file().try_clone().unwrap();
+    let read = Command::new("cat").stdin(duplicate).output().unwrap();
+    assert_eq!(read.stdout, b"");
+}
+
+fn many() -> Vec<(String, String)> {
+    (0..300).map(|number| (format!("{number:03}"), format!("content {number}\n").repeat(number))).collect()
+}
+
+#[test]
+fn processes_that_store_the_same_content_agree() {
+    let place = Place::new();
+    let files = many();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+    let (one, two) = (place.output(&files), place.output(&files));
+    let children = [&one, &two].map(|output| start("ingests", place.store.root(), output));
+    let artifact = Place::new().ingest(&files);
+    for mut child in children {
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(child.wait().unwrap().success(), "{said}");
+        assert!(said.contains(&artifact.to_string()), "{said}");
+    }
+    assert_eq!(read_files(&place.store.view(&artifact).unwrap()), listed(&files));
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_stores_leaves_nothing_half_written() {
+    let place = Place::new();
+    let files = many();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+    let output = place.path("output");
+    write_files(&output, &files);
+    let mut child = start("ingests", place.store.root(), &output);
+    let objects = place.store.root().join("objects");
+    while fs::read_dir(&objects).unwrap().count() < 20 && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (name, content) in read_files(&objects) {
+        assert_eq!(name.replace('/', ""), Digest::of(content.as_bytes()).to_string());
+    }
+    let artifact = place.store.ingest(&output).unwrap();
+    assert_eq!(artifact, Place::new().ingest(&files));
+    assert_eq!(read_files(&place.store.view(&artifact).unwrap()), listed(&files));
+}
+
+#[test]
+fn stale_words_of_an_owner_do_no_harm() {
+    let place = Place::new();
+    let claims = place.store.root().join("local/claims");
+    fs::create_dir_all(&claims).unwrap();
+    fs::write(claims.join(format!("{}.lock", key("x"))), "somebody who left long ago, at great length").unwrap();
+    let claim = held(&place);
+    assert_eq!(owner(&place), "this test");
+    drop(claim);
+}

@@ -1,0 +1,154 @@
+//! What is cut short, flipped or gone is a miss with a reason, never an error, and heals when it is computed again.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use twdag::{
+    digest::ArtifactId,
+    store::{Lookup, Record},
+};
+
+use crate::place::{Place, key, listed, overwrite, read_files, record};
+
+const FILES: &[(&str, &str)] = &[("a.txt", "one"), ("b/c.txt", "two")];
+
+fn published() -> (Place, Record) {
+    let place = Place::new();
+    let record = record(key("x"), place.ingest(FILES));
+    place.store.publish(&record).unwrap();
+    (place, record)
+}
+
+fn tree(place: &Place, artifact: &ArtifactId) -> PathBuf {
+    place.named("trees", artifact.digest())
+}
+
+/// Damages the file that `choose` picks, sees a miss, computes again, sees a hit.
+fn damaged(choose: fn(&Place, &Record) -> PathBuf, damage: fn(&Path)) -> String {
+    let (place, published) = published();
+    let view = place.store.view(&published.artifact).unwrap();
+    damage(&choose(&place, &published));
+    let lookup = place.store.lookup(&key("x")).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+    assert_eq!(place.ingest(FILES), published.artifact);
+    place.store.publish(&published).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(published.clone()));
+    assert_eq!(place.store.view(&published.artifact).unwrap(), view);
+    assert_eq!(read_files(&view), listed(FILES));
+    match lookup {
+        Lookup::Lost(problem) => problem.replace(place.store.root().to_str().unwrap(), "STORE"),
+        Lookup::Absent => "absent".to_owned(),
+        Lookup::Hit(_) => panic!("a damaged result was trusted"),
+    }
+}
+
+fn object_file(place: &Place, _: &Record) -> PathBuf {
+    place.object("two")
+}
+
+fn tree_file(place: &Place, record: &Record) -> PathBuf {
+    tree(place, &record.artifact)
+}
+
+fn record_file(place: &Place, record: &Record) -> PathBuf {
+    place.named("actions", record.key.digest())
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).unwrap();
+}
+
+fn cut(path: &Path) {
+    let content = fs::read(path).unwrap();
+    overwrite(path, &content[..content.len() / 2]);
+}
+
+fn empty(path: &Path) {
+    overwrite(path, "");
+}
+
+fn flip(path: &Path) {
+    let mut content = fs::read(path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    overwrite(path, content);
+}
+
+fn become_a_folder(path: &Path) {
+    remove(path);
+    fs::create_dir(path).unwrap();
+}
+
+#[test]
+fn a_damaged_object_is_a_miss() {
+    insta::assert_snapshot!(damaged(object_file, remove), @"the content of `b/c.txt` is no longer in the store");
+    insta::assert_snapshot!(damaged(object_file, flip), @"the content of `b/c.txt` was changed in the store (STORE/objects/dc/770fff53f50835f8cc957e01c0d5731d3c2ed544c375493a28c09be5e09763)");
+    damaged(object_file, cut);
+    damaged(object_file, empty);
+    damaged(object_file, become_a_folder);
+}
+
+#[test]
+fn a_damaged_tree_is_a_miss() {
+    insta::assert_snapshot!(damaged(tree_file, remove), @"its list of files is no longer in the store");
+    insta::assert_snapshot!(damaged(tree_file, flip), @"its list of files was changed (STORE/trees/03/e6d0fbcb4dbdb9cb956ac044de792687b1106ca1aaa6638c6107c936bd7555)");
+    damaged(tree_file, cut);
+    damaged(tree_file, empty);
+}
+
+#[test]
+fn a_damaged_record_is_a_miss() {
+    assert_eq!(damaged(record_file, remove), "absent");
+    insta::assert_snapshot!(damaged(record_file, flip), @"its record was ignored: STORE/actions/3a/e7d805f6789a6402acb70ad4096a85a56bf6804eaf25c0493ac697548d30b5: it is damaged (cut short or changed)");
+    damaged(record_file, cut);
+    damaged(record_file, empty);
+}
+
+#[test]
+fn any_byte_of_a_record_or_tree_counts() {
+    let (place, published) = published();
+    for file in [record_file(&place, &published), tree(&place, &published.artifact)] {
+        let whole = fs::read(&file).unwrap();
+        for position in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[position] ^= 1;
+            overwrite(&file, &changed);
+            assert_eq!(place.store.record(&key("x")).unwrap(), None, "byte {position} of {}", file.display());
+        }
+        overwrite(&file, &whole);
+        assert_eq!(place.store.record(&key("x")).unwrap(), Some(published.clone()));
+    }
+}
+
+#[test]
+fn a_record_under_another_key_does_not_count() {
+    let (place, published) = published();
+    let other = place.named("actions", key("y").digest());
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::copy(record_file(&place, &published), other).unwrap();
+    assert!(matches!(place.store.lookup(&key("y")).unwrap(), Lookup::Lost(_)));
+}
+
+#[test]
+fn writing_through_a_view_does_not_pass_unseen() {
+    let (place, published) = published();
+    let view = place.store.view(&published.artifact).unwrap();
+    overwrite(&view.join("b/c.txt"), "tow");
+    assert!(matches!(place.store.lookup(&key("x")).unwrap(), Lookup::Lost(_)));
+    assert_eq!(place.ingest(FILES), published.artifact);
+    assert_eq!(read_files(&place.store.view(&published.artifact).unwrap()), listed(FILES));
+}
+
+#[test]
+fn a_copy_of_a_store_that_lost_the_times_is_trusted_after_a_look_at_its_bytes() {
+    let (place, published) = published();
+    let object = place.object("two");
+    let original = object.metadata().unwrap().modified().unwrap();
+    File::open(&object).unwrap().set_modified(SystemTime::now()).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(published));
+    // And needs no such look again.
+    assert_eq!(object.metadata().unwrap().modified().unwrap(), original);
+}

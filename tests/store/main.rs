@@ -1,0 +1,11 @@
+//! The store through its public surface: nothing half-written is trusted, nothing damaged blocks.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+mod artifacts;
+mod claims;
+mod damage;
+mod place;
+mod processes;
+mod records;
+mod sources;

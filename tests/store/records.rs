@@ -1,0 +1,87 @@
+//! Records and the small things beside them.
+
+use std::{collections::HashSet, fs};
+
+use serde_json::json;
+use twdag::{
+    blame::Blame,
+    store::{Lookup, StoreError},
+};
+
+use crate::place::{Place, key, record};
+
+#[test]
+fn a_published_record_is_found() {
+    let place = Place::new();
+    let published = record(key("x"), place.ingest(&[("a.txt", "one")]));
+    assert_eq!(place.store.lookup(&key("x")).unwrap(), Lookup::Absent);
+    place.store.publish(&published).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(published.clone()));
+    assert_eq!(place.store.record(&key("y")).unwrap(), None);
+    // It is JSON for anyone's tools.
+    let text = fs::read(place.named("actions", key("x").digest())).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(json["content"]["record"]["artifact"], json!(published.artifact));
+}
+
+#[test]
+fn the_first_result_stays_and_another_one_is_told() {
+    let place = Place::new();
+    let first = record(key("x"), place.ingest(&[("a.txt", "one")]));
+    let second = record(key("x"), place.ingest(&[("a.txt", "two")]));
+    place.store.publish(&first).unwrap();
+    let mut again = first.clone();
+    again.stage = "other".to_owned();
+    place.store.publish(&again).unwrap();
+    let error = place.store.publish(&second).unwrap_err();
+    assert_eq!(error.blame(), Blame::Stage);
+    assert!(matches!(error, StoreError::Nondeterministic { existing, new, .. }
+        if existing == first.artifact && new == second.artifact));
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(first.clone()));
+    // Once the first result is lost, the second one takes its place.
+    fs::remove_file(place.object("one")).unwrap();
+    place.store.publish(&second).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(second));
+}
+
+#[test]
+fn scratch_survives_until_it_is_discarded_and_belongs_to_one_action() {
+    let place = Place::new();
+    let scratch = place.store.scratch(&key("x")).unwrap();
+    fs::write(scratch.join("checkpoint"), "step 7").unwrap();
+    assert_eq!(place.store.scratch(&key("x")).unwrap(), scratch);
+    assert_ne!(place.store.scratch(&key("y")).unwrap(), scratch);
+    assert_eq!(fs::read_to_string(scratch.join("checkpoint")).unwrap(), "step 7");
+    place.store.discard_scratch(&key("x")).unwrap();
+    assert!(!scratch.exists());
+    place.store.discard_scratch(&key("x")).unwrap();
+}
+
+#[test]
+fn every_run_has_a_folder_of_its_own() {
+    let place = Place::new();
+    let folders: HashSet<_> = (0..20).map(|_| place.store.run_folder().unwrap()).collect();
+    assert_eq!(folders.len(), 20);
+    assert!(folders.iter().all(|folder| folder.is_dir()));
+}
+
+#[test]
+fn last_actions_are_kept_for_any_name_and_forgotten_when_damaged() {
+    let place = Place::new();
+    let long = "x".repeat(400);
+    let names = ["stage", "Stage", "a/b", "../up", "é", ".", "", long.as_str()];
+    for (number, name) in names.iter().enumerate() {
+        place.store.remember_action("graph", name, &json!(number)).unwrap();
+    }
+    for (number, name) in names.iter().enumerate() {
+        assert_eq!(place.store.last_action("graph", name).unwrap(), Some(json!(number)), "{name}");
+        assert_eq!(place.store.last_action::<serde_json::Value>("other", name).unwrap(), None);
+    }
+    let folder = place.store.root().join("local/last/graph");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), names.len());
+    let file = folder.join("stage.json");
+    let text = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, &text[..text.len() / 2]).unwrap();
+    assert_eq!(place.store.last_action::<serde_json::Value>("graph", "stage").unwrap(), None);
+}
