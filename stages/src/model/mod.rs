@@ -1,1 +1,34 @@
-//! Models in training form: configuration, checkpoints, forward and backward.
+//! Models in training form: configuration, checkpoints, forward and backward in f32 on the CPU.
+//!
+//! A [`Model`] keeps all its parameters in one flat buffer ([`Layout`] says where each tensor lies), computes the
+//! cross entropy of every target ([`Model::score`]) and its gradient ([`Model::forward_backward`]) without a tape:
+//! each block of 64 rows of a sequence goes through a whole layer as one task over reused buffers.
+//!
+//! Every sum has an order that depends on shapes alone, so results are the same bytes for any number of threads, and
+//! the cross entropy of a sequence is the same alone and in a batch. The order does depend on the instruction set for
+//! which the matrix products were chosen at run time (AVX-512, AVX2, NEON, scalar).
+
+mod adamw;
+mod backward;
+mod checkpoint;
+mod config;
+mod error;
+mod forward;
+mod gradients;
+mod head;
+mod initialize;
+mod kernels;
+mod layout;
+mod llama;
+mod rope;
+mod safetensors_file;
+mod shape;
+mod workspace;
+
+pub use adamw::{AdamW, AdamWSettings};
+pub use config::Config;
+pub use error::ModelError;
+pub use gradients::Gradients;
+pub use layout::{Layout, Tensor};
+pub use llama::{Model, Predictions};
+pub use rope::Rope;

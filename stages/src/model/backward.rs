@@ -1,0 +1,329 @@
+//! The backward pass, layer by layer from the top: feed-forward part by blocks of rows, attention by key heads,
+//! projections by blocks of rows, then the weights' gradients by blocks of their rows.
+
+use super::{
+    Gradients, Model,
+    head::{self, take},
+    kernels::{self, Matrix, multiply},
+    layout::BlockLayout,
+    rope::RopeTables,
+    shape::{BLOCK, Place, Shape},
+    workspace::{Backward, Saved, Scratch, State, Workspace},
+};
+
+/// Keys that a block of queries is multiplied with at once.
+const KEYS: usize = 8 * BLOCK;
+
+/// Independent parts in which the query blocks of a sequence are gone through; depends on the length alone, so that
+/// the order of sums does.
+fn parts(shape: &Shape) -> usize {
+    shape.blocks().min(4)
+}
+
+/// Adds to `gradients` those of the loss whose derivative by each target's cross entropy is `coefficients`.
+pub(super) fn backward(
+    model: &Model,
+    shape: &Shape,
+    ids: &[u32],
+    tables: &RopeTables,
+    coefficients: &[f32],
+    workspace: &mut Workspace,
+    gradients: &mut Gradients,
+) {
+    prepare(shape, &mut workspace.backward);
+    let gradients = gradients.values_mut();
+    head::backward(model, shape, ids, coefficients, workspace, gradients);
+    for (index, layer) in model.layout().blocks.iter().enumerate().rev() {
+        layer_backward(model, layer, index, shape, tables, workspace, gradients);
+    }
+    let embedding = &mut gradients[model.layout().embedding.clone()];
+    for (row, id) in workspace.backward.output.chunks_exact(shape.hidden).zip(ids) {
+        kernels::add(&mut embedding[*id as usize * shape.hidden..][..shape.hidden], row);
+    }
+}
+
+fn prepare(shape: &Shape, buffers: &mut Backward) {
+    let rows = shape.rows();
+    for (buffer, width) in [
+        (&mut buffers.output, shape.hidden),
+        (&mut buffers.middle, shape.hidden),
+        (&mut buffers.input, shape.hidden),
+        (&mut buffers.activation, shape.inner),
+        (&mut buffers.gate_up, 2 * shape.inner),
+        (&mut buffers.feed_normalized, shape.hidden),
+        (&mut buffers.attention_normalized, shape.hidden),
+        (&mut buffers.attended, shape.attended()),
+        (&mut buffers.delta, shape.heads),
+        (&mut buffers.projected, shape.projected()),
+    ] {
+        buffer.resize(rows * width, 0.0);
+    }
+    let heads = shape.batch * shape.key_value_heads * parts(shape);
+    buffers.queries.resize(heads * query_part(shape), 0.0);
+    buffers.keys_values.resize(heads * 2 * shape.length * shape.head_dim, 0.0);
+    let blocks = shape.batch * shape.blocks();
+    buffers.feed_norm.resize(blocks * shape.hidden, 0.0);
+    buffers.attention_norm.resize(blocks * shape.hidden, 0.0);
+}
+
+/// Numbers in one part of the queries' gradients.
+fn query_part(shape: &Shape) -> usize {
+    shape.blocks().div_ceil(parts(shape)) * BLOCK * shape.group() * shape.head_dim
+}
+
+fn layer_backward(
+    model: &Model,
+    layer: &BlockLayout,
+    index: usize,
+    shape: &Shape,
+    tables: &RopeTables,
+    workspace: &mut Workspace,
+    gradients: &mut [f32],
+) {
+    let (hidden, inner) = (shape.hidden, shape.inner);
+    let (state, saved) = (&workspace.states[index], &workspace.saved[index]);
+    let buffers = &mut workspace.backward;
+
+    buffers.feed_norm.fill(0.0);
+    let output = &buffers.output;
+    let tasks = shape
+        .places()
+        .zip(shape.split(&mut buffers.middle, hidden))
+        .zip(shape.split(&mut buffers.gate_up, 2 * inner))
+        .zip(shape.split(&mut buffers.activation, inner))
+        .zip(shape.split(&mut buffers.feed_normalized, hidden))
+        .zip(shape.split(&mut buffers.attended, shape.attended()))
+        .zip(shape.split(&mut buffers.delta, shape.heads))
+        .zip(buffers.feed_norm.chunks_mut(hidden))
+        .map(|(((((((place, middle), gate_up), activation), normalized), attended), delta), norm)| {
+            (place, FeedGradients { middle, gate_up, activation, normalized, attended, delta, norm })
+        })
+        .collect();
+    workspace.scratch.run(tasks, |(place, gradients), scratch| {
+        let output = &output[place.row * hidden..][..place.rows * hidden];
+        feed_backward(model, layer, shape, place, saved, output, gradients, scratch);
+    });
+
+    let parts = parts(shape);
+    let tasks = (0..shape.batch * shape.key_value_heads * parts)
+        .zip(buffers.queries.chunks_mut(query_part(shape)))
+        .zip(buffers.keys_values.chunks_mut(2 * shape.length * shape.head_dim))
+        .collect();
+    let (attended, delta) = (&buffers.attended, &buffers.delta);
+    workspace.scratch.run(tasks, |((number, queries), keys_values), scratch| {
+        let part = AttentionPart {
+            sequence: number / parts / shape.key_value_heads,
+            key_value_head: number / parts % shape.key_value_heads,
+            part: number % parts,
+        };
+        attend_backward(shape, part, state, saved, attended, delta, queries, keys_values, scratch);
+    });
+
+    buffers.attention_norm.fill(0.0);
+    let (queries, keys_values, middle) = (&buffers.queries, &buffers.keys_values, &buffers.middle);
+    let tasks = shape
+        .places()
+        .zip(shape.split(&mut buffers.projected, shape.projected()))
+        .zip(shape.split(&mut buffers.input, hidden))
+        .zip(shape.split(&mut buffers.attention_normalized, hidden))
+        .zip(buffers.attention_norm.chunks_mut(hidden))
+        .collect();
+    workspace.scratch.run(tasks, |((((place, projected), input), normalized), norm), scratch| {
+        gather(shape, place, queries, keys_values, projected);
+        let head_dim = shape.head_dim;
+        let angles = place.first * head_dim / 2..(place.first + place.rows) * head_dim / 2;
+        let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
+        let width = shape.projected();
+        kernels::rotate(projected, width, shape.heads + shape.key_value_heads, head_dim, cos, sin, -1.0);
+        let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
+        let weights = Matrix::new(&model.parameters()[layer.query_key_value.clone()], width, hidden, hidden);
+        multiply(gradient, hidden, Matrix::new(projected, place.rows, width, width), weights, false);
+        let rows = place.row * hidden..(place.row + place.rows) * hidden;
+        input.copy_from_slice(&middle[rows.clone()]);
+        let weight = &model.parameters()[layer.attention_norm.clone()];
+        kernels::normalize_backward(&state.input[rows], weight, shape.epsilon, gradient, input, norm, normalized);
+    });
+
+    weight_gradients(shape, layer, saved, buffers, gradients, &workspace.scratch);
+    std::mem::swap(&mut buffers.output, &mut buffers.input);
+}
+
+/// What [`feed_backward`] writes: gradients, and in `activation` and `normalized` values of the forward pass again.
+struct FeedGradients<'a> {
+    middle: &'a mut [f32],
+    gate_up: &'a mut [f32],
+    activation: &'a mut [f32],
+    normalized: &'a mut [f32],
+    attended: &'a mut [f32],
+    delta: &'a mut [f32],
+    norm: &'a mut [f32],
+}
+
+/// From the gradient of a block's output to that of attention's output.
+#[allow(clippy::too_many_arguments)]
+fn feed_backward(
+    model: &Model,
+    layer: &BlockLayout,
+    shape: &Shape,
+    place: Place,
+    saved: &Saved,
+    output: &[f32],
+    gradients: FeedGradients<'_>,
+    scratch: &mut Scratch,
+) {
+    let (rows, hidden, inner, width) = (place.rows, shape.hidden, shape.inner, shape.attended());
+    let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
+    let parameters = model.parameters();
+    let FeedGradients { middle, gate_up, activation, normalized, attended, delta, norm } = gradients;
+    let down = Matrix::new(&parameters[layer.down.clone()], hidden, inner, inner);
+    multiply(activation_gradient, inner, Matrix::new(output, rows, hidden, hidden), down, false);
+    let before = &saved.gate_up[place.row * 2 * inner..][..rows * 2 * inner];
+    kernels::gated_backward(before, inner, activation_gradient, gate_up, activation);
+    let weights = Matrix::new(&parameters[layer.gate_up.clone()], 2 * inner, hidden, hidden);
+    multiply(normalized_gradient, hidden, Matrix::new(gate_up, rows, 2 * inner, 2 * inner), weights, false);
+    middle.copy_from_slice(output);
+    let before = &saved.middle[place.row * hidden..][..rows * hidden];
+    let weight = &parameters[layer.feed_norm.clone()];
+    kernels::normalize_backward(before, weight, shape.epsilon, normalized_gradient, middle, norm, normalized);
+    let weights = Matrix::new(&parameters[layer.output.clone()], hidden, width, width);
+    multiply(attended, width, Matrix::new(middle, rows, hidden, hidden), weights, false);
+    let before = &saved.attended[place.row * width..][..rows * width];
+    kernels::row_products(attended, before, shape.head_dim, delta);
+}
+
+/// The query blocks `part`, `part + parts`, … of the heads that share one key head.
+#[derive(Clone, Copy)]
+struct AttentionPart {
+    sequence: usize,
+    key_value_head: usize,
+    part: usize,
+}
+
+/// Recomputes the probabilities from the kept sums and writes the gradients of queries, and of keys and values as far
+/// as these queries contribute to them.
+#[allow(clippy::too_many_arguments)]
+fn attend_backward(
+    shape: &Shape,
+    part: AttentionPart,
+    state: &State,
+    saved: &Saved,
+    attended: &[f32],
+    delta: &[f32],
+    queries: &mut [f32],
+    keys_values: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (head_dim, group, length, blocks) = (shape.head_dim, shape.group(), shape.length, shape.blocks());
+    let (width, attended_width) = (shape.projected(), shape.attended());
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    keys_values.fill(0.0);
+    let (keys, values) = keys_values.split_at_mut(length * head_dim);
+    let [scores, score_gradients, ..] = scratch.get([BLOCK * KEYS, BLOCK * KEYS, 0, 0]);
+    let sequence = &state.projected[part.sequence * length * width..][..length * width];
+    let key_rows = &sequence[shape.key_column() + part.key_value_head * head_dim..];
+    for (slot, block) in (part.part..blocks).step_by(parts(shape)).enumerate() {
+        let first = block * BLOCK;
+        let rows = BLOCK.min(length - first);
+        let row = part.sequence * length + first;
+        for member in 0..group {
+            let head = part.key_value_head * group + member;
+            let query = Matrix::new(&sequence[first * width + head * head_dim..], rows, head_dim, width);
+            let gradient =
+                Matrix::new(&attended[row * attended_width + head * head_dim..], rows, head_dim, attended_width);
+            let target = &mut queries[(slot * BLOCK * group + member) * head_dim..];
+            for first_key in (0..first + rows).step_by(KEYS) {
+                let count = KEYS.min(first + rows - first_key);
+                for offset in (0..count).step_by(BLOCK) {
+                    let columns = BLOCK.min(count - offset);
+                    let key_block = part.sequence * blocks + (first_key + offset) / BLOCK;
+                    let place = key_block * shape.transposed_block() + part.key_value_head * head_dim * BLOCK;
+                    let key = Matrix::new(&state.keys[place..], head_dim, columns, BLOCK);
+                    let value = Matrix::new(&state.values[place..], head_dim, columns, BLOCK);
+                    multiply(&mut scores[offset..], KEYS, query, key, false);
+                    multiply(&mut score_gradients[offset..], KEYS, gradient, value, false);
+                }
+                kernels::attention_gradient(
+                    scores,
+                    score_gradients,
+                    KEYS,
+                    count,
+                    first_key,
+                    first,
+                    rows,
+                    scale,
+                    &saved.log_sum[row * shape.heads + head..],
+                    &delta[row * shape.heads + head..],
+                    shape.heads,
+                );
+                let probabilities = Matrix::new(scores, rows, count, KEYS);
+                let score_gradient = Matrix::new(score_gradients, rows, count, KEYS);
+                let range = first_key * head_dim..;
+                multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), gradient, true);
+                multiply(&mut keys[range], head_dim, score_gradient.transposed(), query, true);
+                let key = Matrix::new(&key_rows[first_key * width..], count, head_dim, width);
+                multiply(target, group * head_dim, score_gradient, key, first_key > 0);
+            }
+        }
+    }
+}
+
+/// Brings the gradients of a block's queries, keys and values into rows, summing the parts in order.
+fn gather(shape: &Shape, place: Place, queries: &[f32], keys_values: &[f32], projected: &mut [f32]) {
+    let (head_dim, parts) = (shape.head_dim, parts(shape));
+    let group = shape.group() * head_dim;
+    for key_value_head in 0..shape.key_value_heads {
+        let first_part = (place.sequence * shape.key_value_heads + key_value_head) * parts;
+        let slot = (first_part + place.block % parts) * query_part(shape) + place.block / parts * BLOCK * group;
+        for (index, row) in projected.chunks_exact_mut(shape.projected()).enumerate() {
+            let from = &queries[slot + index * group..][..group];
+            row[key_value_head * group..][..group].copy_from_slice(from);
+            for (which, column) in [shape.key_column(), shape.value_column()].into_iter().enumerate() {
+                let target = &mut row[column + key_value_head * head_dim..][..head_dim];
+                target.fill(0.0);
+                for part in first_part..first_part + parts {
+                    let from = ((part * 2 + which) * shape.length + place.first + index) * head_dim;
+                    for (target, number) in target.iter_mut().zip(&keys_values[from..from + head_dim]) {
+                        *target += number;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `gradient of weights += (gradient of outputs)^T * inputs` over all rows, for the four matrices and two norms.
+fn weight_gradients(
+    shape: &Shape,
+    layer: &BlockLayout,
+    saved: &Saved,
+    buffers: &Backward,
+    gradients: &mut [f32],
+    scratch: &super::workspace::ScratchPool,
+) {
+    let mut rest = &mut gradients[layer.attention_norm.start..layer.down.end];
+    let attention_norm = take(&mut rest, layer.attention_norm.len());
+    let query_key_value = take(&mut rest, layer.query_key_value.len());
+    let output = take(&mut rest, layer.output.len());
+    let feed_norm = take(&mut rest, layer.feed_norm.len());
+    let gate_up = take(&mut rest, layer.gate_up.len());
+    let down = take(&mut rest, layer.down.len());
+    let (rows, hidden, inner) = (shape.rows(), shape.hidden, shape.inner);
+    let mut tasks = Vec::new();
+    for (target, outputs, inputs, output_width, input_width) in [
+        (query_key_value, &buffers.projected, &buffers.attention_normalized, shape.projected(), hidden),
+        (output, &buffers.middle, &saved.attended, hidden, shape.attended()),
+        (gate_up, &buffers.gate_up, &buffers.feed_normalized, 2 * inner, hidden),
+        (down, &buffers.output, &buffers.activation, hidden, inner),
+    ] {
+        for (index, target) in target.chunks_mut(BLOCK * input_width).enumerate() {
+            let left = Matrix::new(&outputs[index * BLOCK..], rows, target.len() / input_width, output_width);
+            tasks.push((target, input_width, left.transposed(), Matrix::new(inputs, rows, input_width, input_width)));
+        }
+    }
+    scratch.run(tasks, |(target, width, left, right), _| multiply(target, width, left, right, true));
+    for (target, parts) in [(attention_norm, &buffers.attention_norm), (feed_norm, &buffers.feed_norm)] {
+        for part in parts.chunks_exact(hidden) {
+            kernels::add(target, part);
+        }
+    }
+}

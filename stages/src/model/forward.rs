@@ -1,0 +1,175 @@
+//! The forward pass: one task for each block of rows and layer.
+
+use super::{
+    Model,
+    kernels::{self, Matrix, multiply},
+    layout::BlockLayout,
+    rope::RopeTables,
+    shape::{BLOCK, Place, Shape},
+    workspace::{Scratch, State, Workspace},
+};
+
+/// Runs all layers; the last state's input is then the input of the final norm. With two states the layers take
+/// turns, with one more than there are layers each keeps what the backward pass needs.
+pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTables, workspace: &mut Workspace) {
+    let layers = &model.layout().blocks;
+    let count = workspace.states.len();
+    let kept = workspace.saved.len();
+    let embedding = &model.parameters()[model.layout().embedding.clone()];
+    let first = &mut workspace.states[0];
+    let tasks = shape
+        .places()
+        .zip(shape.split(&mut first.input, shape.hidden))
+        .zip(projections(shape, &mut first.projected, &mut first.keys, &mut first.values))
+        .collect();
+    workspace.scratch.run(tasks, |((place, input), projection), scratch| {
+        let ids = &ids[place.row..place.row + place.rows];
+        for (row, id) in input.chunks_exact_mut(shape.hidden).zip(ids) {
+            row.copy_from_slice(&embedding[*id as usize * shape.hidden..][..shape.hidden]);
+        }
+        if let Some(layer) = layers.first() {
+            project(model, layer, shape, tables, place, input, projection, scratch);
+        }
+    });
+    for (index, layer) in layers.iter().enumerate() {
+        let mut next = std::mem::take(&mut workspace.states[(index + 1) % count]);
+        let current = &workspace.states[index % count];
+        let saved = &mut workspace.saved[index % kept];
+        let tasks = shape
+            .places()
+            .zip(shape.split(&mut saved.attended, shape.attended()))
+            .zip(shape.split(&mut saved.log_sum, shape.heads))
+            .zip(shape.split(&mut saved.middle, shape.hidden))
+            .zip(shape.split(&mut saved.gate_up, 2 * shape.inner))
+            .zip(shape.split(&mut next.input, shape.hidden))
+            .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
+            .collect();
+        workspace.scratch.run(tasks, |task, scratch| {
+            let ((((((place, attended), log_sum), middle), gate_up), output), projection) = task;
+            attend(shape, current, place, attended, log_sum, scratch);
+            let input = &current.input[place.row * shape.hidden..][..place.rows * shape.hidden];
+            feed(model, layer, shape, place, input, attended, middle, gate_up, output, scratch);
+            if let Some(layer) = layers.get(index + 1) {
+                project(model, layer, shape, tables, place, output, projection, scratch);
+            }
+        });
+        workspace.states[(index + 1) % count] = next;
+    }
+}
+
+/// A block's rows of queries, keys and values, and its block of transposed keys and values.
+type Projection<'a> = ((&'a mut [f32], &'a mut [f32]), &'a mut [f32]);
+
+fn projections<'a>(
+    shape: &Shape,
+    projected: &'a mut [f32],
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+) -> impl Iterator<Item = Projection<'a>> + use<'a> {
+    shape
+        .split(projected, shape.projected())
+        .zip(keys.chunks_mut(shape.transposed_block()))
+        .zip(values.chunks_mut(shape.transposed_block()))
+}
+
+/// Norm, projection to queries, keys and values, rotation.
+#[allow(clippy::too_many_arguments)]
+fn project(
+    model: &Model,
+    layer: &BlockLayout,
+    shape: &Shape,
+    tables: &RopeTables,
+    place: Place,
+    input: &[f32],
+    projection: Projection<'_>,
+    scratch: &mut Scratch,
+) {
+    let ((projected, keys), values) = projection;
+    let (hidden, width, head_dim) = (shape.hidden, shape.projected(), shape.head_dim);
+    let [normalized, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
+    kernels::normalize(input, &model.parameters()[layer.attention_norm.clone()], shape.epsilon, normalized);
+    let weights = &model.transposed()[layer.query_key_value.clone()];
+    let normalized = Matrix::new(normalized, place.rows, hidden, hidden);
+    multiply(projected, width, normalized, Matrix::new(weights, hidden, width, width), false);
+    let angles = place.first * head_dim / 2..(place.first + place.rows) * head_dim / 2;
+    let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
+    kernels::rotate(projected, width, shape.heads + shape.key_value_heads, head_dim, cos, sin, 1.0);
+    let columns = shape.key_value_heads * head_dim;
+    kernels::transpose(&projected[shape.key_column()..], width, place.rows, columns, keys, BLOCK);
+    kernels::transpose(&projected[shape.value_column()..], width, place.rows, columns, values, BLOCK);
+}
+
+/// Causal attention of a block of queries to all keys up to its own.
+fn attend(
+    shape: &Shape,
+    state: &State,
+    place: Place,
+    attended: &mut [f32],
+    log_sum: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (width, head_dim, output_width) = (shape.projected(), shape.head_dim, shape.attended());
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let keys = place.first + place.rows;
+    let stride = (place.block + 1) * BLOCK;
+    let [scores, inverse, ..] = scratch.get([place.rows * stride, place.rows, 0, 0]);
+    let sequence = &state.projected[place.sequence * shape.length * width..][..shape.length * width];
+    for head in 0..shape.heads {
+        let key_value_head = head / shape.group();
+        let query = Matrix::new(&sequence[place.first * width + head * head_dim..], place.rows, head_dim, width);
+        for block in 0..=place.block {
+            let count = BLOCK.min(keys - block * BLOCK);
+            let offset = (place.sequence * shape.blocks() + block) * shape.transposed_block();
+            let key = &state.keys[offset + key_value_head * head_dim * BLOCK..];
+            multiply(&mut scores[block * BLOCK..], stride, query, Matrix::new(key, head_dim, count, BLOCK), false);
+        }
+        kernels::attention_probabilities(
+            scores,
+            stride,
+            keys,
+            place.first,
+            scale,
+            inverse,
+            &mut log_sum[head..],
+            shape.heads,
+        );
+        let value = &sequence[shape.value_column() + key_value_head * head_dim..];
+        let probabilities = Matrix::new(scores, place.rows, keys, stride);
+        let value = Matrix::new(value, keys, head_dim, width);
+        multiply(&mut attended[head * head_dim..], output_width, probabilities, value, false);
+        for (row, inverse) in attended.chunks_mut(output_width).zip(inverse.iter()) {
+            for number in &mut row[head * head_dim..(head + 1) * head_dim] {
+                *number *= inverse;
+            }
+        }
+    }
+}
+
+/// Output projection, residual, norm, gated unit, residual.
+#[allow(clippy::too_many_arguments)]
+fn feed(
+    model: &Model,
+    layer: &BlockLayout,
+    shape: &Shape,
+    place: Place,
+    input: &[f32],
+    attended: &[f32],
+    middle: &mut [f32],
+    gate_up: &mut [f32],
+    output: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (rows, hidden, inner, width) = (place.rows, shape.hidden, shape.inner, shape.attended());
+    let [normalized, activation, ..] = scratch.get([rows * hidden, rows * inner, 0, 0]);
+    let weights = |range: &std::ops::Range<usize>, inputs: usize, outputs: usize| {
+        Matrix::new(&model.transposed()[range.clone()], inputs, outputs, outputs)
+    };
+    middle.copy_from_slice(input);
+    multiply(middle, hidden, Matrix::new(attended, rows, width, width), weights(&layer.output, width, hidden), true);
+    kernels::normalize(middle, &model.parameters()[layer.feed_norm.clone()], shape.epsilon, normalized);
+    let normalized = Matrix::new(normalized, rows, hidden, hidden);
+    multiply(gate_up, 2 * inner, normalized, weights(&layer.gate_up, hidden, 2 * inner), false);
+    kernels::gated(gate_up, inner, activation);
+    output.copy_from_slice(middle);
+    multiply(output, hidden, Matrix::new(activation, rows, inner, inner), weights(&layer.down, inner, hidden), true);
+}

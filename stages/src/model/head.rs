@@ -1,0 +1,191 @@
+//! The final norm and the output layer: logits of a block of rows at a time, and what is read off them.
+
+use rayon::prelude::*;
+
+use super::{
+    Model, Predictions,
+    kernels::{self, HeadRow, Matrix, multiply},
+    shape::{BLOCK, Place, Shape},
+    workspace::Workspace,
+};
+
+/// Most logits in memory at once in training, in numbers (64 MiB).
+const CHUNK: usize = 1 << 24;
+
+/// Buffers of the output layer.
+#[derive(Debug, Default)]
+pub(super) struct HeadBuffers {
+    /// One for each row, the last rows of sequences included.
+    rows: Vec<HeadRow>,
+    cross_entropy: Vec<f32>,
+    /// Logits of a chunk of rows, then their gradients, `[chunk, vocabulary]`.
+    logits: Vec<f32>,
+    /// Normalized rows of the chunk, `[chunk, hidden]`.
+    normalized: Vec<f32>,
+    /// Gradients of the final norm by block.
+    norm: Vec<f32>,
+    /// Whether `logits` and `normalized` hold all rows after the forward pass.
+    holds_logits: bool,
+}
+
+impl HeadBuffers {
+    /// Appends what the rows with a target say.
+    pub(super) fn targets(&self, shape: &Shape, predictions: &mut Predictions) {
+        for sequence in 0..shape.batch {
+            let rows = sequence * shape.length..(sequence + 1) * shape.length - 1;
+            predictions.cross_entropy.extend_from_slice(&self.cross_entropy[rows.clone()]);
+            predictions.argmax.extend(self.rows[rows].iter().map(|row| row.argmax));
+        }
+    }
+}
+
+/// Rows whose logits are in memory at once in training.
+fn chunk_rows(shape: &Shape) -> usize {
+    (CHUNK / shape.vocabulary / BLOCK).max(1) * BLOCK
+}
+
+/// Cross entropy and best token of each row. With `keep`, the logits stay for the backward pass if they are few.
+pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut Workspace, keep: bool) {
+    let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
+    let input = &workspace.states[model.layout().blocks.len() % workspace.states.len()].input;
+    let buffers = &mut workspace.head;
+    buffers.rows.resize(shape.rows(), HeadRow::default());
+    buffers.cross_entropy.resize(shape.rows(), 0.0);
+    buffers.holds_logits = keep && shape.rows() <= chunk_rows(shape);
+    let mut kept = Vec::new();
+    if buffers.holds_logits {
+        buffers.logits.resize(shape.rows() * vocabulary, 0.0);
+        buffers.normalized.resize(shape.rows() * hidden, 0.0);
+        let logits = shape.split(&mut buffers.logits, vocabulary);
+        kept.extend(logits.zip(shape.split(&mut buffers.normalized, hidden)).map(Some));
+    } else {
+        kept.resize_with(shape.batch * shape.blocks(), || None);
+    }
+    let rows = buffers.rows.chunks_mut(shape.length).flat_map(|sequence| sequence.chunks_mut(BLOCK));
+    let tasks = shape.places().zip(rows).zip(shape.split(&mut buffers.cross_entropy, 1)).zip(kept).collect::<Vec<_>>();
+    workspace.scratch.run(tasks, |(((place, rows), cross_entropy), kept), scratch| {
+        let [a, b, ..] = if kept.is_some() {
+            scratch.get([0; 4])
+        } else {
+            scratch.get([place.rows * vocabulary, place.rows * hidden, 0, 0])
+        };
+        let (logits, normalized) = kept.unwrap_or((a, b));
+        compute_logits(model, shape, place, input, logits, normalized);
+        for (index, (row, cross_entropy)) in rows.iter_mut().zip(cross_entropy).enumerate() {
+            let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
+            *row = kernels::head_row(logits);
+            *cross_entropy = match ids.get(place.row + index + 1) {
+                Some(target) => (row.log_sum - f64::from(logits[*target as usize])) as f32,
+                None => 0.0,
+            };
+        }
+    });
+}
+
+fn compute_logits(
+    model: &Model,
+    shape: &Shape,
+    place: Place,
+    input: &[f32],
+    logits: &mut [f32],
+    normalized: &mut [f32],
+) {
+    let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
+    let input = &input[place.row * hidden..][..place.rows * hidden];
+    kernels::normalize(input, &model.parameters()[model.layout().final_norm.clone()], shape.epsilon, normalized);
+    let weights = Matrix::new(&model.transposed()[model.layout().head.clone()], hidden, vocabulary, vocabulary);
+    multiply(logits, vocabulary, Matrix::new(normalized, place.rows, hidden, hidden), weights, false);
+}
+
+/// Adds the gradients of output layer and final norm to `gradients`, and writes that of the last layer's output to
+/// the backward buffers. `coefficients` has one number for each target.
+pub(super) fn backward(
+    model: &Model,
+    shape: &Shape,
+    ids: &[u32],
+    coefficients: &[f32],
+    workspace: &mut Workspace,
+    gradients: &mut [f32],
+) {
+    let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
+    let layout = model.layout();
+    let input = &workspace.states[layout.blocks.len()].input;
+    let buffers = &mut workspace.head;
+    let (weights, norm) = (&model.parameters()[layout.head.clone()], &model.parameters()[layout.final_norm.clone()]);
+    let holds_logits = buffers.holds_logits;
+    let places: Vec<Place> = shape.places().collect();
+    buffers.norm.clear();
+    buffers.norm.resize(places.len() * hidden, 0.0);
+    let mut outputs = workspace.backward.output.as_mut_slice();
+    let mut norms = buffers.norm.as_mut_slice();
+    let mut rest = places.as_slice();
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let limit = if holds_logits { usize::MAX } else { chunk_rows(shape) };
+        let count = rest
+            .iter()
+            .take_while(|place| {
+                rows += place.rows;
+                rows <= limit
+            })
+            .count();
+        let (chunk, tail) = rest.split_at(count);
+        rest = tail;
+        let start = chunk[0].row;
+        let rows: usize = chunk.iter().map(|place| place.rows).sum();
+        buffers.logits.resize(rows * vocabulary, 0.0);
+        buffers.normalized.resize(rows * hidden, 0.0);
+        let (mut logits, mut normalized) = (buffers.logits.as_mut_slice(), buffers.normalized.as_mut_slice());
+        let mut tasks = Vec::with_capacity(count);
+        for place in chunk {
+            tasks.push((
+                *place,
+                take(&mut logits, place.rows * vocabulary),
+                take(&mut normalized, place.rows * hidden),
+                take(&mut outputs, place.rows * hidden),
+                take(&mut norms, hidden),
+            ));
+        }
+        let head_rows = &buffers.rows;
+        workspace.scratch.run(tasks, |(place, logits, normalized, output, norm_gradient), scratch| {
+            if !holds_logits {
+                compute_logits(model, shape, place, input, logits, normalized);
+            }
+            for (index, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
+                let position = place.first + index;
+                if position + 1 == shape.length {
+                    logits.fill(0.0);
+                } else {
+                    let row = place.row + index;
+                    let coefficient = coefficients[row - place.sequence];
+                    kernels::head_gradient(logits, head_rows[row].log_sum as f32, coefficient);
+                    logits[ids[row + 1] as usize] -= coefficient;
+                }
+            }
+            let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
+            let logits = Matrix::new(logits, place.rows, vocabulary, vocabulary);
+            multiply(gradient, hidden, logits, Matrix::new(weights, vocabulary, hidden, hidden), false);
+            output.fill(0.0);
+            let input = &input[place.row * hidden..][..place.rows * hidden];
+            kernels::normalize_backward(input, norm, shape.epsilon, gradient, output, norm_gradient, normalized);
+        });
+        debug_assert_eq!(start + rows, chunk[count - 1].row + chunk[count - 1].rows);
+        let (logits, normalized) = (&buffers.logits, &buffers.normalized);
+        let head = &mut gradients[layout.head.clone()];
+        head.par_chunks_mut(BLOCK * hidden).enumerate().for_each(|(index, target)| {
+            let left = Matrix::new(&logits[index * BLOCK..], rows, target.len() / hidden, vocabulary).transposed();
+            multiply(target, hidden, left, Matrix::new(normalized, rows, hidden, hidden), true);
+        });
+    }
+    let norm = &mut gradients[layout.final_norm.clone()];
+    for part in buffers.norm.chunks_exact(hidden) {
+        kernels::add(norm, part);
+    }
+}
+
+/// Splits the first `len` numbers off.
+pub(super) fn take<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (first, rest) = std::mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    first
+}

@@ -1,0 +1,98 @@
+//! Sums, scalings, transpositions and the optimizer's step.
+
+use super::vectorized;
+
+vectorized! {
+    /// `target += source`.
+    fn add<'a>(target: &'a mut [f32], source: &'a [f32]) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target += source;
+        }
+    }
+}
+
+vectorized! {
+    /// `target *= factor`.
+    fn scale<'a>(target: &'a mut [f32], factor: f32) {
+        for value in target.iter_mut() {
+            *value *= factor;
+        }
+    }
+}
+
+vectorized! {
+    /// Sum of squares in f64, eight interleaved partial sums.
+    fn sum_of_squares<'a>(values: &'a [f32]) -> f64 {
+        let mut lanes = [0.0_f64; 8];
+        for chunk in values.chunks(8) {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                let value = f64::from(*value);
+                *lane = value.mul_add(value, *lane);
+            }
+        }
+        ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+    }
+}
+
+/// `target[column, row] = source[row, column]`; rows of `source` are `source_stride` apart, those of `target`
+/// `target_stride`.
+pub(in crate::model) fn transpose(
+    source: &[f32],
+    source_stride: usize,
+    rows: usize,
+    columns: usize,
+    target: &mut [f32],
+    target_stride: usize,
+) {
+    const TILE: usize = 16;
+    for row in (0..rows).step_by(TILE) {
+        let row_end = rows.min(row + TILE);
+        for column in (0..columns).step_by(TILE) {
+            for c in column..columns.min(column + TILE) {
+                let line = &mut target[c * target_stride + row..c * target_stride + row_end];
+                for (r, value) in line.iter_mut().enumerate() {
+                    *value = source[(row + r) * source_stride + c];
+                }
+            }
+        }
+    }
+}
+
+/// The numbers of one AdamW step that are the same for every parameter.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct AdamWStep {
+    pub(in crate::model) beta1: f32,
+    pub(in crate::model) beta2: f32,
+    pub(in crate::model) epsilon: f32,
+    /// Factor on the gradient.
+    pub(in crate::model) clip_factor: f32,
+    /// `1 - learning_rate * weight_decay`.
+    pub(in crate::model) keep: f32,
+    /// `learning_rate / (1 - beta1^step)`.
+    pub(in crate::model) step_size: f32,
+    /// `1 / sqrt(1 - beta2^step)`.
+    pub(in crate::model) inverse_root_correction: f32,
+}
+
+vectorized! {
+    /// One step (arXiv 1711.05101, with the order of operations of PyTorch's implementation).
+    fn adamw_step<'a>(
+        step: AdamWStep,
+        parameters: &'a mut [f32],
+        gradients: &'a [f32],
+        first: &'a mut [f32],
+        second: &'a mut [f32],
+    ) {
+        let len = parameters.len();
+        let (gradients, first, second) = (&gradients[..len], &mut first[..len], &mut second[..len]);
+        for i in 0..len {
+            let gradient = gradients[i] * step.clip_factor;
+            let m = step.beta1.mul_add(first[i], (1.0 - step.beta1) * gradient);
+            let v = step.beta2.mul_add(second[i], (1.0 - step.beta2) * gradient * gradient);
+            first[i] = m;
+            second[i] = v;
+            let denominator = v.sqrt().mul_add(step.inverse_root_correction, step.epsilon);
+            parameters[i] = (-step.step_size).mul_add(m / denominator, parameters[i] * step.keep);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Arithmetic on slices: no tensors, no threads. Callers split the work into fixed blocks.
+//!
+//! Loops are plain Rust over fixed numbers of lanes, compiled once for each instruction set and chosen at run time
+//! ([`vectorized`]). Sums run over [`LANES`] interleaved partial sums whatever the width of a vector register, and
+//! multiply-adds are fused, so these loops give the same bytes on every machine.
+
+mod activation;
+mod elementwise;
+mod exponential;
+mod matrix;
+mod normalize;
+mod rotary;
+mod softmax;
+
+pub(super) use activation::{gated, gated_backward};
+pub(super) use elementwise::{AdamWStep, adamw_step, add, scale, sum_of_squares, transpose};
+pub(super) use matrix::{Matrix, multiply};
+pub(super) use normalize::{normalize, normalize_backward};
+pub(super) use rotary::rotate;
+pub(super) use softmax::{HeadRow, attention_gradient, attention_probabilities, head_gradient, head_row, row_products};
+
+/// Partial sums of a reduction.
+const LANES: usize = 32;
+
+/// Defines a function whose body is compiled for several instruction sets and dispatched at run time.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        pub(in crate::model) fn $name<$life>($($argument: $type),*) $(-> $output)? {
+            struct Call<$life> {
+                $($argument: $type),*
+            }
+            impl<$life> pulp::WithSimd for Call<$life> {
+                type Output = $crate::model::kernels::vectorized!(@output $($output)?);
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+                    let Self { $($argument),* } = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Call { $($argument),* })
+        }
+    };
+    (@output) => { () };
+    (@output $output:ty) => { $output };
+}
+use vectorized;
+
+/// Sum of the lanes in a fixed tree.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum over `f(index)` for `index` in `0..len`, in interleaved lanes: `f(index, partial)` adds one term.
+#[inline(always)]
+fn reduce(len: usize, mut term: impl FnMut(usize, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let whole = len / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, partial) in lanes.iter_mut().enumerate() {
+            *partial = term(start + lane, *partial);
+        }
+    }
+    for index in whole..len {
+        lanes[index - whole] = term(index, lanes[index - whole]);
+    }
+    fold(lanes)
+}

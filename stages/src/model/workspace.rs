@@ -1,0 +1,126 @@
+//! Buffers that are reused from call to call.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::{head::HeadBuffers, shape::Shape};
+
+/// What enters a layer.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Residual stream, `[rows, hidden]`.
+    pub(super) input: Vec<f32>,
+    /// Rotated queries and keys, and values, `[rows, projected]`.
+    pub(super) projected: Vec<f32>,
+    /// Keys by block, `[batch, blocks, key_value_heads, head_dim, BLOCK]`.
+    pub(super) keys: Vec<f32>,
+    /// Values in the same form.
+    pub(super) values: Vec<f32>,
+}
+
+/// What a layer leaves for its backward pass.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// Attention's output before the output projection, `[rows, attended]`.
+    pub(super) attended: Vec<f32>,
+    /// Logarithm of the sum of exponentials of each query, `[rows, heads]`.
+    pub(super) log_sum: Vec<f32>,
+    /// Residual stream between attention and feed-forward part, `[rows, hidden]`.
+    pub(super) middle: Vec<f32>,
+    /// Gate and up before the activation, `[rows, 2 * inner]`.
+    pub(super) gate_up: Vec<f32>,
+}
+
+/// Buffers of the backward pass, used by one layer after another.
+#[derive(Debug, Default)]
+pub(super) struct Backward {
+    /// Gradient of the layer's output, then of the next lower layer's, `[rows, hidden]`.
+    pub(super) output: Vec<f32>,
+    pub(super) middle: Vec<f32>,
+    pub(super) input: Vec<f32>,
+    /// The activation again, `[rows, inner]`.
+    pub(super) activation: Vec<f32>,
+    pub(super) gate_up: Vec<f32>,
+    /// The normalized inputs of both parts again, `[rows, hidden]`.
+    pub(super) feed_normalized: Vec<f32>,
+    pub(super) attention_normalized: Vec<f32>,
+    pub(super) attended: Vec<f32>,
+    /// `gradient . output` of each query, `[rows, heads]`.
+    pub(super) delta: Vec<f32>,
+    pub(super) projected: Vec<f32>,
+    /// Gradients of queries, `[batch, key_value_heads, parts, blocks / parts, BLOCK, group * head_dim]`.
+    pub(super) queries: Vec<f32>,
+    /// Gradients of keys and values, `[batch, key_value_heads, parts, 2, length, head_dim]`.
+    pub(super) keys_values: Vec<f32>,
+    /// Gradients of the norms by block, `[batch * blocks, hidden]`.
+    pub(super) feed_norm: Vec<f32>,
+    pub(super) attention_norm: Vec<f32>,
+}
+
+/// All buffers of one call.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    pub(super) states: Vec<State>,
+    pub(super) saved: Vec<Saved>,
+    pub(super) backward: Backward,
+    pub(super) head: HeadBuffers,
+    pub(super) scratch: ScratchPool,
+}
+
+impl Workspace {
+    /// Sizes the buffers of a forward pass; `kept` layers are kept for a backward pass, or reused if that is one.
+    pub(super) fn prepare(&mut self, shape: &Shape, layers: usize, keep: bool) {
+        let rows = shape.rows();
+        let transposed = shape.batch * shape.blocks() * shape.transposed_block();
+        self.states.resize_with(if keep { layers + 1 } else { 2 }, State::default);
+        self.saved.resize_with(if keep { layers } else { 1 }, Saved::default);
+        for state in &mut self.states {
+            state.input.resize(rows * shape.hidden, 0.0);
+            state.projected.resize(rows * shape.projected(), 0.0);
+            state.keys.resize(transposed, 0.0);
+            state.values.resize(transposed, 0.0);
+        }
+        for saved in &mut self.saved {
+            saved.attended.resize(rows * shape.attended(), 0.0);
+            saved.log_sum.resize(rows * shape.heads, 0.0);
+            saved.middle.resize(rows * shape.hidden, 0.0);
+            saved.gate_up.resize(rows * 2 * shape.inner, 0.0);
+        }
+    }
+}
+
+/// Small buffers for one task at a time.
+#[derive(Debug, Default)]
+pub(super) struct Scratch([Vec<f32>; 4]);
+
+impl Scratch {
+    /// Four buffers of at least these sizes; their contents are whatever was left there.
+    pub(super) fn get(&mut self, sizes: [usize; 4]) -> [&mut [f32]; 4] {
+        let mut index = 0;
+        self.0.each_mut().map(|buffer| {
+            let size = sizes[index];
+            index += 1;
+            if buffer.len() < size {
+                buffer.resize(size, 0.0);
+            }
+            &mut buffer[..size]
+        })
+    }
+}
+
+/// Scratch buffers that no task uses at the moment.
+#[derive(Debug, Default)]
+pub(super) struct ScratchPool(Mutex<Vec<Scratch>>);
+
+impl ScratchPool {
+    /// Runs `body` for each task on the current thread pool, the last tasks first: under a causal mask they are the
+    /// longest.
+    pub(super) fn run<T: Send>(&self, tasks: Vec<T>, body: impl Fn(T, &mut Scratch) + Sync) {
+        tasks.into_par_iter().rev().with_max_len(1).for_each(|task| {
+            let mut scratch = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            body(task, &mut scratch);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        });
+    }
+}

@@ -1,0 +1,134 @@
+//! Rotary embeddings and scoring against values that `transformers` computed for real checkpoints.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use twdag_stages::model::{Config, Model};
+
+fn data() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"))
+}
+
+/// A configuration with the given rotary settings, in the layout of `transformers` 5 or 4.
+fn config(rope: &Map<String, Value>, positions: usize, head_dim: usize, new_layout: bool) -> Config {
+    let mut object = json!({
+        "model_type": "llama", "vocab_size": 8, "hidden_size": head_dim, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": head_dim, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": positions,
+    });
+    if new_layout {
+        object["rope_parameters"] = json!(rope);
+    } else {
+        let mut rope = rope.clone();
+        object["rope_theta"] = rope.remove("rope_theta").unwrap();
+        // The legacy name of the key.
+        let kind = rope.remove("rope_type").unwrap();
+        rope.insert("type".to_owned(), kind);
+        object["rope_scaling"] = json!(rope);
+    }
+    Config::from_json(&PathBuf::from("config.json"), object.as_object().unwrap().clone()).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    rope: Map<String, Value>,
+    max_position_embeddings: usize,
+    seq_len: usize,
+    attention_factor: f64,
+    inv_freq: Vec<f64>,
+}
+
+#[test]
+fn inverse_frequencies_are_those_of_transformers() {
+    #[derive(Deserialize)]
+    struct File {
+        cases: Vec<Case>,
+    }
+    let file: File = serde_json::from_slice(&fs::read(data().join("reference/rope_inv_freq.json")).unwrap()).unwrap();
+    assert_eq!(file.cases.len(), 20);
+    for case in file.cases {
+        // Phi-2 rotates 32 of 80 numbers; the frequencies are those of a head of 32.
+        let mut rope = case.rope.clone();
+        rope.remove("partial_rotary_factor");
+        for new_layout in [true, false] {
+            let config = config(&rope, case.max_position_embeddings, 2 * case.inv_freq.len(), new_layout);
+            let (found, factor) = config.rope.inverse_frequencies(config.head_dim, case.seq_len);
+            assert!((factor - case.attention_factor).abs() < 1e-12, "{} {:?}", case.model, case.rope);
+            assert_eq!(found.len(), case.inv_freq.len());
+            for (found, expected) in found.iter().zip(&case.inv_freq) {
+                assert!((found / expected - 1.0).abs() < 2e-6, "{} {:?}: {found} {expected}", case.model, case.rope);
+            }
+            // What is written means the same.
+            let again = Config::from_json(&PathBuf::from("config.json"), config.to_json()).unwrap();
+            assert_eq!((again.rope, again.context), (config.rope, config.context));
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    input_ids: Vec<u32>,
+    original_max_position_embeddings: usize,
+    variants: BTreeMap<String, Variant>,
+}
+
+#[derive(Deserialize)]
+struct Variant {
+    rope_parameters: Map<String, Value>,
+    inv_freq: Vec<f64>,
+    attention_scaling: f64,
+    mean_loss: f64,
+    loss_by_bucket: BTreeMap<String, f64>,
+    target_logprob_first16: Vec<f64>,
+    target_logprob_last16: Vec<f64>,
+}
+
+fn losses_are_those_of_transformers(name: &str) {
+    let folder = data().join("models").join(name);
+    let text = fs::read(folder.join("reference_rope.json")).unwrap();
+    let reference: Reference = serde_json::from_slice(&text).unwrap();
+    assert_eq!(reference.variants.len(), 6);
+    let head_dim = Config::read(&folder).unwrap().head_dim;
+    for (name, variant) in reference.variants {
+        let rope = config(&variant.rope_parameters, reference.original_max_position_embeddings, head_dim, true).rope;
+        let (frequencies, scaling) = rope.inverse_frequencies(head_dim, reference.input_ids.len());
+        assert!((scaling - variant.attention_scaling).abs() < 1e-12, "{name}");
+        for (found, expected) in frequencies.iter().zip(&variant.inv_freq) {
+            assert!((found / expected - 1.0).abs() < 2e-6, "{name}: {found} {expected}");
+        }
+        let model = Model::open_with_rope(&folder, rope).unwrap();
+        let scored = model.score(&reference.input_ids, 1).unwrap();
+        let losses: Vec<f64> = scored.cross_entropy.iter().map(|loss| f64::from(*loss)).collect();
+        assert_eq!(losses.len(), reference.input_ids.len() - 1);
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        let near = |found: f64, expected: f64, tolerance: f64, what: &str| {
+            assert!((found - expected).abs() < tolerance, "{name}, {what}: found {found}, expected {expected}");
+        };
+        let close = |found, expected, what: &str| near(found, expected, 1e-4, what);
+        close(mean(&losses), variant.mean_loss, "mean");
+        for (bucket, expected) in variant.loss_by_bucket {
+            let (from, to) = bucket.split_once('-').unwrap();
+            close(mean(&losses[from.parse().unwrap()..to.parse().unwrap()]), expected, &bucket);
+        }
+        let last = &losses[losses.len() - 16..];
+        for (loss, expected) in losses.iter().zip(&variant.target_logprob_first16) {
+            close(-loss, *expected, "first targets");
+        }
+        for (loss, expected) in last.iter().zip(&variant.target_logprob_last16) {
+            // The reference multiplies positions and frequencies in f32; far from the start that moves single targets.
+            near(-loss, *expected, 3e-4, "last targets");
+        }
+    }
+}
+
+#[test]
+fn losses_of_babyllama_are_those_of_transformers() {
+    losses_are_those_of_transformers("babyllama-char105");
+}
+
+#[test]
+fn losses_of_stories260k_are_those_of_transformers() {
+    losses_are_those_of_transformers("stories260k");
+}
