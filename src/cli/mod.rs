@@ -37,7 +37,8 @@ const HELP: &str = "Examples:
   twdag run graphs/quickstart.ron                     compute whatever is not computed yet
   twdag plan graphs/quickstart.ron --set lambda=0.5   what another value would recompute, and why
 
-Exit codes: 0 success, 1 a stage failed, 2 wrong usage or graph, 3 not reproducible, 130 interrupted.";
+Exit codes: 0 success, 1 a stage failed, 2 wrong usage or graph, 3 not reproducible,
+130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -29,8 +29,8 @@ use crate::{
   twdag run graphs/quickstart.ron report --set lambda=0.5
   twdag run graphs/quickstart.ron --json | jq -c 'select(.event == \"stage-finished\")'
 
-An interrupted run goes on from what is done when the same command is given again. Ctrl-C asks the running
-stages to keep their state and stop; a second Ctrl-C ends them at once.")]
+Ctrl-C asks the running stages to keep what is done and stop; a second Ctrl-C ends them at once.
+The same command then goes on from there.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     graph: GraphArguments,

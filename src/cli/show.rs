@@ -148,11 +148,12 @@ fn metrics(view: &Path) -> Option<Value> {
 fn page(document: &Document) -> String {
     let mut text = format!("{} {}  {}\n", paint(STRONG, &document.name), document.kind, paint(FAINT, document.summary));
     let status = match document.status {
-        AnnouncedStatus::Cached => "cached",
-        AnnouncedStatus::Run => "will run",
-        AnnouncedStatus::Waits => "waits",
+        AnnouncedStatus::Cached => format!("cached: {}", document.reason),
+        AnnouncedStatus::Run => format!("will run: {}", document.reason),
+        // The reason says of whom.
+        AnnouncedStatus::Waits => document.reason.clone(),
     };
-    let mut head = vec![vec!["status".to_owned(), format!("{status}: {}", document.reason)]];
+    let mut head = vec![vec!["status".to_owned(), status]];
     let mut row = |name: &str, value: Option<String>| head.extend(value.map(|value| vec![name.to_owned(), value]));
     row("key", document.key.map(|key| key.to_string()));
     row("artifact", document.artifact.map(|artifact| artifact.to_string()));
@@ -170,7 +171,10 @@ fn page(document: &Document) -> String {
     section(&mut text, "files", document.files.iter().map(file).collect());
     if let Some(provenance) = &document.provenance {
         let rows = [
-            ("computed", format!("{} in {}", provenance.started, duration(provenance.seconds))),
+            (
+                "computed",
+                format!("{} in {}", provenance.started.strftime("%Y-%m-%d %H:%M:%S UTC"), duration(provenance.seconds)),
+            ),
             ("by", format!("{} on {} ({})", provenance.user, provenance.host, provenance.platform)),
             ("processor", provenance.processor_features.clone()),
             ("twdag", provenance.version.clone()),

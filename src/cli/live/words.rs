@@ -173,3 +173,40 @@ pub(super) fn account(outcome: RunOutcome, stages: &[StageSummary], seconds: f64
         table(&rows)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn progress_tells_share_speed_state_and_time_left() {
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        pace.on(start, 100, 400, "steps");
+        assert_eq!(progress(100, 400, "steps", "", &pace), "100/400 steps");
+        pace.on(start + Duration::from_secs(10), 130, 400, "steps");
+        let text = progress(130, 400, "steps", "loss 2.314", &pace);
+        assert_eq!(text, "130/400 steps, 3.0 steps/s, loss 2.314, 1 min 30 s left");
+        let line = anstream::adapter::strip_str(&progress_line("train", 130, 400, &text)).to_string();
+        assert_eq!(line, format!("  ...  32% train  {text}\n"));
+        let unknown = anstream::adapter::strip_str(&progress_line("fetch", 12, 0, "12 files")).to_string();
+        assert_eq!(unknown, "  ... fetch  12 files\n");
+    }
+
+    #[test]
+    fn stopping_says_for_whom_and_how_to_hurry() {
+        let event = |kill, waiting: &[&str]| RunEvent::RunStopping {
+            signal: "SIGINT".to_owned(),
+            waiting_for: waiting.iter().map(ToString::to_string).collect(),
+            kill,
+        };
+        let text = |event| anstream::adapter::strip_str(&complaint(&event).unwrap()).to_string();
+        assert_eq!(
+            text(event(false, &["a", "b"])),
+            "stopping: SIGINT: waiting for `a`, `b` to keep what is done; once more ends it at once\n"
+        );
+        assert_eq!(text(event(true, &["a"])), "stopping: SIGINT again: ending `a` at once\n");
+        assert_eq!(text(event(false, &[])), "stopping: SIGINT\n");
+    }
+}
