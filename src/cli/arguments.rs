@@ -80,12 +80,11 @@ pub(super) fn targets(graph: &Graph, names: &[String]) -> Result<Vec<usize>, Fai
 /// The stage of that name.
 pub(super) fn target(graph: &Graph, name: &str) -> Result<usize, Failure> {
     graph.find(name).ok_or_else(|| {
-        let help = match graph.similar(name) {
-            Some(similar) => format!("did you mean `{similar}`?"),
-            None => {
-                let names: Vec<String> = graph.nodes().iter().map(|node| format!("`{}`", node.name)).collect();
-                format!("it has {}", names.join(", "))
-            }
+        let help = if let Some(similar) = graph.similar(name) {
+            format!("did you mean `{similar}`?")
+        } else {
+            let names: Vec<String> = graph.nodes().iter().map(|node| format!("`{}`", node.name)).collect();
+            format!("it has {}", names.join(", "))
         };
         Failure::usage(format!("there is no stage `{name}` in {}; {help}", graph.path.display()))
     })

@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => carry_out(arguments.command),
         Err(error) => Err(Failure::usage(error)),
     };
-    ExitCode::from(result.unwrap_or_else(|failure| failure.tell()))
+    ExitCode::from(result.unwrap_or_else(Failure::tell))
 }
 
 fn carry_out(command: Command) -> Result<u8, Failure> {

@@ -189,7 +189,7 @@ fn page(document: &Document) -> String {
 
 fn section(text: &mut String, title: &str, rows: Vec<Vec<String>>) {
     if !rows.is_empty() {
-        *text += &format!("{}\n{}", paint(STRONG, title), table(&rows));
+        text.extend([paint(STRONG, title), "\n".to_owned(), table(&rows)]);
     }
 }
 

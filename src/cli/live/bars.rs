@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// The bars of the running stages.
 pub(super) struct Bars {
     all: MultiProgress,
-    bars: BTreeMap<String, ProgressBar>,
+    stages: BTreeMap<String, ProgressBar>,
     counting: ProgressStyle,
     spinning: ProgressStyle,
 }
@@ -25,7 +25,7 @@ impl Bars {
         };
         Self {
             all: MultiProgress::new(),
-            bars: BTreeMap::new(),
+            stages: BTreeMap::new(),
             counting: style("  {spinner:.cyan} {prefix:.bold} {bar:20.cyan/dim} {percent:>3}%  {wide_msg}"),
             spinning: style("  {spinner:.cyan} {prefix:.bold} {elapsed:.dim}  {wide_msg}"),
         }
@@ -36,12 +36,12 @@ impl Bars {
         let bar =
             self.all.add(ProgressBar::no_length().with_style(self.spinning.clone()).with_prefix(stage.to_owned()));
         bar.enable_steady_tick(TICK);
-        self.bars.insert(stage.to_owned(), bar);
+        self.stages.insert(stage.to_owned(), bar);
     }
 
     /// A stage has told how far it is.
     pub(super) fn progress(&mut self, stage: &str, done: u64, total: u64, text: String) {
-        let Some(bar) = self.bars.get(stage) else { return };
+        let Some(bar) = self.stages.get(stage) else { return };
         if total == 0 {
             if bar.length().is_some() {
                 bar.unset_length();
@@ -59,7 +59,7 @@ impl Bars {
 
     /// A stage is over.
     pub(super) fn end(&mut self, stage: &str) {
-        if let Some(bar) = self.bars.remove(stage) {
+        if let Some(bar) = self.stages.remove(stage) {
             bar.finish_and_clear();
             self.all.remove(&bar);
         }
@@ -67,7 +67,7 @@ impl Bars {
 
     /// The run is over.
     pub(super) fn clear(&mut self) {
-        self.bars.clear();
+        self.stages.clear();
         // A terminal that is gone needs no clearing.
         let _ = self.all.clear();
     }
