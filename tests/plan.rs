@@ -21,7 +21,7 @@ const GRAPH: &str = r#"Graph(
     version: 1,
     params: { "lambda": 0.75 },
     stages: {
-        "text": Command(run: ["write", "{out}"], files: ["script.py"]),
+        "text": Download(from: File(path: "text.txt")),
         "score": Command(run: ["score", "{in.text}"], inputs: { "text": "text" }),
         "weights": Command(run: ["weigh", "{in.score}"], inputs: { "score": "score/part" }, env: { "LAMBDA": "a" }),
     },
@@ -31,7 +31,7 @@ impl Workspace {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("twdag.ron"), "Workspace(version: 1)").unwrap();
-        fs::write(folder.path().join("script.py"), "print(1)").unwrap();
+        fs::write(folder.path().join("text.txt"), "one").unwrap();
         let store = Store::open(&folder.path().join("artifacts")).unwrap();
         Self { folder, store }
     }
@@ -143,11 +143,27 @@ fn form_names_and_order_of_the_file_run_nothing() {
         // A comment, other names, another order of stages and of fields.
         "w": Command(env: { "LAMBDA": "a" }, inputs: { "score": "s/part" }, run: ["weigh", "{in.score}"]),
         "s": Command(inputs: { "text": "t" }, run: ["score", "{in.text}"]),
-        "t": Command(files: ["tools/script.py"], run: ["write", "{out}"], outputs: []),
+        "t": Download(from: File(name: None, path: "books/text.txt")),
     })"#;
-    fs::create_dir(workspace.path("tools")).unwrap();
-    fs::rename(workspace.path("script.py"), workspace.path("tools/script.py")).unwrap();
+    fs::create_dir(workspace.path("books")).unwrap();
+    fs::rename(workspace.path("text.txt"), workspace.path("books/text.txt")).unwrap();
     assert!(workspace.run(reordered, same).is_empty());
+}
+
+#[test]
+fn a_changed_source_runs_its_stage_and_an_equal_result_stops_the_wave() {
+    let workspace = Workspace::new();
+    workspace.run(GRAPH, same);
+    fs::write(workspace.path("text.txt"), "two").unwrap();
+    insta::assert_snapshot!(workspace.told(GRAPH), @"
+    text Run: source `from.path` changed
+    score Waits: waits for `text`
+    weights Waits: waits for `score`
+    ");
+    assert_eq!(workspace.run(GRAPH, same), ["text"]);
+    fs::write(workspace.path("text.txt"), "six").unwrap();
+    let other = |name: &str| if name == "text" { "something else".to_owned() } else { same(name) };
+    assert_eq!(workspace.run(GRAPH, other), ["text", "score"]);
 }
 
 #[test]
@@ -166,6 +182,17 @@ fn a_lost_result_is_told_and_computed_again() {
     ");
     assert_eq!(workspace.run(GRAPH, same), ["score"]);
     assert_eq!(fs::read(view.join("part/data.txt")).unwrap(), b"what score gives");
+}
+
+#[test]
+fn a_missing_source_names_stage_setting_path_and_workspace() {
+    let workspace = Workspace::new();
+    fs::remove_file(workspace.path("text.txt")).unwrap();
+    let error = workspace.try_plan(GRAPH).unwrap_err();
+    assert_eq!(error.place(), Some(("text", "from.path")));
+    let folder = workspace.folder.path().display().to_string();
+    let message = error.to_string().replace(&folder, "FOLDER");
+    insta::assert_snapshot!(message, @"stage `text`: setting `from.path` names `text.txt`: FOLDER/text.txt: there is no such file or folder (relative paths start at FOLDER)");
 }
 
 #[test]

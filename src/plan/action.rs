@@ -123,7 +123,7 @@ pub fn resolve(
             stage: node.name.clone(),
             role: input.role.clone(),
             reference: input.reference.clone(),
-            source,
+            source: Box::new(source),
         })?;
         Ok(RecordInput { role: input.role.clone(), digest })
     });
@@ -135,7 +135,7 @@ pub fn resolve(
             role: source.role.clone(),
             given: source.path.clone(),
             workspace: graph.workspace.clone(),
-            source: error,
+            source: Box::new(error),
         })?;
         if !path.is_dir()
             && let Some(name) = path.file_name()

@@ -22,7 +22,7 @@ pub enum PlanError {
         /// The folder that relative paths start at.
         workspace: PathBuf,
         /// What is wrong, with the whole path.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A reference into an artifact that does not have it.
     #[error("stage `{stage}`: setting `{role}` refers to `{reference}`: {source}")]
@@ -34,7 +34,7 @@ pub enum PlanError {
         /// The reference.
         reference: Reference,
         /// What is wrong.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// Settings that no key can hold.
     #[error("stage `{stage}`: {source}")]
@@ -46,10 +46,16 @@ pub enum PlanError {
     },
     /// The store refused.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(String),
+}
+
+impl From<StoreError> for PlanError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
 }
 
 impl PlanError {

@@ -13,7 +13,7 @@ use crate::digest::Digest;
 
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
 /// or was copied here by something that does not keep times.
-const MARK: Duration = Duration::from_secs(946_684_800);
+const MARK: Duration = Duration::from_hours(10_957 * 24);
 /// From here on, hashing on several cores is worth waking them.
 const PARALLEL: usize = 1 << 20;
 const BUFFER: usize = 4 << 20;
