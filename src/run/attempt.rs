@@ -17,6 +17,7 @@ use super::{
     event::RunEvent,
     job::{self, Job, Verdict},
     process::{self, Ended, Wish},
+    strays::Strays,
 };
 use crate::{
     blame::Blame,
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) threads: usize,
     pub(super) owner: String,
+    pub(super) strays: Strays,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -229,7 +231,7 @@ impl Attempt {
         });
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
-        let ended = process::attend(child, self.wish.clone(), move |event| {
+        let ended = process::attend(child, self.wish.clone(), &self.shared.strays, move |event| {
             if let StageEvent::Warning { message } = &event {
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
             }

@@ -18,6 +18,7 @@ use super::{
     process::Wish,
     signals::Signals,
     state::{Effect, Happened, Policy, Scheduler},
+    strays::Strays,
 };
 use crate::{
     digest::{ArtifactId, Key},
@@ -136,6 +137,7 @@ impl<'a> Driver<'a> {
                 folder,
                 threads: options.threads,
                 owner,
+                strays: Strays::adopt(),
                 messages,
             }),
             inbox,

@@ -12,3 +12,4 @@ pub mod worker;
 mod attempt;
 mod process;
 mod signals;
+mod strays;

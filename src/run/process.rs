@@ -17,7 +17,10 @@ use tokio::{
 };
 use twdag_stages::stage::StageEvent;
 
-use super::job::{Line, Verdict};
+use super::{
+    job::{Line, Verdict},
+    strays::Strays,
+};
 
 /// How long to listen for last words after a worker's process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -72,9 +75,14 @@ pub(super) fn start(job_file: &Path, threads: usize, claim: File, log: File) -> 
 pub(super) async fn attend(
     mut child: Child,
     mut wish: watch::Receiver<Wish>,
+    strays: &Strays,
     on_event: impl FnMut(StageEvent) + Send + 'static,
 ) -> io::Result<Ended> {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let number = child.id().and_then(|pid| i32::try_from(pid).ok());
+    if let Some(number) = number {
+        strays.spare(number);
+    }
+    let group = number.and_then(Pid::from_raw);
     let signal = |signal| {
         if let Some(group) = group {
             // The group may be gone already; there is nothing to do then.
@@ -98,6 +106,10 @@ pub(super) async fn attend(
     };
     // Programs that the stage had started and not ended.
     signal(Signal::KILL);
+    if let Some(number) = number {
+        strays.forget(number);
+    }
+    strays.end().await;
     let verdict = match tokio::time::timeout(LAST_WORDS, listening).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err(_)) | Err(_) => None,

@@ -20,7 +20,10 @@ use twdag_stages::{
     stage::{Context, StageError, StageEvent},
 };
 
-use super::job::{self, Job, JobError, Line, Verdict};
+use super::{
+    job::{self, Job, JobError, Line, Verdict},
+    strays::become_reaper,
+};
 
 /// At most one progress event in this time reaches the driver.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -61,6 +64,8 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     if getppid() != driver {
         return Err(StageError::Canceled);
     }
+    // What the stage's programs leave behind stays below this process, so that the driver finds it.
+    become_reaper();
     // If memory runs out, the kernel shall end the worker and not its driver; under the program's own name, and not
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
