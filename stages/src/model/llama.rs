@@ -19,7 +19,9 @@ pub struct Model {
     /// backward pass as `[out, in]`, and neither then copies them.
     transposed: Vec<f32>,
     tables: Mutex<Option<Arc<RopeTables>>>,
-    workspaces: Mutex<Vec<Workspace>>,
+    /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
+    scoring: Mutex<Vec<Workspace>>,
+    training: Mutex<Vec<Workspace>>,
 }
 
 /// What a model says of the targets of a batch. Target `i` of a sequence is its token `i + 1`.
@@ -43,7 +45,8 @@ impl Model {
             parameters,
             transposed,
             tables: Mutex::default(),
-            workspaces: Mutex::default(),
+            scoring: Mutex::default(),
+            training: Mutex::default(),
         };
         model.refresh();
         model
@@ -137,14 +140,6 @@ impl Model {
         }
     }
 
-    pub(super) fn take_workspace(&self) -> Workspace {
-        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    pub(super) fn return_workspace(&self, workspace: Workspace) {
-        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
-    }
-
     /// Checks a batch and gives the length of its sequences.
     pub(super) fn check(&self, ids: &[u32], batch: usize) -> Result<usize, ModelError> {
         if batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch) {
@@ -173,7 +168,7 @@ impl Model {
         let tables = self.tables(length);
         let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
         let group = (SCORED_ROWS / length).max(1) * length;
-        let mut workspace = self.take_workspace();
+        let mut workspace = taken(&self.scoring);
         for ids in ids.chunks(group) {
             let shape = Shape::new(&self.config, ids.len() / length, length);
             workspace.prepare(&shape, self.config.layers, false);
@@ -181,7 +176,7 @@ impl Model {
             head::forward(self, &shape, ids, &mut workspace, false);
             workspace.head.targets(&shape, &mut predictions);
         }
-        self.return_workspace(workspace);
+        returned(&self.scoring, workspace);
         Ok(predictions)
     }
 
@@ -201,7 +196,7 @@ impl Model {
         gradients.check(self)?;
         let tables = self.tables(length);
         let shape = Shape::new(&self.config, batch, length);
-        let mut workspace = self.take_workspace();
+        let mut workspace = taken(&self.training);
         workspace.prepare(&shape, self.config.layers, true);
         forward::forward(self, &shape, ids, &tables, &mut workspace);
         head::forward(self, &shape, ids, &mut workspace, true);
@@ -214,7 +209,15 @@ impl Model {
             return Err(ModelError::Size { what: "number of coefficients", found: answer.len(), expected }.into());
         }
         super::backward::backward(self, &shape, ids, &tables, &answer, &mut workspace, gradients);
-        self.return_workspace(workspace);
+        returned(&self.training, workspace);
         Ok(cross_entropy)
     }
+}
+
+fn taken(pool: &Mutex<Vec<Workspace>>) -> Workspace {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+}
+
+fn returned(pool: &Mutex<Vec<Workspace>>, workspace: Workspace) {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
 }

@@ -1,0 +1,127 @@
+//! The same settings give the same bytes: for any number of threads, any grouping into batches, before and after a
+//! folder.
+
+use std::fs;
+
+use serde_json::json;
+use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError, Rope};
+
+fn config(rope: Rope) -> Config {
+    let object = json!({
+        "model_type": "llama", "vocab_size": 300, "hidden_size": 48, "intermediate_size": 100,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 64, "rope_theta": 100.0, "tie_word_embeddings": false, "bos_token_id": 1,
+        "eos_token_id": [2, 3], "a_field_of_the_future": {"kept": true},
+    });
+    let mut config = Config::from_json("config.json".as_ref(), object.as_object().unwrap().clone()).unwrap();
+    config.rope = rope;
+    config
+}
+
+fn ids(count: usize) -> Vec<u32> {
+    (0..count).map(|i| (i * i * 7 + i * 3 + 5) as u32 % 300).collect()
+}
+
+fn in_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let work = || {
+        let mut model = Model::initialize(config(Rope::Default { theta: 100.0 }), 0.1, 5);
+        let mut optimizer = AdamW::new(&model, AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() });
+        let mut gradients = Gradients::zeros_like(&model);
+        let mut losses = Vec::new();
+        for _ in 0..3 {
+            gradients.zero();
+            let mut mean = |losses: &[f32]| Ok::<_, ModelError>(vec![1.0 / losses.len() as f32; losses.len()]);
+            losses = model.forward_backward(&ids(3 * 333), 3, &mut mean, &mut gradients).unwrap();
+            let clip = (1.0 / gradients.global_norm()).min(1.0);
+            optimizer.step(&mut model, &gradients, 1e-3, clip).unwrap();
+        }
+        let scored = model.score(&ids(3 * 333), 3).unwrap();
+        (bits(&losses), bits(gradients.values()), bits(model.parameters()), bits(&scored.cross_entropy), scored.argmax)
+    };
+    let expected = in_threads(1, work);
+    for threads in [2, 3] {
+        assert!(in_threads(threads, work) == expected, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_sequence_scores_the_same_alone_and_in_any_batch() {
+    for rope in [Rope::Default { theta: 100.0 }, Rope::DynamicNtk { theta: 100.0, factor: 4.0, original_context: 64 }] {
+        let model = Model::initialize(config(rope), 0.1, 5);
+        for length in [2, 17, 64, 100, 333] {
+            let ids = ids(40 * length);
+            let alone: Vec<_> = ids.chunks(length).map(|ids| model.score(ids, 1).unwrap()).collect();
+            for batch in [2, 5, 40] {
+                let together: Vec<_> = ids.chunks(batch * length).map(|ids| model.score(ids, batch).unwrap()).collect();
+                let flat = |parts: &[twdag_stages::model::Predictions]| {
+                    let losses: Vec<u32> = parts.iter().flat_map(|part| bits(&part.cross_entropy)).collect();
+                    let best: Vec<u32> = parts.iter().flat_map(|part| part.argmax.clone()).collect();
+                    (losses, best)
+                };
+                assert!(flat(&together) == flat(&alone), "length {length}, batch {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn saving_and_opening_gives_the_same_bytes() {
+    let rope = Rope::Yarn {
+        theta: 100.0,
+        factor: 4.0,
+        original_context: 64,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: None,
+        truncate: true,
+    };
+    let mut config = config(rope);
+    config.context = 256;
+    let model = Model::initialize(config, 0.1, 5);
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    model.save(folders[0].path()).unwrap();
+    let again = Model::open(folders[0].path()).unwrap();
+    again.save(folders[1].path()).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let [first, second] = folders.each_ref().map(|folder| fs::read(folder.path().join(name)).unwrap());
+        assert!(first == second, "{name}");
+    }
+    assert_eq!(again.parameters(), model.parameters());
+    assert_eq!((again.config().context, &again.config().rope), (256, &model.config().rope));
+    assert_eq!(again.config().eos_token_id, [2, 3]);
+    assert_eq!(again.config().other("a_field_of_the_future"), Some(&json!({"kept": true})));
+}
+
+#[test]
+fn random_parameters_are_normal_and_depend_on_the_seed() {
+    let make = |seed| Model::initialize(config(Rope::Default { theta: 100.0 }), 0.02, seed);
+    let (model, other) = (make(1), make(2));
+    assert_eq!(make(1).parameters(), model.parameters());
+    for tensor in model.layout().tensors() {
+        let values = model.tensor(&tensor.name).unwrap();
+        if tensor.decays() {
+            let count = values.len() as f64;
+            let moment = |power| values.iter().map(|v| (f64::from(*v) / 0.02).powi(power)).sum::<f64>() / count;
+            let error = 5.0 / count.sqrt();
+            assert!(moment(1).abs() < error, "{}: mean {}", tensor.name, moment(1));
+            assert!((moment(2) - 1.0).abs() < 2.0_f64.sqrt() * error, "{}: variance {}", tensor.name, moment(2));
+            assert!((moment(4) - 3.0).abs() < 96.0_f64.sqrt() * error, "{}: kurtosis {}", tensor.name, moment(4));
+            assert_ne!(values, other.tensor(&tensor.name).unwrap());
+        } else {
+            assert!(values.iter().all(|value| *value == 1.0));
+        }
+    }
+    assert_ne!(
+        model.tensor("model.layers.0.mlp.gate_proj.weight"),
+        model.tensor("model.layers.1.mlp.gate_proj.weight")
+    );
+}

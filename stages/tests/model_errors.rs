@@ -1,0 +1,144 @@
+//! What is said about folders and calls that are wrong.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+use twdag_stages::model::{Config, Model};
+
+fn fields() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 10, "hidden_size": 8,
+        "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 64, "rope_theta": 100.0, "tie_word_embeddings": true,
+    })
+}
+
+fn read(change: impl FnOnce(&mut Value)) -> String {
+    let mut object = fields();
+    change(&mut object);
+    match Config::from_json(Path::new("config.json"), object.as_object().unwrap().clone()) {
+        Ok(config) => format!("{config:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn removed(field: &str) -> String {
+    read(|object| drop(object.as_object_mut().unwrap().remove(field)))
+}
+
+fn set(field: &str, value: Value) -> String {
+    read(|object| object[field] = value)
+}
+
+#[test]
+fn configurations() {
+    assert_snapshot!(removed("hidden_size"), @"config.json: field `hidden_size`: missing, expected a positive whole number");
+    assert_snapshot!(removed("rope_theta"), @"config.json: field `rope_theta`: missing, expected a positive number");
+    assert_snapshot!(set("hidden_size", json!("wide")), @r#"config.json: field `hidden_size`: found "wide", expected a positive whole number"#);
+    assert_snapshot!(set("hidden_size", json!(0)), @"config.json: field `hidden_size`: found 0, expected a positive whole number");
+    assert_snapshot!(set("rms_norm_eps", json!(-1)), @"config.json: field `rms_norm_eps`: found -1, expected a positive number");
+    assert_snapshot!(set("model_type", json!("phi")), @r#"config.json: field `model_type`: found "phi", only "llama" is supported"#);
+    assert_snapshot!(set("architectures", json!(["LlamaForSequenceClassification"])), @r#"config.json: field `architectures`: found ["LlamaForSequenceClassification"], only ["LlamaForCausalLM"] is supported"#);
+    assert_snapshot!(set("attention_bias", json!(true)), @"config.json: field `attention_bias`: found true, only false is supported");
+    assert_snapshot!(set("hidden_act", json!("gelu")), @r#"config.json: field `hidden_act`: found "gelu", only "silu" is supported"#);
+    assert_snapshot!(set("num_attention_heads", json!(3)), @"config.json: field `head_dim`: missing, and 8 is no multiple of 3 heads");
+    assert_snapshot!(set("num_key_value_heads", json!(4)), @"config.json: field `num_key_value_heads`: found 4, expected a divisor of the 2 attention heads");
+    assert_snapshot!(set("tie_word_embeddings", json!("yes")), @r#"config.json: field `tie_word_embeddings`: found "yes", expected true or false"#);
+    assert_snapshot!(set("eos_token_id", json!("</s>")), @r#"config.json: field `eos_token_id`: found "</s>", expected a token id or a list of them"#);
+    assert_snapshot!(set("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0})), @r#"config.json: field `rope_scaling.rope_type`: found "longrope", expected one of default, linear, dynamic, yarn, llama3"#);
+    assert_snapshot!(set("rope_scaling", json!({"type": "linear"})), @"config.json: field `rope_scaling.factor`: missing, expected a positive number");
+    assert_snapshot!(set("rope_scaling", json!({"factor": 4.0})), @"config.json: field `rope_scaling.rope_type`: missing, expected the name of a scaling method");
+    assert_snapshot!(set("rope_scaling", json!(4)), @"config.json: field `rope_scaling`: found 4, expected an object");
+    assert_snapshot!(set("rope_parameters", json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 4.0})), @"config.json: field `rope_parameters.low_freq_factor`: missing, expected a positive number");
+}
+
+/// Opens a model folder whose tensors were changed.
+fn open(change: impl FnOnce(&mut HashMap<String, Tensor>, &Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::from_json(Path::new("config.json"), fields().as_object().unwrap().clone()).unwrap();
+    Model::initialize(config, 0.1, 1).save(folder.path()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    fs::remove_file(&path).unwrap();
+    change(&mut tensors, &path);
+    if !path.exists() && !tensors.is_empty() {
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+    }
+    let message = match Model::open(folder.path()) {
+        Ok(model) => format!("a model with {} parameters", model.parameters().len()),
+        Err(error) => error.to_string(),
+    };
+    message.replace(&folder.path().display().to_string(), "MODEL")
+}
+
+const NAME: &str = "model.layers.0.mlp.up_proj.weight";
+
+#[test]
+fn checkpoints() {
+    assert_snapshot!(open(|_, _| ()), @"a model with 648 parameters");
+    assert_snapshot!(open(|tensors, _| tensors.clear()), @"read MODEL/model.safetensors: No such file or directory (os error 2)");
+    assert_snapshot!(open(|tensors, _| drop(tensors.remove(NAME))), @"MODEL/model.safetensors: tensor `model.layers.0.mlp.up_proj.weight`: missing");
+    assert_snapshot!(open(|tensors, _| drop(tensors.insert("extra".to_owned(), tensors[NAME].clone()))), @"MODEL/model.safetensors: tensor `extra`: not a tensor of this architecture; `config.json` belongs to another model");
+    assert_snapshot!(open(|tensors, _| {
+        let turned = tensors[NAME].t().unwrap().contiguous().unwrap();
+        tensors.insert(NAME.to_owned(), turned);
+    }), @"MODEL/model.safetensors: tensor `model.layers.0.mlp.up_proj.weight`: found shape [8, 12], expected [12, 8]");
+    assert_snapshot!(open(|tensors, _| {
+        let wide = tensors[NAME].to_dtype(DType::F64).unwrap();
+        tensors.insert(NAME.to_owned(), wide);
+    }), @"MODEL/model.safetensors: tensor `model.layers.0.mlp.up_proj.weight`: found F64, expected F32, BF16 or F16");
+    assert_snapshot!(open(|tensors, _| {
+        let broken = (&tensors[NAME] / 0.0).unwrap();
+        tensors.insert(NAME.to_owned(), broken);
+    }), @"MODEL/model.safetensors: tensor `model.layers.0.mlp.up_proj.weight`: found inf at number 0, expected finite numbers");
+    assert_snapshot!(open(|tensors, path| {
+        candle_core::safetensors::save(tensors, path).unwrap();
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 100]).unwrap();
+    }), @"MODEL/model.safetensors: not a whole safetensors file (incomplete metadata, file not fully covered); download or write it again");
+    assert_snapshot!(open(|_, path| fs::write(path, "not tensors").unwrap()), @"MODEL/model.safetensors: not a whole safetensors file (header too large); download or write it again");
+}
+
+#[test]
+fn half_precision_is_widened() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::from_json(Path::new("config.json"), fields().as_object().unwrap().clone()).unwrap();
+    let model = Model::initialize(config, 0.1, 1);
+    model.save(folder.path()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    for (dtype, error) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+        let half: HashMap<_, _> = tensors.iter().map(|(n, t)| (n.clone(), t.to_dtype(dtype).unwrap())).collect();
+        candle_core::safetensors::save(&half, &path).unwrap();
+        let opened = Model::open(folder.path()).unwrap();
+        for (found, expected) in opened.parameters().iter().zip(model.parameters()) {
+            assert!((found - expected).abs() <= expected.abs() * error + 1e-7, "{dtype:?}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn files() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |text: &str| {
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        Model::open(folder.path()).unwrap_err().to_string().replace(&folder.path().display().to_string(), "MODEL")
+    };
+    assert_snapshot!(message("{\n  \"model_type\": llama\n}"), @"MODEL/config.json: not a JSON object: expected value at line 2 column 17");
+    assert_snapshot!(message("[]"), @"MODEL/config.json: not a JSON object: found []");
+    assert_snapshot!(Model::open(Path::new("no/such/folder")).unwrap_err(), @"read no/such/folder/config.json: No such file or directory (os error 2)");
+}
+
+#[test]
+fn calls() {
+    let config = Config::from_json(Path::new("config.json"), fields().as_object().unwrap().clone()).unwrap();
+    let model = Model::initialize(config, 0.1, 1);
+    assert_snapshot!(model.score(&[1, 2, 3, 4, 5, 10], 2).unwrap_err(), @"token 10 at sequence 1, position 2 is outside the model's vocabulary of 10; the tokens were made with another tokenizer");
+    assert_snapshot!(model.score(&[1, 2, 3], 2).unwrap_err(), @"number of token ids: found 3, expected a positive multiple of the 2 sequences");
+    assert_snapshot!(model.score(&[], 0).unwrap_err(), @"number of token ids: found 0, expected a positive multiple of the 0 sequences");
+    // Longer than the context is the caller's decision; one token has no target.
+    assert_eq!(model.score(&[1; 100], 1).unwrap().cross_entropy.len(), 99);
+    assert_eq!(model.score(&[1, 2], 2).unwrap().cross_entropy.len(), 0);
+}
