@@ -1,7 +1,7 @@
 //! What typed stages must fulfil together: references exist, settings are in range, nothing reads itself.
 
 use petgraph::algo::tarjan_scc;
-use twdag_stages::stage::{Reference, SettingError, Stage};
+use twdag_stages::stage::{Reference, SettingError};
 
 use super::{
     Input, Node, Problem,
@@ -9,29 +9,25 @@ use super::{
     suggest::similar,
     syntax::{Span, Value},
     translate::Site,
+    typing::Typed,
 };
 
-/// A stage that is typed, or could not be.
-pub(super) struct Typed<'a> {
-    pub(super) site: Site<'a>,
-    pub(super) stage: Option<Box<dyn Stage>>,
-}
-
 /// Checks all stages and resolves their references.
-pub(super) fn nodes(typed: Vec<Typed<'_>>, problems: &mut Vec<Problem>) -> Vec<Node> {
-    let names: Vec<&str> = typed.iter().map(|typed| typed.site.stage).collect();
+pub(super) fn nodes(typed: Vec<(Site<'_>, Typed)>, problems: &mut Vec<Problem>) -> Vec<Node> {
+    let names: Vec<&str> = typed.iter().map(|(site, _)| site.stage).collect();
     let mut nodes = Vec::with_capacity(typed.len());
     let mut links: Vec<Vec<Link>> = Vec::with_capacity(typed.len());
-    for Typed { site, stage } in typed {
+    for (site, Typed { stage, renamed }) in typed {
         let mut found = Vec::new();
         let mut inputs = Vec::new();
         if let Some(stage) = &stage {
             if let Err(error) = stage.check() {
-                problems.push(setting(site, &error));
+                problems.push(setting(site, &renamed, &error));
             }
             for (role, reference) in stage.references() {
-                let (value, exact) = site.value.locate(&role, site.source);
-                let place = Place { site, value, span: if exact { value.span } else { value.head() } };
+                let (value, is_exact) = locate(site, &renamed, &role);
+                let span = if is_exact { value.span } else { value.head() };
+                let place = Place { site, value, span, is_exact };
                 if let Some(node) = resolve(&place, &role, &reference, &names, problems) {
                     found.push(Link { node, span: place.span });
                     inputs.push(Input { role, reference, node });
@@ -58,11 +54,26 @@ struct Place<'a> {
     site: Site<'a>,
     value: &'a Value,
     span: Span,
+    /// Whether the reference stands here, rather than being left out.
+    is_exact: bool,
 }
 
-fn setting(site: Site<'_>, error: &SettingError) -> Problem {
+/// The value at a path, or the innermost on the way there and `false`.
+fn locate<'a>(site: Site<'a>, renamed: &[(String, String)], path: &str) -> (&'a Value, bool) {
+    let found = site.value.locate(path, site.source);
+    if found.1 || renamed.is_empty() {
+        return found;
+    }
+    let path: Vec<&str> = path
+        .split('.')
+        .map(|part| renamed.iter().find(|(right, _)| right == part).map_or(part, |(_, wrong)| wrong.as_str()))
+        .collect();
+    site.value.locate(&path.join("."), site.source)
+}
+
+fn setting(site: Site<'_>, renamed: &[(String, String)], error: &SettingError) -> Problem {
     let SettingError { path, found, expected } = error;
-    let (value, exact) = site.value.locate(path, site.source);
+    let (value, exact) = locate(site, renamed, path);
     let message = format!("setting `{path}` of stage `{}` is {found}, expected {expected}", site.stage);
     let whole = exact && (value.name().is_none() || site.parameter(value).is_some());
     let span = if whole { value.span } else { value.head() };
@@ -82,7 +93,7 @@ fn resolve(
     names: &[&str],
     problems: &mut Vec<Problem>,
 ) -> Option<usize> {
-    let Place { site, value, span } = place;
+    let Place { site, value, span, is_exact } = place;
     let stage = site.stage;
     let wrong = reference.stage();
     if let Some(why) = refuse_path(reference) {
@@ -99,7 +110,7 @@ fn resolve(
         let problem = site.explain(Problem::at(*span, message, "no such stage"), value);
         let others: Vec<&str> = names.iter().copied().filter(|name| *name != stage).collect();
         let below = reference.path().map(|path| format!("/{path}")).unwrap_or_default();
-        problems.push(if site.parameter(value).is_none() {
+        problems.push(if *is_exact && site.parameter(value).is_none() {
             problem.with_suggestion("stage", *span, wrong, &others, |right| format!("\"{right}{below}\""))
         } else if let Some(right) = similar(wrong, others.iter().copied()) {
             problem.with_hint(format!("a stage with a similar name exists: `{right}`"))

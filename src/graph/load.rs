@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Graph, GraphError, Parameter, Problem,
-    check::{self, Typed},
+    Graph, GraphError, Parameter, Problem, check,
     model::Parts,
     outline, parameters,
     syntax::{Span, parse},
@@ -48,12 +47,11 @@ impl Graph {
         }
         let outline = outline::read(&parsed, source, &mut problems);
         let parameters = parameters::apply(&outline.parameters, set, &parsed.commas, source, &mut problems);
-        let typed = outline.stages.iter().map(|entry| {
+        let mut typed = Vec::with_capacity(outline.stages.len());
+        for entry in &outline.stages {
             let site = Site { source, stage: entry.name, value: entry.value, parameters: &parameters };
-            let stage = typing::stage(site, &parsed.commas, &mut problems);
-            Typed { site, stage }
-        });
-        let typed: Vec<Typed<'_>> = typed.collect();
+            typed.push((site, typing::stage(site, &parsed.commas, &mut problems)));
+        }
         let nodes = check::nodes(typed, &mut problems);
         if !problems.is_empty() {
             return Err(refuse(problems));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Problem, names,
+    suggest::similar,
     syntax::{Field, Parsed, Span, Value, ValueKind},
     translate::describe,
 };
@@ -84,10 +85,12 @@ fn root_fields<'a>(root: &'a Value, source: &str, problems: &mut Vec<Problem>) -
             None
         }
         (ValueKind::Struct { .. } | ValueKind::Tuple { .. }, Some(found)) if found != "Graph" => {
-            problems.push(
-                Problem::at(root.head(), format!("the file holds `{found}`, not a graph"), "expected `Graph`")
-                    .with_suggestion("kind of file", root.head(), found, &["Graph"], str::to_owned),
-            );
+            let message = format!("the file holds `{found}`, not a graph");
+            let problem = Problem::at(root.head(), message, "expected `Graph`");
+            problems.push(match similar(found, ["Graph"]) {
+                Some(right) => problem.with_patch("a graph starts with its name", root.head(), right),
+                None => problem,
+            });
             None
         }
         (ValueKind::Struct { .. }, None) => {
@@ -117,7 +120,8 @@ fn check_fields(fields: &[Field], root: &Value, source: &str, problems: &mut Vec
     }
     problems.extend(repeated_fields(fields, source));
     for (required, example) in [("version", "version: 1"), ("stages", "stages: {…}")] {
-        if !fields.iter().any(|field| field.name.of(source) == required) {
+        // A misspelt name is told already.
+        if !fields.iter().any(|field| similar(field.name.of(source), FIELDS) == Some(required)) {
             problems.push(
                 Problem::at(root.head(), format!("the graph has no `{required}`"), format!("`{required}` is missing"))
                     .with_hint(format!("add `{example}`")),

@@ -17,6 +17,8 @@ pub(super) struct Effective {
     pub(super) text: String,
     /// What stood behind `--set NAME=`, if anything did.
     pub(super) set: Option<String>,
+    /// Whether the value is told to be wrong already, so that what follows from it is not told too.
+    pub(super) is_refused: bool,
 }
 
 /// The parameters with `set` applied in its order, so that the last of equal names counts.
@@ -30,12 +32,15 @@ pub(super) fn apply(
     let mut effective: Vec<Effective> = entries
         .iter()
         .map(|entry| {
-            problems.extend(refuse_calls(entry.value, source));
+            let refused = refuse_calls(entry.value, source);
+            let is_refused = !refused.is_empty();
+            problems.extend(refused);
             Effective {
                 name: entry.name.to_owned(),
                 definition: entry.span(),
                 text: with_commas(entry.value.span, commas, source),
                 set: None,
+                is_refused,
             }
         })
         .collect();
@@ -90,7 +95,7 @@ fn override_value(entry: &Entry<'_>, text: &str, source: &str) -> Result<String,
         }
     }
     let place = |problem: Problem| {
-        problem.with_hint(format!("write a value of RON, such as the default: `--set {name}={}`", shell(entry, source)))
+        problem.with_hint(format!("write a value of RON, such as the default: `--set {}`", assignment(entry, source)))
     };
     let Some(value) = parsed.value.filter(|_| parsed.problems.is_empty()) else {
         let why = parsed.problems.into_iter().next().map(|problem| problem.message).unwrap_or_default();
@@ -110,11 +115,12 @@ fn override_value(entry: &Entry<'_>, text: &str, source: &str) -> Result<String,
     Ok(value.span.of(text).to_owned())
 }
 
-fn shell(entry: &Entry<'_>, source: &str) -> String {
-    match entry.value.as_text() {
-        Some(text) => text.to_owned(),
-        None => entry.value.span.of(source).to_owned(),
-    }
+/// The default as an argument, quoted for a shell where that is needed.
+fn assignment(entry: &Entry<'_>, source: &str) -> String {
+    let text = entry.value.as_text().unwrap_or_else(|| entry.value.span.of(source));
+    let argument = format!("{}={text}", entry.name);
+    let is_plain = |next: char| next.is_ascii_alphanumeric() || "=_-./:+,@%".contains(next);
+    if argument.chars().all(is_plain) { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
 }
 
 /// A string as RON text.

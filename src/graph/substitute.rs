@@ -62,6 +62,12 @@ impl Edited {
         }
     }
 
+    /// How far `offset` of the result lies behind the start of what took the place of `replaced`; nothing in front.
+    pub(super) fn inside(&self, replaced: Span, offset: usize) -> usize {
+        let piece = self.pieces.iter().find(|piece| !piece.is_copy && piece.original == replaced);
+        piece.map_or(0, |piece| offset.saturating_sub(piece.start))
+    }
+
     /// The byte offset of a line and column, both counted from one, columns in characters.
     pub(super) fn offset(&self, position: ron::error::Position) -> usize {
         let mut start = 0;

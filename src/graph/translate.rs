@@ -24,33 +24,15 @@ pub(super) struct Found<'a> {
     pub(super) path: String,
     pub(super) value: &'a Value,
     pub(super) parent: Option<&'a Value>,
+    /// How the value is called in a message.
+    pub(super) described: String,
 }
 
 impl<'a> Site<'a> {
-    /// The value that a position between `start` and `end` means: the `ron` crate points at a value, at the white
-    /// space in front of it, or (`may_be_behind`) behind it.
-    pub(super) fn find(&self, start: usize, end: usize, may_be_behind: bool) -> Found<'a> {
-        let mut found = Found { path: String::new(), value: self.value, parent: None };
-        loop {
-            if self.parameter(found.value).is_some() {
-                return found;
-            }
-            let children = found.value.children(self.source);
-            let only = children.len() == 1 && matches!(found.value.kind, ValueKind::Tuple { .. });
-            let hit = children.iter().find(|(_, child)| child.span.contains(start)).or_else(|| {
-                children
-                    .iter()
-                    .find(|(_, child)| start < child.span.start && child.span.start <= end)
-                    .or_else(|| children.iter().find(|(_, child)| may_be_behind && child.span.end == start))
-            });
-            let Some((name, child)) = hit else { return found };
-            let path = match (only, found.path.is_empty()) {
-                (true, _) => found.path,
-                (false, true) => name.clone(),
-                (false, false) => format!("{}.{name}", found.path),
-            };
-            found = Found { path, value: child, parent: Some(found.value) };
-        }
+    /// The value that a position means. The `ron` crate points at a value, at the white space in front of it, or
+    /// (`may_be_behind`) behind it.
+    pub(super) fn find(&self, position: (usize, usize), may_be_behind: bool) -> Found<'a> {
+        descend(self.value, self.source, position, may_be_behind, |value| self.parameter(value).is_some())
     }
 
     /// The parameter that a value is a call of.
@@ -76,16 +58,6 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// A value as it is called in a message, parameters resolved.
-    pub(super) fn describe(&self, value: &Value) -> String {
-        match self.parameter(value) {
-            None => describe(value, self.source),
-            Some(parameter) => {
-                parse(&parameter.text).value.map_or_else(String::new, |value| describe(&value, &parameter.text))
-            }
-        }
-    }
-
     fn called(&self, path: &str) -> String {
         if path.is_empty() {
             format!("stage `{}`", self.stage)
@@ -96,15 +68,30 @@ impl<'a> Site<'a> {
 
     /// The sentence for a value of the wrong type.
     pub(super) fn wrong_type(&self, found: &Found<'_>, expected: &str) -> Problem {
-        let message = format!("{} is {}, expected {expected}", self.called(&found.path), self.describe(found.value));
+        let message = format!("{} is {}, expected {expected}", self.called(&found.path), found.described);
         let span = if self.parameter(found.value).is_some() { found.value.span } else { found.value.head() };
         self.explain(Problem::at(span, message, format!("expected {expected}")), found.value)
     }
 
-    /// Turns an error into a problem. `start` and `end` are places in the user's file.
-    pub(super) fn translate(&self, error: &Error, start: usize, end: usize, choices: &[&str]) -> Problem {
+    /// Turns an error into a problem. `position` is a place in the user's file; `inside` says for the place of a
+    /// parameter's call which place in the parameter's value is meant.
+    pub(super) fn translate(
+        &self,
+        error: &Error,
+        position: (usize, usize),
+        inside: &dyn Fn(Span) -> (usize, usize),
+        choices: &[&str],
+    ) -> Problem {
+        let start = position.0;
         let behind = matches!(error, Error::ExpectedStructLike | Error::Message(_));
-        let found = self.find(start, end, behind);
+        let mut found = self.find(position, behind);
+        if let Some(parameter) = self.parameter(found.value)
+            && let Some(value) = parse(&parameter.text).value
+        {
+            let inner = descend(&value, &parameter.text, inside(found.value.span), behind, |_| false);
+            found.path = join(found.path, &inner.path);
+            found.described = inner.described;
+        }
         let text = found.value.span.of(self.source);
         match error {
             Error::NoSuchStructField { expected, found: wrong, .. } => {
@@ -129,7 +116,7 @@ impl<'a> Site<'a> {
             Error::ExpectedBoolean => self.wrong_type(&found, "`true` or `false`"),
             Error::ExpectedFloat | Error::FloatUnderscore => self.wrong_type(&found, "a number"),
             Error::ExpectedInteger | Error::InvalidIntegerDigit { .. } => self.wrong_type(&found, "a whole number"),
-            Error::IntegerOutOfBounds if self.describe(found.value).starts_with("`-") => {
+            Error::IntegerOutOfBounds if found.described.starts_with("`-") => {
                 self.wrong_type(&found, "a whole number that is not negative")
             }
             Error::IntegerOutOfBounds => self.wrong_type(&found, "a whole number that is not so large"),
@@ -257,6 +244,39 @@ impl<'a> Site<'a> {
         } else {
             problem
         }
+    }
+}
+
+/// Goes from a value inwards to the one that a position means, not into one where `stop` holds.
+fn descend<'a>(
+    root: &'a Value,
+    source: &str,
+    (start, end): (usize, usize),
+    may_be_behind: bool,
+    stop: impl Fn(&Value) -> bool,
+) -> Found<'a> {
+    let mut found = Found { path: String::new(), value: root, parent: None, described: String::new() };
+    while !stop(found.value) {
+        let children = found.value.children(source);
+        let is_only = children.len() == 1 && matches!(found.value.kind, ValueKind::Tuple { .. });
+        let hit = children.iter().find(|(_, child)| child.span.contains(start)).or_else(|| {
+            let in_front = children.iter().find(|(_, child)| start < child.span.start && child.span.start <= end);
+            in_front.or_else(|| children.iter().find(|(_, child)| may_be_behind && child.span.end == start))
+        });
+        let Some((name, child)) = hit else { break };
+        found.path = if is_only { found.path } else { join(found.path, name) };
+        found.parent = Some(found.value);
+        found.value = child;
+    }
+    found.described = describe(found.value, source);
+    found
+}
+
+fn join(path: String, name: &str) -> String {
+    match (path.is_empty(), name.is_empty()) {
+        (true, _) => name.to_owned(),
+        (_, true) => path,
+        (false, false) => format!("{path}.{name}"),
     }
 }
 

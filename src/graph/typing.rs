@@ -21,14 +21,33 @@ use super::{
 /// How many unknown settings of one stage are told at once.
 const ROUNDS: usize = 16;
 
+/// A stage, or nothing if it could not be typed.
+#[derive(Default)]
+pub(super) struct Typed {
+    pub(super) stage: Option<Box<dyn Stage>>,
+    /// Misspelt settings: how they should be called, and how they are.
+    pub(super) renamed: Vec<(String, String)>,
+}
+
 /// Types the stage at `site`. It may be typed although there are problems.
-pub(super) fn stage(site: Site<'_>, commas: &[usize], problems: &mut Vec<Problem>) -> Option<Box<dyn Stage>> {
+pub(super) fn stage(site: Site<'_>, commas: &[usize], problems: &mut Vec<Problem>) -> Typed {
+    let mut typed = Typed::default();
+    typed.stage = read(site, commas, &mut typed.renamed, problems);
+    typed
+}
+
+fn read(
+    site: Site<'_>,
+    commas: &[usize],
+    renamed: &mut Vec<(String, String)>,
+    problems: &mut Vec<Problem>,
+) -> Option<Box<dyn Stage>> {
     let kind = kind(site, problems);
     let before = problems.len();
     let mut edits = calls(site, problems);
     repetitions(site, problems);
     let kind = kind?;
-    if problems.len() > before {
+    if problems.len() > before || uses_refused(site) {
         return None;
     }
     let missing = commas.iter().filter(|&&comma| site.value.span.contains(comma));
@@ -45,8 +64,15 @@ pub(super) fn stage(site: Site<'_>, commas: &[usize], problems: &mut Vec<Problem
             Error::ExpectedIdentifier | Error::SuggestRawIdentifier(_) => choices(site, kind, &edits, start, end),
             _ => &[],
         };
-        problems.push(site.translate(&error.code, start, end, choices));
-        edits.push(repair(site, &error, start)?);
+        let inside = |call| {
+            (edited.inside(call, edited.offset(error.span.start)), edited.inside(call, edited.offset(error.span.end)))
+        };
+        problems.push(site.translate(&error.code, (start, end), &inside, choices));
+        let repair = repair(site, &error, start)?;
+        if !repair.text.is_empty() {
+            renamed.push((repair.text.clone(), repair.span.of(site.source).to_owned()));
+        }
+        edits.push(repair);
     }
     None
 }
@@ -142,6 +168,13 @@ fn calls(site: Site<'_>, problems: &mut Vec<Problem>) -> Vec<Edit> {
     edits
 }
 
+/// Whether a parameter that is told to be wrong is used here.
+fn uses_refused(site: Site<'_>) -> bool {
+    let mut found = false;
+    site.value.walk(&mut |value| found |= site.parameter(value).is_some_and(|parameter| parameter.is_refused));
+    found
+}
+
 /// Names that stand twice in one struct or map: the `ron` crate would keep the last entry of a map silently.
 fn repetitions(site: Site<'_>, problems: &mut Vec<Problem>) {
     site.value.walk(&mut |value| match &value.kind {
@@ -168,7 +201,7 @@ fn repetitions(site: Site<'_>, problems: &mut Vec<Problem>) {
 /// What makes the text free of an unknown setting, so that the rest can be judged too.
 fn repair(site: Site<'_>, error: &SpannedError, start: usize) -> Option<Edit> {
     let Error::NoSuchStructField { expected, found: wrong, .. } = &error.code else { return None };
-    let found = site.find(start, start, false);
+    let found = site.find((start, start), false);
     let place = field_at(found.value, start)?;
     let ValueKind::Struct { fields, .. } = &found.value.kind else { return None };
     let taken = |name: &str| fields.iter().any(|field| field.name.of(site.source) == name);
@@ -185,7 +218,7 @@ fn repair(site: Site<'_>, error: &SpannedError, start: usize) -> Option<Edit> {
 
 /// The names among which the value at a place chooses, found by asking for one that cannot exist.
 fn choices(site: Site<'_>, kind: KindEntry, edits: &[Edit], start: usize, end: usize) -> &'static [&'static str] {
-    let value: &Value = site.find(start, end, false).value;
+    let value: &Value = site.find((start, end), false).value;
     let mut probing = vec![Edit { span: value.span, text: "no_such_choice".to_owned() }];
     probing.extend(edits.iter().filter(|edit| edit.span != value.span).cloned());
     let edited = Edited::new(site.source, site.value.span, &probing);

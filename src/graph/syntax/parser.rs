@@ -292,7 +292,7 @@ impl Parser<'_> {
             )
             .with_place(opened, "opened here"),
             None => Problem::at(opened, format!("`{open}` is never closed"), "opened here")
-                .with_hint(format!("the file ends where `{close}` is expected")),
+                .with_hint(format!("the text ends where `{close}` is expected")),
         }
     }
 
@@ -303,7 +303,7 @@ impl Parser<'_> {
                 format!("`{}` is unexpected", found.escape_debug()),
                 format!("expected {expected}"),
             ),
-            None => Problem::at(self.lexer.here(), "the file ends too early", format!("expected {expected}")),
+            None => Problem::at(self.lexer.here(), "the text ends too early", format!("expected {expected}")),
         }
     }
 }
@@ -314,5 +314,12 @@ fn mixed(found: Span) -> Problem {
 
 fn no_colon(name: Span, source: &str) -> Problem {
     let place = Span::new(name.end, name.end);
-    Problem::at(place, format!("a colon is missing behind `{}`", name.of(source)), "expected `:` here")
+    let problem = Problem::at(place, format!("a colon is missing behind `{}`", name.of(source)), "expected `:` here");
+    let behind = Span::new(name.end, source.len()).of(source);
+    let space = behind.len() - behind.trim_start().len();
+    if behind.trim_start().starts_with('=') {
+        problem.with_patch("write it with a colon", Span::new(name.end, name.end + space + 1), ":")
+    } else {
+        problem.with_patch("put a colon in", place, ":")
+    }
 }

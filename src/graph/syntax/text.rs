@@ -95,12 +95,8 @@ impl Lexer<'_> {
         };
         resolved.map(Some).ok_or_else(|| {
             let wrong = self.since(start);
-            Problem::at(
-                wrong,
-                format!("`{}` is no escape in a string", wrong.of(self.source).escape_debug()),
-                "unknown escape",
-            )
-            .with_hint(r#"known are \n \r \t \0 \\ \" \' \x41 \u{41}; a raw string r"…" has none"#)
+            Problem::at(wrong, format!("`\\{}` is no escape in a string", next.escape_debug()), "unknown escape")
+                .with_hint(r#"known are \n \r \t \0 \\ \" \' \x41 \u{41}; a raw string r"…" has none"#)
         })
     }
 

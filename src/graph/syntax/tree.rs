@@ -103,7 +103,7 @@ impl Value {
     }
 
     /// The values directly inside, each with its place as [`SettingError`](twdag_stages::stage::SettingError) spells it.
-    pub fn children<'a>(&'a self, source: &'a str) -> Vec<(String, &'a Value)> {
+    pub fn children(&self, source: &str) -> Vec<(String, &Value)> {
         match &self.kind {
             ValueKind::Word | ValueKind::Text(_) | ValueKind::Literal => Vec::new(),
             ValueKind::Struct { fields, .. } => {
@@ -132,7 +132,7 @@ impl Value {
 
     /// The value at a path such as `shape.lambda`. If it does not stand in the text (a default), the innermost
     /// value on the way there and `false`.
-    pub fn locate<'a>(&'a self, path: &str, source: &'a str) -> (&'a Value, bool) {
+    pub fn locate(&self, path: &str, source: &str) -> (&Value, bool) {
         if path.is_empty() {
             return (self, true);
         }
