@@ -60,9 +60,10 @@ struct Place<'a> {
 
 /// The value at a path, or the innermost on the way there and `false`.
 fn locate<'a>(site: Site<'a>, renamed: &[(String, String)], path: &str) -> (&'a Value, bool) {
-    let found = site.value.locate(path, site.source);
-    if found.1 || renamed.is_empty() {
-        return found;
+    let (value, is_exact) = site.value.locate(path, site.source);
+    // What is inside a parameter's value stands where the parameter is called.
+    if is_exact || renamed.is_empty() || site.parameter(value).is_some() {
+        return (value, is_exact || site.parameter(value).is_some());
     }
     let path: Vec<&str> = path
         .split('.')

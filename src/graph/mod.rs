@@ -16,4 +16,4 @@ mod translate;
 mod typing;
 
 pub use model::{Graph, Input, Node, Parameter};
-pub use problem::{GraphError, Help, Problem};
+pub use problem::{GraphError, Problem, Remark};

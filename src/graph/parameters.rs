@@ -88,7 +88,7 @@ fn override_value(entry: &Entry<'_>, text: &str, source: &str) -> Result<String,
     let name = entry.name;
     let parsed = parse(text);
     let is_string = matches!(entry.value.kind, ValueKind::Text(_));
-    if is_string && !parsed.value.as_ref().is_some_and(|value| value.as_text().is_some()) {
+    if is_string && parsed.value.as_ref().is_none_or(|value| value.as_text().is_none()) {
         // A quote in front announces RON, so a mistake in it is told rather than taken as text.
         if !text.starts_with('"') {
             return quote(text).map_err(|why| Box::new(Problem::of_file(format!("`--set {name}={text}`: {why}"))));
@@ -174,7 +174,7 @@ fn refuse_calls(value: &Value, source: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     value.walk(&mut |value| {
         if let Some(name) = value.name()
-            && is_call(name.of(source))
+            && value.is_call(source)
         {
             let call = name.of(source);
             problems.push(Problem::at(
@@ -185,9 +185,4 @@ fn refuse_calls(value: &Value, source: &str) -> Vec<Problem> {
         }
     });
     problems
-}
-
-/// Whether a name in front of parentheses is a call rather than a type or a choice, which start with a capital.
-pub(super) fn is_call(name: &str) -> bool {
-    name.starts_with(|next: char| next.is_lowercase() || next == '_')
 }

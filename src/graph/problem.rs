@@ -17,19 +17,26 @@ pub struct Problem {
     pub label: String,
     /// Other places that matter.
     pub places: Vec<(Span, String)>,
-    /// What explains it.
-    pub notes: Vec<String>,
-    /// What to do.
-    pub help: Vec<Help>,
+    /// What explains it, and ways out.
+    pub remarks: Vec<Remark>,
 }
 
-/// A way out of a problem.
+/// What helps with a problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Help {
+pub enum Remark {
+    /// An explanation.
+    Note(String),
     /// What to do.
-    pub message: String,
-    /// The same as a change of the file: what to put in the place of what.
-    pub patch: Option<(Span, String)>,
+    Hint(String),
+    /// What to do, as a change of the file.
+    Patch {
+        /// What to do.
+        message: String,
+        /// What to replace; may be empty.
+        span: Span,
+        /// What takes its place.
+        text: String,
+    },
 }
 
 impl Problem {
@@ -40,14 +47,7 @@ impl Problem {
 
     /// A problem of the file as a whole.
     pub(super) fn of_file(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            span: None,
-            label: String::new(),
-            places: Vec::new(),
-            notes: Vec::new(),
-            help: Vec::new(),
-        }
+        Self { message: message.into(), span: None, label: String::new(), places: Vec::new(), remarks: Vec::new() }
     }
 
     pub(super) fn with_place(mut self, span: Span, label: impl Into<String>) -> Self {
@@ -56,17 +56,17 @@ impl Problem {
     }
 
     pub(super) fn with_note(mut self, note: impl Into<String>) -> Self {
-        self.notes.push(note.into());
+        self.remarks.push(Remark::Note(note.into()));
         self
     }
 
     pub(super) fn with_hint(mut self, message: impl Into<String>) -> Self {
-        self.help.push(Help { message: message.into(), patch: None });
+        self.remarks.push(Remark::Hint(message.into()));
         self
     }
 
     pub(super) fn with_patch(mut self, message: impl Into<String>, span: Span, text: impl Into<String>) -> Self {
-        self.help.push(Help { message: message.into(), patch: Some((span, text.into())) });
+        self.remarks.push(Remark::Patch { message: message.into(), span, text: text.into() });
         self
     }
 
@@ -83,19 +83,18 @@ impl Problem {
                 title.element(Snippet::source(source).path(path).annotation(primary).annotations(others))
             }
         };
-        let (plain, patched): (Vec<_>, Vec<_>) =
-            self.help.iter().partition(|help| help.patch.is_none() || self.span.is_none());
-        for note in &self.notes {
-            first = first.element(Level::NOTE.message(note.as_str()));
-        }
-        for help in plain {
-            first = first.element(Level::HELP.message(help.message.as_str()));
+        for remark in &self.remarks {
+            first = match remark {
+                Remark::Note(message) => first.element(Level::NOTE.message(message.as_str())),
+                Remark::Hint(message) => first.element(Level::HELP.message(message.as_str())),
+                Remark::Patch { .. } => first,
+            };
         }
         let mut groups = vec![first];
-        for help in patched {
-            if let Some((span, text)) = &help.patch {
+        for remark in &self.remarks {
+            if let Remark::Patch { message, span, text } = remark {
                 let snippet = Snippet::source(source).patch(Patch::new(span.range(), text.as_str()));
-                groups.push(Level::HELP.secondary_title(help.message.as_str()).element(snippet));
+                groups.push(Level::HELP.secondary_title(message.as_str()).element(snippet));
             }
         }
         groups

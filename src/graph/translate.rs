@@ -4,7 +4,7 @@ use ron::Error;
 
 use super::{
     Problem,
-    parameters::{Effective, is_call},
+    parameters::Effective,
     syntax::{Span, Value, ValueKind, parse},
 };
 
@@ -302,7 +302,7 @@ pub(super) fn describe(value: &Value, source: &str) -> String {
         ValueKind::Struct { name: None, .. } | ValueKind::Tuple { name: None, .. } => "`(…)`".to_owned(),
         ValueKind::Struct { name: Some(name), .. } | ValueKind::Tuple { name: Some(name), .. } => {
             let name = name.of(source);
-            if is_call(name) { format!("`{text}`") } else { format!("`{name}(…)`") }
+            if value.is_call(source) { format!("`{text}`") } else { format!("`{name}(…)`") }
         }
     }
 }

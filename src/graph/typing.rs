@@ -11,7 +11,6 @@ use twdag_stages::{
 use super::{
     Problem,
     outline::repeated_fields,
-    parameters::is_call,
     substitute::{Edit, Edited},
     suggest::similar,
     syntax::{Field, Span, Value, ValueKind},
@@ -118,7 +117,7 @@ fn calls(site: Site<'_>, problems: &mut Vec<Problem>) -> Vec<Edit> {
     site.value.walk(&mut |value| {
         let Some(name) = value.name() else { return };
         let call = name.of(site.source);
-        if !is_call(call) || std::ptr::eq(value, site.value) {
+        if !value.is_call(site.source) || std::ptr::eq(value, site.value) {
             return;
         }
         if call != "param" {
@@ -150,20 +149,15 @@ fn calls(site: Site<'_>, problems: &mut Vec<Problem>) -> Vec<Edit> {
             });
             return;
         };
-        match site.parameter(value) {
-            Some(parameter) => edits.push(Edit { span: value.span, text: parameter.text.clone() }),
-            None => {
-                let names: Vec<&str> = site.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-                problems.push(
-                    Problem::at(
-                        wanted.span,
-                        format!("there is no parameter `{}`", text.escape_debug()),
-                        "not in `params`",
-                    )
-                    .with_suggestion("parameter", wanted.span, text, &names, |right| format!("\"{right}\"")),
-                );
-            }
+        if let Some(parameter) = site.parameter(value) {
+            edits.push(Edit { span: value.span, text: parameter.text.clone() });
+            return;
         }
+        let names: Vec<&str> = site.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        let message = format!("there is no parameter `{}`", text.escape_debug());
+        let problem = Problem::at(wanted.span, message, "not in `params`");
+        let spelling = |right: &str| format!("\"{right}\"");
+        problems.push(problem.with_suggestion("parameter", wanted.span, text, &names, spelling));
     });
     edits
 }

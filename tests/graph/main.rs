@@ -1,11 +1,14 @@
 //! The graph reader seen from outside: what it says about bad files, and what it makes of good ones.
 
+#![allow(clippy::expect_used, reason = "a test fails by saying what it expected")]
+
 mod drawing;
 mod files;
 mod meaning;
 mod messages;
 mod mutations;
 mod parameters;
+mod spelling;
 
 use std::path::{Path, PathBuf};
 

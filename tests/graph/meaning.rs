@@ -69,8 +69,11 @@ fn every_kind_is_read_under_its_own_name() {
     }
 }
 
+/// A name and a value.
+type Setting = (&'static str, &'static str);
+
 /// Stages as names, kinds and settings.
-const STAGES: &[(&str, &str, &[(&str, &str)])] = &[
+const STAGES: &[(&str, &str, &[Setting])] = &[
     ("corpus", "Command", &[("run", "[\"echo\", \"a, b\", param(\"n\")]"), ("env", "{\"A\": \"1\"}")]),
     (
         "tokens",

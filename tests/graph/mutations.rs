@@ -1,6 +1,6 @@
 use proptest::{prelude::*, sample::Index};
 use twdag::graph::{
-    GraphError,
+    GraphError, Remark,
     syntax::{Span, Value, parse},
 };
 
@@ -92,8 +92,10 @@ fn check_places(error: &GraphError) -> Result<(), TestCaseError> {
         let span = problem.span;
         prop_assert!(span.is_some_and(|span| is_inside(span, &error.source)), "{problem:?}");
         prop_assert!(problem.places.iter().all(|(span, _)| is_inside(*span, &error.source)), "{problem:?}");
-        for (span, _) in problem.help.iter().filter_map(|help| help.patch.as_ref()) {
-            prop_assert!(is_inside(*span, &error.source), "{problem:?}");
+        for remark in &problem.remarks {
+            if let Remark::Patch { span, .. } = remark {
+                prop_assert!(is_inside(*span, &error.source), "{problem:?}");
+            }
         }
         let place = "--> graphs/example.ron:";
         prop_assert!(error.render(false).contains(place));
@@ -119,12 +121,14 @@ fn the_graph_is_good_before_it_is_mutated() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn mutated_graphs_are_read_or_refused_with_a_place(mutations in prop::collection::vec(mutation(), 1..4)) {
         let mut bytes = GRAPH.as_bytes().to_vec();
-        mutations.iter().for_each(|mutation| apply(&mut bytes, mutation));
+        for mutation in &mutations {
+            apply(&mut bytes, mutation);
+        }
         if let Err(error) = read(&String::from_utf8_lossy(&bytes), &[]) {
             check_places(&error)?;
         }

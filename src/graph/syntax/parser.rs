@@ -115,9 +115,9 @@ impl Parser<'_> {
             Some('b') if self.lexer.starts_with("b\"") || self.lexer.starts_with("b'") => {
                 self.lexer.advance();
                 if self.lexer.starts_with("'") {
-                    self.lexer.character()?
+                    self.lexer.character()?;
                 } else {
-                    self.lexer.string().map(drop)?
+                    self.lexer.string()?;
                 }
                 ValueKind::Literal
             }

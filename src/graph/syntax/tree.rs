@@ -97,6 +97,11 @@ impl Value {
         }
     }
 
+    /// Whether this is a call such as `param("x")`, rather than a type or a choice, whose names start with a capital.
+    pub fn is_call(&self, source: &str) -> bool {
+        self.name().is_some_and(|name| name.of(source).starts_with(|next: char| next.is_lowercase() || next == '_'))
+    }
+
     /// What to underline when the value as a whole is meant: its name if it has one, else the value.
     pub fn head(&self) -> Span {
         self.name().unwrap_or(self.span)
@@ -135,6 +140,10 @@ impl Value {
     pub fn locate(&self, path: &str, source: &str) -> (&Value, bool) {
         if path.is_empty() {
             return (self, true);
+        }
+        // What a call stands for has no places here.
+        if self.is_call(source) {
+            return (self, false);
         }
         // A map's key may hold dots itself: the longest name that fits wins.
         let best = self
