@@ -1,9 +1,27 @@
 //! Writes long plain-English documents whose facts are planted early and needed much later.
+//!
+//! A fact is how a person is known: a surname ("Ada Finch"), a trade ("Ada the miller") or a home town ("Ada of
+//! Ripon"). One sentence plants it, later sentences need it, ordinary village life fills the space between. The value
+//! is drawn uniformly from [`values`] and the person's name stands nowhere else in the document, so nothing but the
+//! planted sentence tells it: without that sentence in view the best possible loss on a value is ln of the number of
+//! values, in nats.
+
+mod document;
+mod grammar;
+mod random;
+mod schedule;
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+};
 
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::{
+    data::Fact,
+    stage::{Context, Kind, Numerics, SettingError, StageError},
+};
 
 /// Settings of a `Synthesize` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,9 +29,65 @@ use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, Sou
 pub struct Synthesize {
     /// How many documents.
     pub documents: usize,
-    /// Seeds every random choice.
+    /// Seeds every random choice; document `i` of a seed is the same however many there are.
     pub seed: u64,
+    /// Sentences in each document; a sentence is about nine words.
+    #[serde(default = "sentences")]
+    pub sentences: usize,
+    /// Facts planted in each document, each about another person; fewer if they find no room at their distance.
+    #[serde(default = "facts")]
+    pub facts: usize,
+    /// How often each fact is needed after it was planted.
+    #[serde(default = "mentions")]
+    pub mentions: usize,
+    /// Sentences from the planted one to the first that needs it, and from one that needs it to the next.
+    #[serde(default)]
+    pub distance: Distance,
 }
+
+/// A range of distances, both ends included, counted in sentences: 1 is the next sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distance {
+    /// The nearest.
+    pub least: usize,
+    /// The farthest.
+    pub most: usize,
+}
+
+impl Default for Distance {
+    fn default() -> Self {
+        Self { least: 16, most: 40 }
+    }
+}
+
+fn sentences() -> usize {
+    56
+}
+
+fn facts() -> usize {
+    8
+}
+
+fn mentions() -> usize {
+    1
+}
+
+/// Every value that a fact can have, each as likely as any other: surnames, trades and towns.
+pub fn values() -> Vec<String> {
+    grammar::Epithet::all().map(|epithet| epithet.to_string()).collect()
+}
+
+/// A line of `documents.jsonl`.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: String,
+    text: &'a str,
+    facts: &'a [Fact],
+}
+
+/// Documents between two signs of life.
+const STRIDE: usize = 64;
 
 impl Kind for Synthesize {
     const NAME: &'static str = "Synthesize";
@@ -22,7 +96,57 @@ impl Kind for Synthesize {
         "Writes long plain-English documents whose facts are planted early and needed much later.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        let Distance { least, most } = self.distance;
+        let people = grammar::PEOPLE.len();
+        if self.documents == 0 {
+            return Err(SettingError::new("documents", 0, "1 or more"));
+        }
+        if self.sentences == 0 {
+            return Err(SettingError::new("sentences", 0, "1 or more"));
+        }
+        if self.facts > people {
+            let expected = format!("at most {people}, as many as there are people to tell of");
+            return Err(SettingError::new("facts", self.facts, expected));
+        }
+        if self.facts == 0 {
+            return Ok(());
+        }
+        if self.mentions == 0 {
+            return Err(SettingError::new("mentions", 0, "1 or more: a fact that nothing needs is no fact"));
+        }
+        if least == 0 {
+            return Err(SettingError::new("distance.least", 0, "1 or more: a fact is needed after it was planted"));
+        }
+        if most < least {
+            return Err(SettingError::new("distance.most", most, format!("`least` ({least}) or more")));
+        }
+        if least >= self.sentences {
+            let expected = format!("less than `sentences` ({}), or no fact finds room", self.sentences);
+            return Err(SettingError::new("distance.least", least, expected));
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        let path = context.output().join("documents.jsonl");
+        let file = File::create(&path).map_err(StageError::io("create", &path))?;
+        let mut writer = BufWriter::new(file);
+        let mut told = 0;
+        for index in 0..self.documents {
+            if index % STRIDE == 0 {
+                context.check_canceled()?;
+                context.progress(index as u64, self.documents as u64, "documents", format!("{told} facts planted"));
+            }
+            let document = document::write(self, index);
+            told += document.facts.len();
+            let line = Line { id: format!("document-{index:05}"), text: &document.text, facts: &document.facts };
+            serde_json::to_writer(&mut writer, &line).map_err(|error| StageError::io("write", &path)(error.into()))?;
+            writer.write_all(b"\n").map_err(StageError::io("write", &path))?;
+        }
+        writer.flush().map_err(StageError::io("write", &path))?;
+        let total = self.documents as u64;
+        context.progress(total, total, "documents", format!("{told} facts planted"));
+        Ok(())
     }
 }
