@@ -1,5 +1,7 @@
 //! The corpora of `Synthesize`: every fact is where its record says, as far away as asked, and told by nothing else.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use proptest::prelude::*;

@@ -51,11 +51,12 @@ impl Epithet {
 
     /// Any of them, each equally likely.
     pub(super) fn draw(choices: &mut Choices) -> Self {
-        let lists: [(fn(&'static str) -> Self, &[&'static str]); 3] =
-            [(Self::Surname, &SURNAMES), (Self::Trade, &TRADES), (Self::Town, &TOWNS)];
         // The lists are of one length, so a uniform list and a uniform word make a uniform value.
-        let (make, words) = choices.of_these(&lists);
-        make(choices.of_these(words))
+        match choices.below(3) {
+            0 => Self::Surname(choices.of_these(&SURNAMES)),
+            1 => Self::Trade(choices.of_these(&TRADES)),
+            _ => Self::Town(choices.of_these(&TOWNS)),
+        }
     }
 }
 
