@@ -11,6 +11,7 @@
 mod adamw;
 mod backward;
 mod checkpoint;
+mod companions;
 mod config;
 mod error;
 mod forward;
@@ -26,6 +27,7 @@ mod shape;
 mod workspace;
 
 pub use adamw::{AdamW, AdamWSettings};
+pub use companions::{Companions, copy_companions};
 pub use config::Config;
 pub use error::ModelError;
 pub use gradients::Gradients;

@@ -77,7 +77,8 @@ impl Rope {
     /// The base that stretches the slowest pair by `factor`: `theta * factor^(d / (d - 2))` (NTK-aware scaling).
     pub fn ntk_aware_theta(theta: f64, factor: f64, head_dim: usize) -> f64 {
         let d = head_dim as f64;
-        theta * factor.powf(d / (d - 2.0))
+        // From libm, because the result stands in `config.json` and must be the same on every host.
+        theta * libm::pow(factor, d / (d - 2.0))
     }
 
     /// Whether the frequencies depend on the length of the sequence.
