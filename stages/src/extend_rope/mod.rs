@@ -1,9 +1,10 @@
 //! Extends the context of a model by changing its rotary position embedding.
 
+mod run;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of an `ExtendRope` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,11 +18,12 @@ pub struct ExtendRope {
     pub method: Method,
 }
 
-/// How positions are changed. The factor is `context` over the original context unless given.
+/// How positions are changed. The factor of all methods but `Base` is `context` over the context of the model, which
+/// must not be scaled already.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Method {
-    /// Another base, nothing else (the method of the paper).
+    /// Another base, nothing else (the method of the paper). Any scaling that the model has is dropped.
     Base {
         /// The new base.
         theta: f64,
@@ -74,7 +76,41 @@ impl Kind for ExtendRope {
     const SUMMARY: &'static str = "Extends the context of a model by changing its rotary position embedding.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        if self.context == 0 {
+            return Err(SettingError::new("context", 0, "a number of tokens above 0"));
+        }
+        let positive = |field: &str, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                Ok(())
+            } else {
+                Err(SettingError::new(format!("method.{field}"), value, "a finite number above 0"))
+            }
+        };
+        let above = |field: &str, value: f64, other: &str, bound: f64| {
+            positive(field, value)?;
+            positive(other, bound)?;
+            if value > bound {
+                Ok(())
+            } else {
+                Err(SettingError::new(
+                    format!("method.{field}"),
+                    value,
+                    format!("more than `{other}`, which is {bound}"),
+                ))
+            }
+        };
+        match self.method {
+            Method::Base { theta } => positive("theta", theta),
+            Method::Yarn { beta_fast, beta_slow } => above("beta_fast", beta_fast, "beta_slow", beta_slow),
+            Method::Llama3 { low_freq_factor, high_freq_factor } => {
+                above("high_freq_factor", high_freq_factor, "low_freq_factor", low_freq_factor)
+            }
+            Method::Linear | Method::NtkAware | Method::DynamicNtk => Ok(()),
+        }
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        run::run(self, context)
     }
 }

@@ -1,9 +1,10 @@
 //! Makes a model with random weights, ready to be trained from scratch.
 
+mod run;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of an `InitModel` stage: a Llama of the given shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,7 +56,37 @@ impl Kind for InitModel {
     const SUMMARY: &'static str = "Makes a model with random weights, ready to be trained from scratch.";
     const NUMERICS: Numerics = Numerics::Floating;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        for (field, value) in [
+            ("hidden_size", self.hidden_size),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("key_value_heads", self.key_value_heads.unwrap_or(self.heads)),
+            ("intermediate_size", self.intermediate_size),
+            ("context", self.context),
+        ] {
+            if value == 0 {
+                return Err(SettingError::new(field, 0, "a number above 0"));
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.heads * 2) {
+            let expected = format!("a multiple of twice `heads` ({}): rotary heads have an even width", self.heads * 2);
+            return Err(SettingError::new("hidden_size", self.hidden_size, expected));
+        }
+        if let Some(groups) = self.key_value_heads
+            && !self.heads.is_multiple_of(groups)
+        {
+            return Err(SettingError::new("key_value_heads", groups, format!("a divisor of `heads` ({})", self.heads)));
+        }
+        for (field, value) in [("rope_theta", self.rope_theta), ("initializer_range", self.initializer_range)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(SettingError::new(field, value, "a finite number above 0"));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| run::run(self, context))
     }
 }

@@ -1,9 +1,18 @@
 //! Computes the loss of each token under a model, with full context or in short windows.
 
+mod run;
+mod suit;
+mod window;
+
+pub use suit::suits;
+pub use window::WindowPlan;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::{
+    model::Rope,
+    stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
+};
 
 /// Settings of a `Score` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,6 +25,12 @@ pub struct Score {
     /// Short windows; the whole sequence at once if absent.
     #[serde(default)]
     pub windows: Option<Windows>,
+    /// What the first token of each window is.
+    #[serde(default)]
+    pub bos: Bos,
+    /// Another rotary embedding than the model's own, such as `Default(theta: 500000)` to switch a scaling off.
+    #[serde(default)]
+    pub rope: Option<Rope>,
 }
 
 /// The windows of the short-context side (method.md, section 1.4): `(L - length) mod step` must be 0.
@@ -28,6 +43,31 @@ pub struct Windows {
     pub step: usize,
 }
 
+/// What the first token of each window is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bos {
+    /// Replaced by BOS if every sequence of the token set starts with BOS; else left as it is. Nothing is shifted.
+    #[default]
+    Auto,
+    /// Left as it is.
+    Keep,
+}
+
+impl Windows {
+    /// Refuses windows that fit no sequence. `inside` is their place in the stage, such as `windows.` (with its dot).
+    pub fn check(&self, inside: &str) -> Result<(), SettingError> {
+        if self.length < 2 {
+            let expected = "2 or more: a window of one token predicts nothing";
+            return Err(SettingError::new(format!("{inside}length"), self.length, expected));
+        }
+        if self.step == 0 || self.step >= self.length {
+            let expected = format!("1 to {}: less than the window, or tokens are left out", self.length - 1);
+            return Err(SettingError::new(format!("{inside}step"), self.step, expected));
+        }
+        Ok(())
+    }
+}
+
 impl Kind for Score {
     const NAME: &'static str = "Score";
     const REVISION: u32 = 1;
@@ -35,7 +75,11 @@ impl Kind for Score {
         "Computes the loss of each token under a model, with full context or in short windows.";
     const NUMERICS: Numerics = Numerics::Floating;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        self.windows.map_or(Ok(()), |windows| windows.check("windows."))
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| run::run(self, context))
     }
 }

@@ -1,9 +1,25 @@
 //! Trains a model by weighted next-token loss.
+//!
+//! `training.jsonl` has one line for each optimizer step. Its field `seconds` is always `null`: the same settings and
+//! inputs must give the same bytes, and times stand in the progress events instead.
+
+mod batches;
+mod checkpoint;
+mod log;
+mod run;
+mod schedule;
+mod targets;
+
+pub use log::TrainingStep;
+pub use schedule::learning_rate;
 
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::{
+    score::{Bos, Windows},
+    stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
+    weighting::{self, Compare, Shape},
+};
 
 /// Settings of a `Train` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +36,84 @@ pub struct Train {
     pub steps: usize,
     /// Sequences in each optimizer step.
     pub batch: usize,
+    /// Sequences that go through the model at once; the gradient is that of the whole batch. If absent, as many as
+    /// have 8192 tokens together, at least one.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
+    /// The learning rate after warm-up.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// Steps over which the learning rate grows from 0.
+    #[serde(default)]
+    pub warmup: usize,
+    /// What the learning rate does after warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Whose way of counting the steps of the schedule is followed.
+    #[serde(default)]
+    pub convention: Convention,
+    /// AdamW's decay of the mean of gradients and of the mean of their squares.
+    #[serde(default = "default_betas")]
+    pub betas: (f64, f64),
+    /// AdamW's addition to the root of the mean square.
+    #[serde(default = "default_epsilon")]
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay, of matrices and not of norms.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// Gradients of a larger norm are scaled down to this one; `None` leaves them.
+    #[serde(default = "default_clip_norm")]
+    pub clip_norm: Option<f64>,
+    /// Orders the sequences: another permutation in each epoch.
+    #[serde(default)]
+    pub seed: u64,
+    /// Steps between checkpoints, from which an interrupted training goes on; about one a minute if absent. The
+    /// result does not depend on it.
+    #[serde(default)]
+    pub checkpoint_every: Option<usize>,
+}
+
+fn default_learning_rate() -> f64 {
+    2e-5
+}
+
+fn default_betas() -> (f64, f64) {
+    (0.9, 0.95)
+}
+
+fn default_epsilon() -> f64 {
+    1e-8
+}
+
+fn default_weight_decay() -> f64 {
+    0.01
+}
+
+#[allow(clippy::unnecessary_wraps)] // serde wants the type of the field
+fn default_clip_norm() -> Option<f64> {
+    Some(1.0)
+}
+
+/// What the learning rate does after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Schedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// It falls to 0 in a straight line.
+    Linear,
+    /// It falls to 0 along half a cosine wave.
+    Cosine,
+}
+
+/// Whose way of counting the steps of the schedule is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Convention {
+    /// transformers' schedulers: with warm-up, the first update has a learning rate of 0.
+    #[default]
+    HuggingFace,
+    /// DeepSpeed's schedulers: one update later, so that the first two have a learning rate of 0.
+    DeepSpeed,
 }
 
 /// Where the weight of each target comes from.
@@ -38,22 +132,33 @@ pub enum Weighting {
     Frozen {
         /// Per-token loss with short context.
         short: Reference,
-        /// How losses are compared.
+        /// How losses are compared; the shape chooses if absent (see [`Compare`]).
         #[serde(default)]
-        compare: crate::weighting::Compare,
+        compare: Option<Compare>,
         /// The form of the weights.
-        shape: crate::weighting::Shape,
+        shape: Shape,
     },
     /// Both sides from the model in training at each step (unfrozen: the paper).
     Unfrozen {
         /// The short windows.
-        windows: crate::score::Windows,
-        /// How losses are compared.
+        windows: Windows,
+        /// What the first token of each window is.
         #[serde(default)]
-        compare: crate::weighting::Compare,
+        bos: Bos,
+        /// Whether the short loss of the first S targets is taken from the long side, as the authors do it. Window 0
+        /// has only S - 1 targets; with `false`, target S - 1 keeps what window 1 says of it.
+        #[serde(default = "yes")]
+        compat_overwrite: bool,
+        /// How losses are compared; the shape chooses if absent (see [`Compare`]).
+        #[serde(default)]
+        compare: Option<Compare>,
         /// The form of the weights.
-        shape: crate::weighting::Shape,
+        shape: Shape,
     },
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Kind for Train {
@@ -62,7 +167,42 @@ impl Kind for Train {
     const SUMMARY: &'static str = "Trains a model by weighted next-token loss.";
     const NUMERICS: Numerics = Numerics::Floating;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        for (field, value) in [
+            ("steps", Some(self.steps)),
+            ("batch", Some(self.batch)),
+            ("micro_batch", self.micro_batch),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            if value == Some(0) {
+                return Err(SettingError::new(field, 0, "a number above 0"));
+            }
+        }
+        let inside = |path: &str, value: f64, fits: bool, expected: &str| {
+            if fits { Ok(()) } else { Err(SettingError::new(path, value, expected)) }
+        };
+        let rate = self.learning_rate;
+        inside("learning_rate", rate, rate >= 0.0 && rate.is_finite(), "a finite number, 0 or more")?;
+        for (path, beta) in [("betas.0", self.betas.0), ("betas.1", self.betas.1)] {
+            inside(path, beta, (0.0..1.0).contains(&beta), "a number from 0 to below 1")?;
+        }
+        inside("epsilon", self.epsilon, self.epsilon > 0.0 && self.epsilon.is_finite(), "a finite number above 0")?;
+        let decay = self.weight_decay;
+        inside("weight_decay", decay, decay >= 0.0 && decay.is_finite(), "a finite number, 0 or more")?;
+        if let Some(norm) = self.clip_norm {
+            inside("clip_norm", norm, norm > 0.0 && norm.is_finite(), "a finite number above 0, or None")?;
+        }
+        match &self.weighting {
+            Weighting::Uniform | Weighting::Static { .. } => Ok(()),
+            Weighting::Frozen { compare, shape, .. } => weighting::check(*compare, shape, "weighting."),
+            Weighting::Unfrozen { windows, compare, shape, .. } => {
+                windows.check("weighting.windows.")?;
+                weighting::check(*compare, shape, "weighting.")
+            }
+        }
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| run::run(self, context))
     }
 }

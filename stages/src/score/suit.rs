@@ -1,0 +1,51 @@
+//! Whether a model understands the ids of a token set.
+
+use std::fs;
+
+use crate::{
+    data::TokenSet,
+    model::Config,
+    stage::{Context, Reference, StageError},
+};
+
+/// Refuses tokens that another tokenizer made than the one beside the model; warns of sequences that are longer than
+/// the context that the model is meant for. `length` is that of what the model is shown at once.
+pub fn suits(
+    context: &Context,
+    model: &Reference,
+    config: &Config,
+    tokens: (&Reference, &TokenSet),
+    length: usize,
+) -> Result<(), StageError> {
+    let (tokens_name, tokens) = tokens;
+    let about = tokens.metadata();
+    let path = context.input(model)?.join("tokenizer.json");
+    let bytes = fs::read(&path).map_err(|error| {
+        StageError::input(
+            &path,
+            format!("the tokenizer of model `{model}` cannot be read ({error}); tokens and model are joined by it"),
+        )
+    })?;
+    let found = blake3::hash(&bytes).to_hex();
+    if *found.as_str() != *about.tokenizer {
+        let problem = format!(
+            "the tokenizer of model `{model}` (BLAKE3 {}…) is not the one that made `{tokens_name}` (BLAKE3 {}…); \
+             tokenize with `tokenizer: \"{model}\"`, or choose a model with the same tokenizer",
+            &found.as_str()[..12],
+            about.tokenizer.get(..12).unwrap_or(&about.tokenizer),
+        );
+        return Err(StageError::input(&path, problem));
+    }
+    if about.vocabulary > config.vocab_size {
+        let problem = format!(
+            "`vocab_size` is {}, but the tokenizer of `{tokens_name}` has ids up to {}; the model cannot read them",
+            config.vocab_size,
+            about.vocabulary - 1
+        );
+        return Err(StageError::input(path.with_file_name("config.json"), problem));
+    }
+    if length > config.context {
+        context.warn(format!("model `{model}` is meant for {} tokens and is shown {length} at once", config.context));
+    }
+    Ok(())
+}

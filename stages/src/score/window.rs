@@ -1,0 +1,111 @@
+//! Which window owns which target (method.md, section 1.4).
+
+use std::ops::Range;
+
+use super::{Bos, Windows};
+use crate::{
+    data::{DataError, TokenSet},
+    stage::SettingError,
+};
+
+/// The windows of sequences of one length. Window `k` covers the tokens `[k T, k T + S)`; window 0 owns the targets of
+/// all its tokens but the first, each later one those of its last T tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowPlan {
+    length: usize,
+    windows: Windows,
+    bos: Option<u32>,
+}
+
+impl WindowPlan {
+    /// The windows of sequences of `length` tokens; `bos`, if given, takes the place of the first token of each. The
+    /// last window must end where the sequence ends. `inside` is as for [`Windows::check`].
+    pub fn new(length: usize, windows: Windows, bos: Option<u32>, inside: &str) -> Result<Self, SettingError> {
+        windows.check(inside)?;
+        let Windows { length: window, step } = windows;
+        if window > length {
+            let expected = format!("at most {length}, the tokens of a sequence");
+            return Err(SettingError::new(format!("{inside}length"), window, expected));
+        }
+        let rest = length - window;
+        if rest.is_multiple_of(step) {
+            return Ok(Self { length, windows, bos });
+        }
+        let fits = |step: &usize| rest.is_multiple_of(*step);
+        let below = (1..step).rev().find(fits);
+        let above = (step + 1..window).find(fits);
+        let nearest: Vec<String> = below.into_iter().chain(above).map(|step| step.to_string()).collect();
+        let expected = format!(
+            "a divisor of {rest}, which is {length} (tokens in a sequence) - {window} (tokens in a window); the nearest: {}",
+            nearest.join(", ")
+        );
+        Err(SettingError::new(format!("{inside}step"), step, expected))
+    }
+
+    /// The id that takes the place of the first token of each window of a token set, or none to leave it.
+    pub fn bos(rule: Bos, tokens: &TokenSet) -> Result<Option<u32>, DataError> {
+        let (Bos::Auto, Some(bos)) = (rule, tokens.metadata().bos) else { return Ok(None) };
+        for sequence in 0..tokens.sequences() {
+            if tokens.sequence(sequence)?.first() != Some(&bos) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(bos))
+    }
+
+    /// Tokens in each window, S.
+    pub fn window(&self) -> usize {
+        self.windows.length
+    }
+
+    /// How many windows a sequence has.
+    pub fn count(&self) -> usize {
+        (self.length - self.windows.length) / self.windows.step + 1
+    }
+
+    /// The tokens `[S]` of one window of a sequence.
+    pub fn tokens(&self, ids: &[u32], window: usize) -> Vec<u32> {
+        let start = window * self.windows.step;
+        let mut tokens = ids[start..start + self.windows.length].to_vec();
+        if let Some(bos) = self.bos {
+            tokens[0] = bos;
+        }
+        tokens
+    }
+
+    /// The targets of the sequence that one window owns.
+    pub fn targets(&self, window: usize) -> Range<usize> {
+        let Windows { length, step } = self.windows;
+        match window {
+            0 => 0..length - 1,
+            _ => length - 1 + (window - 1) * step..length - 1 + window * step,
+        }
+    }
+
+    /// Short-context losses of some sequences; `losses` has `[length - 1]` for each and gets the values of the targets
+    /// that windows from `first` on own. Up to `together` windows are given to `score` at once: their tokens one after
+    /// the other and their number; it answers `[number * (S - 1)]` losses.
+    pub fn score<E>(
+        &self,
+        sequences: &mut [(&[u32], &mut [f32])],
+        first: usize,
+        together: usize,
+        score: &mut dyn FnMut(&[u32], usize) -> Result<Vec<f32>, E>,
+    ) -> Result<(), E> {
+        let places: Vec<(usize, usize)> = (0..sequences.len())
+            .flat_map(|sequence| (first..self.count()).map(move |window| (sequence, window)))
+            .collect();
+        let targets = self.windows.length - 1;
+        for places in places.chunks(together.max(1)) {
+            let ids: Vec<u32> =
+                places.iter().flat_map(|&(sequence, window)| self.tokens(sequences[sequence].0, window)).collect();
+            let found = score(&ids, places.len())?;
+            for (&(sequence, window), found) in places.iter().zip(found.chunks(targets)) {
+                let owned = self.targets(window);
+                let new = &found[targets - owned.len()..];
+                sequences[sequence].1[owned].copy_from_slice(new);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! The training loop.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Train, TrainingStep,
+    batches::Batches,
+    checkpoint::{self, State},
+    learning_rate, log,
+    targets::Targets,
+};
+use crate::{
+    data::TokenSet,
+    model::{AdamW, AdamWSettings, Companions, Gradients, Model, copy_companions},
+    score::suits,
+    stage::{Context, SettingError, StageError},
+    weighting::weighted_mean,
+};
+
+/// Tokens of a micro-batch if the settings do not say otherwise.
+const MICRO_BATCH_TOKENS: usize = 8192;
+
+/// Time between checkpoints if the settings do not say otherwise.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError> {
+    let tokens = TokenSet::open(context.input(&settings.tokens)?)?;
+    let folder = context.input(&settings.model)?;
+    let optimizer = AdamWSettings {
+        beta1: settings.betas.0,
+        beta2: settings.betas.1,
+        epsilon: settings.epsilon,
+        weight_decay: settings.weight_decay,
+    };
+    let mut state = match checkpoint::newest(context, optimizer)? {
+        Some(state) => state,
+        None => {
+            let model = Model::open(folder)?;
+            State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
+        }
+    };
+    suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
+    if tokens.sequences() == 0 || tokens.length() < 2 {
+        let found = format!("{} sequences of {} tokens", tokens.sequences(), tokens.length());
+        return Err(SettingError::new("tokens", found, "at least one sequence of two or more tokens").into());
+    }
+
+    let mut trainer = Trainer {
+        settings,
+        context,
+        targets: Targets::open(settings, context, &tokens)?,
+        batches: Batches::new(tokens.sequences(), settings.batch, settings.seed),
+        gradients: Gradients::zeros_like(&state.model),
+        micro_batch: settings.micro_batch.unwrap_or((MICRO_BATCH_TOKENS / tokens.length()).max(1)),
+        tokens: &tokens,
+    };
+    let mut saved = Instant::now();
+    while state.log.len() < settings.steps {
+        let started = Instant::now();
+        match trainer.step(&mut state) {
+            Ok(()) => trainer.report(&state, started.elapsed()),
+            // What a step changes, it changes in the end, so the state is that of the last whole step.
+            Err(StageError::Canceled) => {
+                checkpoint::save(context.scratch(), &state)?;
+                return Err(StageError::Canceled);
+            }
+            Err(error) => return Err(error),
+        }
+        let due = match settings.checkpoint_every {
+            Some(steps) => state.log.len().is_multiple_of(steps),
+            None => saved.elapsed() >= CHECKPOINT_INTERVAL,
+        };
+        if due && state.log.len() < settings.steps {
+            checkpoint::save(context.scratch(), &state)?;
+            saved = Instant::now();
+        }
+    }
+    copy_companions(folder, context.output(), Companions::Tokenizer)?;
+    state.model.save(context.output())?;
+    log::write(&context.output().join(log::FILE), &state.log)
+}
+
+struct Trainer<'a> {
+    settings: &'a Train,
+    context: &'a Context,
+    tokens: &'a TokenSet,
+    targets: Targets<'a>,
+    batches: Batches,
+    gradients: Gradients,
+    micro_batch: usize,
+}
+
+impl Trainer<'_> {
+    /// One optimizer step: gradients of all micro-batches, clipping, AdamW.
+    fn step(&mut self, state: &mut State) -> Result<(), StageError> {
+        let step = state.log.len() + 1;
+        let sequences = self.batches.of_step(step);
+        let count = (sequences.len() * (self.tokens.length() - 1)) as f64;
+        let (mut loss, mut unweighted) = (0.0, 0.0);
+        self.gradients.zero();
+        for sequences in sequences.chunks(self.micro_batch) {
+            self.context.check_canceled()?;
+            let (weighted_sum, sum) = self.micro_batch(&state.model, step, sequences, count)?;
+            loss += weighted_sum / count;
+            unweighted += sum / count;
+        }
+        let norm = self.gradients.global_norm();
+        if !norm.is_finite() {
+            let names: Vec<String> = sequences.iter().map(ToString::to_string).collect();
+            return Err(diverged(step, &format!("the gradient over sequences {} has norm {norm}", names.join(", "))));
+        }
+        // As torch.nn.utils.clip_grad_norm_ does it.
+        let clip_factor = self.settings.clip_norm.map_or(1.0, |bound| (bound / (norm + 1e-6)).min(1.0));
+        let rate = learning_rate(self.settings, step);
+        state.optimizer.step(&mut state.model, &self.gradients, rate, clip_factor)?;
+        state.log.push(TrainingStep {
+            step,
+            loss,
+            unweighted_loss: unweighted,
+            learning_rate: rate,
+            grad_norm: norm,
+            tokens: (step * sequences.len() * self.tokens.length()) as u64,
+            seconds: None,
+        });
+        Ok(())
+    }
+
+    /// Adds the gradient of some sequences; answers the sums of weighted and of plain losses of their targets.
+    /// `count` is the number of targets of the whole step, by which the loss is divided.
+    fn micro_batch(
+        &mut self,
+        model: &Model,
+        step: usize,
+        sequences: &[usize],
+        count: f64,
+    ) -> Result<(f64, f64), StageError> {
+        let ids = sequences.iter().map(|&sequence| self.tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
+        let targets = self.tokens.length() - 1;
+        let short = self.targets.short_pass(self.context, model, &ids)?;
+        let weigh = &self.targets;
+        let mut weighted = 0.0;
+        let losses = model.forward_backward(
+            &ids.concat(),
+            sequences.len(),
+            &mut |long: &[f32]| {
+                if let Some(at) = long.iter().position(|loss| !loss.is_finite()) {
+                    let what = format!(
+                        "sequence {}, target {}: the loss is {}",
+                        sequences[at / targets],
+                        at % targets,
+                        long[at]
+                    );
+                    return Err(diverged(step, &what));
+                }
+                let weights = weigh.weights(sequences, long, &short)?;
+                weighted = weighted_mean(long, &weights) * long.len() as f64;
+                Ok(weights.into_iter().map(|weight| (f64::from(weight) / count) as f32).collect())
+            },
+            &mut self.gradients,
+        )?;
+        Ok((weighted, losses.iter().map(|&loss| f64::from(loss)).sum()))
+    }
+
+    fn report(&self, state: &State, taken: Duration) {
+        let Some(last) = state.log.last() else { return };
+        let speed = (self.settings.batch * self.tokens.length()) as f64 / taken.as_secs_f64().max(1e-9);
+        let detail = format!(
+            "loss {:.3}, {} tokens/s, learning rate {:.3e}",
+            last.loss,
+            grouped(speed as u64),
+            last.learning_rate
+        );
+        self.context.progress(last.step as u64, self.settings.steps as u64, "steps", detail);
+    }
+}
+
+fn diverged(step: usize, what: &str) -> StageError {
+    StageError::Failed(format!(
+        "step {step}: {what}; training diverged: try a smaller `learning_rate`, a longer `warmup` or a smaller `clip_norm`"
+    ))
+}
+
+/// 12345 as `12 345`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}

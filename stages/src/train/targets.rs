@@ -1,0 +1,97 @@
+//! The weights of the targets of a micro-batch, in the four modes.
+
+use super::{Train, Weighting};
+use crate::{
+    data::{ArrayKind, ArraySet, TokenSet},
+    model::Model,
+    score::WindowPlan,
+    stage::{Context, StageError},
+    weighting::weigh,
+};
+
+/// Tokens that go through the model at once in the pass over short windows; no result depends on it.
+const TOKENS_AT_ONCE: usize = 8192;
+
+/// Gives weights to targets.
+pub(super) enum Targets<'a> {
+    Uniform,
+    Static { weights: ArraySet },
+    Frozen { settings: &'a Weighting, short: ArraySet },
+    Unfrozen { settings: &'a Weighting, plan: WindowPlan, overwritten: usize },
+}
+
+impl<'a> Targets<'a> {
+    /// Opens what the weighting needs and checks that it belongs to the tokens.
+    pub(super) fn open(settings: &'a Train, context: &Context, tokens: &TokenSet) -> Result<Self, StageError> {
+        Ok(match &settings.weighting {
+            Weighting::Uniform => Self::Uniform,
+            Weighting::Static { weights } => {
+                let weights = ArraySet::open(context.input(weights)?, ArrayKind::Weights)?;
+                weights.check_tokens(tokens)?;
+                Self::Static { weights }
+            }
+            settings @ Weighting::Frozen { short, .. } => {
+                let short = ArraySet::open(context.input(short)?, ArrayKind::CrossEntropy)?;
+                short.check_tokens(tokens)?;
+                Self::Frozen { settings, short }
+            }
+            settings @ Weighting::Unfrozen { windows, bos, compat_overwrite, .. } => {
+                let bos = WindowPlan::bos(*bos, tokens)?;
+                let plan = WindowPlan::new(tokens.length(), *windows, bos, "weighting.windows.")?;
+                let overwritten = if *compat_overwrite { windows.length } else { windows.length - 1 };
+                Self::Unfrozen { settings, plan, overwritten: overwritten.min(tokens.length() - 1) }
+            }
+        })
+    }
+
+    /// The short-context losses of some sequences under the model as it is now, where the mode needs them; empty
+    /// otherwise. `ids` is `[sequences, length]`.
+    pub(super) fn short_pass(
+        &self,
+        context: &Context,
+        model: &Model,
+        ids: &[Vec<u32>],
+    ) -> Result<Vec<f32>, StageError> {
+        let Self::Unfrozen { plan, .. } = self else { return Ok(Vec::new()) };
+        let targets = ids.first().map_or(0, |ids| ids.len() - 1);
+        let mut losses = vec![0.0; ids.len() * targets];
+        let mut rows: Vec<(&[u32], &mut [f32])> =
+            ids.iter().map(Vec::as_slice).zip(losses.chunks_mut(targets)).collect();
+        // Window 0 sees what the long side sees; its targets are overwritten below.
+        plan.score(&mut rows, 1, (TOKENS_AT_ONCE / plan.window()).max(1), &mut |ids, batch| {
+            context.check_canceled()?;
+            Ok::<_, StageError>(model.score(ids, batch)?.cross_entropy)
+        })?;
+        Ok(losses)
+    }
+
+    /// Weights `[sequences * (length - 1)]` from the losses of the long side and what [`Self::short_pass`] gave.
+    pub(super) fn weights(&self, sequences: &[usize], long: &[f32], short: &[f32]) -> Result<Vec<f32>, StageError> {
+        let targets = long.len() / sequences.len();
+        let mut all = Vec::with_capacity(long.len());
+        for (index, (&sequence, long)) in sequences.iter().zip(long.chunks(targets)).enumerate() {
+            match self {
+                Self::Uniform => all.resize(all.len() + targets, 1.0),
+                Self::Static { weights } => all.extend(weights.row(sequence)?),
+                Self::Frozen { settings, short } => {
+                    all.extend(shaped(settings, long, &short.row(sequence)?, sequence)?)
+                }
+                Self::Unfrozen { settings, overwritten, .. } => {
+                    let mut short = short[index * targets..(index + 1) * targets].to_vec();
+                    short[..*overwritten].copy_from_slice(&long[..*overwritten]);
+                    all.extend(shaped(settings, long, &short, sequence)?);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn shaped(settings: &Weighting, long: &[f32], short: &[f32], sequence: usize) -> Result<Vec<f32>, StageError> {
+    match settings {
+        Weighting::Frozen { compare, shape, .. } | Weighting::Unfrozen { compare, shape, .. } => {
+            weigh(*compare, shape, long, short, sequence as u64).map_err(|error| error.in_stage("weighting."))
+        }
+        Weighting::Uniform | Weighting::Static { .. } => Ok(vec![1.0; long.len()]),
+    }
+}

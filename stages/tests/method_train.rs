@@ -1,0 +1,285 @@
+//! Training against PyTorch, and interrupted training against training that was left in peace.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use twdag_stages::{
+    data::{ArrayKind, ArraySetWriter, PartLayout, TokenSet, TokenSetWriter},
+    registry::ron_options,
+    stage::{Context, Kind, StageError, StageEvent},
+    train::{Train, TrainingStep, learning_rate},
+};
+
+const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/models/stories260k");
+
+#[derive(Deserialize)]
+struct Reference {
+    ids: Vec<Vec<u32>>,
+    short: Vec<Vec<f32>>,
+    r#static: Vec<Vec<f32>>,
+    runs: std::collections::BTreeMap<String, Vec<ReferenceStep>>,
+}
+
+#[derive(Deserialize)]
+struct ReferenceStep {
+    loss: f64,
+    unweighted_loss: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+}
+
+fn reference() -> Reference {
+    serde_json::from_str(include_str!("fixtures/training.json")).expect("training.json")
+}
+
+/// The sequences of the reference as artifacts: `tokens`, `short` and `weights` in one folder.
+struct Room {
+    folder: TempDir,
+}
+
+impl Room {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let room = Self { folder };
+        let reference = reference();
+        for name in ["tokens", "short", "weights"] {
+            fs::create_dir(room.path(name)).expect("a folder");
+        }
+        let mut writer = TokenSetWriter::new(&room.path("tokens"), reference.ids[0].len(), false);
+        for ids in &reference.ids {
+            writer.push(ids, None).expect("a sequence");
+        }
+        writer.finish(&Path::new(STORIES).join("tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
+        let tokens = TokenSet::open(&room.path("tokens")).expect("tokens");
+        for (name, kind, values) in
+            [("short", ArrayKind::CrossEntropy, &reference.short), ("weights", ArrayKind::Weights, &reference.r#static)]
+        {
+            let layout = PartLayout::even(values.len());
+            let writer = ArraySetWriter::new(&room.path(name), kind, layout, tokens.length(), tokens.digest(), None);
+            writer.write_part(0, &values.concat()).expect("a part");
+            writer.finish().expect("the describing file");
+        }
+        room
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Trains with a scratch folder `NAME.scratch` into `NAME`, which is emptied first.
+    fn train(&self, name: &str, threads: usize, settings: &str, watch: impl Watch) -> Result<(), StageError> {
+        let (output, scratch) = (self.path(name), self.path(&format!("{name}.scratch")));
+        if output.exists() {
+            fs::remove_dir_all(&output).expect("removed");
+        }
+        fs::create_dir_all(&output).expect("an output folder");
+        fs::create_dir_all(&scratch).expect("a scratch folder");
+        let stage: Train =
+            ron_options().from_str(&format!("(model: \"model\", tokens: \"tokens\", {settings})")).expect("settings");
+        stage.check()?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&cancel);
+        let context = Context::builder(output, scratch)
+            .input("model", STORIES)
+            .input("tokens", self.path("tokens"))
+            .input("short", self.path("short"))
+            .input("weights", self.path("weights"))
+            .threads(threads)
+            .cancel(cancel)
+            .events(move |event| {
+                if watch(&event) {
+                    flag.store(true, Ordering::Relaxed);
+                }
+            })
+            .build();
+        stage.run(&context)
+    }
+
+    fn log(&self, name: &str) -> Vec<TrainingStep> {
+        let text = fs::read_to_string(self.path(name).join("training.jsonl")).expect("training.jsonl");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
+    }
+
+    /// Every file of an output folder with its content.
+    fn files(&self, name: &str) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(self.path(name))
+            .expect("a folder")
+            .map(|entry| {
+                let path = entry.expect("an entry").path();
+                (path.file_name().expect("a name").to_string_lossy().into_owned(), fs::read(path).expect("a file"))
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+/// Hears every event; answers whether to ask the stage to stop.
+trait Watch: Fn(&StageEvent) -> bool + Send + Sync + 'static {}
+
+impl<F: Fn(&StageEvent) -> bool + Send + Sync + 'static> Watch for F {}
+
+fn in_peace(_: &StageEvent) -> bool {
+    false
+}
+
+fn stop_after(steps: u64) -> impl Watch {
+    move |event| matches!(event, StageEvent::Progress { done, .. } if *done == steps)
+}
+
+#[track_caller]
+fn follows(found: &[TrainingStep], expected: &[ReferenceStep]) {
+    assert_eq!(found.len(), expected.len());
+    let close = |found: f64, expected: f64| (found - expected).abs() <= 1e-3 * expected.abs();
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(close(found.loss, expected.loss), "{found:?}, PyTorch {}", expected.loss);
+        assert!(close(found.unweighted_loss, expected.unweighted_loss), "{found:?}, {}", expected.unweighted_loss);
+        assert!(close(found.grad_norm, expected.grad_norm), "{found:?}, PyTorch {}", expected.grad_norm);
+        assert!((found.learning_rate - expected.learning_rate).abs() < 1e-12, "{found:?}");
+    }
+}
+
+const COMMON: &str = "steps: 20, batch: 4, learning_rate: 3e-4, warmup: 3";
+
+#[test]
+fn twenty_uniform_steps_are_those_of_pytorch() {
+    let room = Room::new();
+    room.train("model", 2, COMMON, in_peace).expect("a model");
+    follows(&room.log("model"), &reference().runs["uniform"]);
+}
+
+#[test]
+fn static_weights_and_a_linear_schedule_are_those_of_pytorch() {
+    let room = Room::new();
+    let settings = format!("{COMMON}, weighting: Static(weights: \"weights\"), schedule: Linear");
+    room.train("model", 2, &settings, in_peace).expect("a model");
+    follows(&room.log("model"), &reference().runs["static"]);
+}
+
+#[test]
+fn frozen_scoring_is_that_of_pytorch() {
+    let room = Room::new();
+    let settings = format!("{COMMON}, weighting: Frozen(short: \"short\", shape: Dense(lambda: 0.5))");
+    room.train("model", 2, &settings, in_peace).expect("a model");
+    follows(&room.log("model"), &reference().runs["frozen"]);
+}
+
+#[test]
+fn unfrozen_scoring_is_that_of_pytorch() {
+    let room = Room::new();
+    let settings = format!(
+        "{COMMON}, weighting: Unfrozen(windows: (length: 32, step: 24), shape: Dense(lambda: 0.25)), micro_batch: 2"
+    );
+    room.train("model", 2, &settings, in_peace).expect("a model");
+    follows(&room.log("model"), &reference().runs["unfrozen"]);
+}
+
+#[test]
+fn small_micro_batches_have_the_gradient_of_the_batch() {
+    let room = Room::new();
+    let settings = format!("{COMMON}, weighting: Frozen(short: \"short\", shape: Sparse(kappa: 0.4)), micro_batch: 1");
+    room.train("small", 2, &settings, in_peace).expect("a model");
+    room.train("whole", 2, &settings.replace("micro_batch: 1", "micro_batch: 4"), in_peace).expect("a model");
+    for (small, whole) in room.log("small").iter().zip(room.log("whole")).take(5) {
+        assert!((small.loss - whole.loss).abs() <= 1e-5 * whole.loss, "{small:?} {whole:?}");
+        assert!((small.grad_norm - whole.grad_norm).abs() <= 1e-4 * whole.grad_norm, "{small:?} {whole:?}");
+    }
+}
+
+const INTERRUPTED: &str = "steps: 12, batch: 3, learning_rate: 1e-3, warmup: 2, micro_batch: 1, seed: 9, \
+                           checkpoint_every: 2, weighting: Unfrozen(windows: (length: 32, step: 24), shape: Sparse(kappa: 0.4))";
+
+#[test]
+fn interruption_and_threads_change_no_byte() {
+    let room = Room::new();
+    room.train("peace", 1, INTERRUPTED, in_peace).expect("a model");
+    assert!(matches!(room.train("other", 2, INTERRUPTED, stop_after(5)), Err(StageError::Canceled)));
+    assert!(matches!(room.train("other", 2, INTERRUPTED, stop_after(8)), Err(StageError::Canceled)));
+    let first = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&first);
+    room.train("other", 2, INTERRUPTED, move |event: &StageEvent| {
+        if let StageEvent::Progress { done, .. } = event {
+            let _ = seen.compare_exchange(0, *done as usize, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        false
+    })
+    .expect("a model");
+    assert_eq!(first.load(Ordering::Relaxed), 9, "it goes on where it was stopped");
+    assert!(room.files("peace") == room.files("other"), "other bytes");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_not_used() {
+    let room = Room::new();
+    room.train("peace", 2, INTERRUPTED, in_peace).expect("a model");
+    assert!(room.train("other", 2, INTERRUPTED, stop_after(7)).is_err());
+    let scratch = room.path("other.scratch");
+    let newest = scratch.join("checkpoint-00000007/model.safetensors");
+    let bytes = fs::read(&newest).expect("a checkpoint");
+    fs::write(&newest, &bytes[..bytes.len() / 2]).expect("a damaged checkpoint");
+    fs::create_dir(scratch.join("checkpoint.unfinished")).expect("what a killed process leaves");
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&warnings);
+    room.train("other", 2, INTERRUPTED, move |event: &StageEvent| {
+        if let StageEvent::Warning { message } = event {
+            heard.lock().expect("a lock").push(message.clone());
+        }
+        false
+    })
+    .expect("a model");
+    let warnings = warnings.lock().expect("a lock");
+    assert!(warnings.len() == 1 && warnings[0].starts_with("the checkpoint of step 7 is damaged"), "{warnings:?}");
+    assert!(room.files("peace") == room.files("other"), "other bytes");
+}
+
+#[test]
+fn a_training_that_diverges_says_where() {
+    let room = Room::new();
+    let settings = "steps: 50, batch: 4, learning_rate: 1e30, clip_norm: None";
+    let message = room.train("model", 2, settings, in_peace).expect_err("an error").to_string();
+    assert!(message.contains("training diverged: try a smaller `learning_rate`"), "{message}");
+    assert!(message.starts_with("step 2: "), "{message}");
+    assert!(room.files("model").is_empty());
+}
+
+#[test]
+fn warm_up_of_both_conventions() {
+    let settings = |more: &str| -> Train {
+        let text = format!("(model: \"m\", tokens: \"t\", steps: 100, batch: 1, warmup: 20, {more})");
+        ron_options().from_str(&text).expect("settings")
+    };
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-15, "{found}, expected {expected}");
+    let deep_speed = settings("convention: DeepSpeed");
+    for (step, rate) in [(1, 0.0), (2, 0.0), (3, 1e-6), (12, 1e-5), (21, 1.9e-5), (22, 2e-5), (100, 2e-5)] {
+        close(learning_rate(&deep_speed, step), rate);
+    }
+    let hugging_face = settings("");
+    for (step, rate) in [(1, 0.0), (2, 1e-6), (11, 1e-5), (20, 1.9e-5), (21, 2e-5)] {
+        close(learning_rate(&hugging_face, step), rate);
+    }
+    // transformers 4.48: get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup, 20 of 100 steps.
+    for (step, linear, cosine) in [(21, 2e-5, 2e-5), (61, 1e-5, 1e-5), (41, 1.5e-5, 1.7071067811865478e-5)] {
+        close(learning_rate(&settings("schedule: Linear"), step), linear);
+        close(learning_rate(&settings("schedule: Cosine"), step), cosine);
+    }
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    let room = Room::new();
+    let refused = |settings: &str| room.train("no", 1, settings, in_peace).expect_err("an error").to_string();
+    insta::assert_snapshot!(refused("steps: 0, batch: 1"), @"setting `steps` is 0, expected a number above 0");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, betas: (0.9, 1.0)"), @"setting `betas.1` is 1, expected a number from 0 to below 1");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Frozen(short: \"short\", shape: Dense(lambda: 2))"), @"setting `weighting.shape.lambda` is 2, expected a number from 0 (the scores alone) to 1 (uniform weights)");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Unfrozen(windows: (length: 32, step: 20), shape: Uniform)"), @"setting `weighting.windows.step` is 20, expected a divisor of 96, which is 128 (tokens in a sequence) - 32 (tokens in a window); the nearest: 16, 24");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Unfrozen(windows: (length: 32, step: 32), shape: Uniform)"), @"setting `weighting.windows.step` is 32, expected 1 to 31: less than the window, or tokens are left out");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Frozen(short: \"short\", shape: Sparse(kappa: 0.001))"), @"setting `weighting.shape.kappa` is 0.001, expected at least 0.007875: of 127 targets it must keep one or more");
+}
