@@ -1,5 +1,7 @@
 //! The optimizer against PyTorch's: `fixtures/adamw.json` was written by `fixtures/adamw.py`.
 
+#![allow(clippy::unwrap_used)]
+
 use serde::Deserialize;
 use serde_json::json;
 use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError};

@@ -1,6 +1,8 @@
 //! The same settings give the same bytes: for any number of threads, any grouping into batches, before and after a
 //! folder.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 
 use serde_json::json;

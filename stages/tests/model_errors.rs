@@ -1,5 +1,7 @@
 //! What is said about folders and calls that are wrong.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor};

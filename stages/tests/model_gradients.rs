@@ -1,5 +1,7 @@
 //! Gradients against an independent form of the model, written with candle's plain differentiable operations.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Tensor, Var};
@@ -148,4 +150,29 @@ fn lengths_around_a_block() {
     for length in [3, 63, 64, 65, 128, 129] {
         check(&model, length, 2);
     }
+}
+
+#[test]
+fn gradient_is_the_slope_of_the_loss() {
+    // Along the gradient the loss must change by its squared length: a check that shares no formula with the oracle.
+    let model = model(4, 2, 6, 2, true);
+    let ids = ids(2 * 70);
+    let mut gradients = Gradients::zeros_like(&model);
+    let mut coefficients = |losses: &[f32]| Ok::<_, ModelError>(weights(losses.len()));
+    let losses = model.forward_backward(&ids, 2, &mut coefficients, &mut gradients).unwrap();
+    let weights = weights(losses.len());
+    let length = gradients.global_norm();
+    let loss = |step: f64| {
+        let mut moved = self::model(4, 2, 6, 2, true);
+        moved.update(|parameters| {
+            for (parameter, gradient) in parameters.iter_mut().zip(gradients.values()) {
+                *parameter += (step * f64::from(*gradient) / length) as f32;
+            }
+        });
+        let losses = moved.score(&ids, 2).unwrap().cross_entropy;
+        losses.iter().zip(&weights).map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum::<f64>()
+    };
+    let step = 2e-3;
+    let slope = (loss(step) - loss(-step)) / (2.0 * step);
+    assert!((slope / length - 1.0).abs() < 1e-3, "slope {slope}, gradient {length}");
 }

@@ -1,5 +1,7 @@
 //! Rotary embeddings and scoring against values that `transformers` computed for real checkpoints.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde::Deserialize;

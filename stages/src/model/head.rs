@@ -131,7 +131,6 @@ pub(super) fn backward(
             .count();
         let (chunk, tail) = rest.split_at(count);
         rest = tail;
-        let start = chunk[0].row;
         let rows: usize = chunk.iter().map(|place| place.rows).sum();
         buffers.logits.resize(rows * vocabulary, 0.0);
         buffers.normalized.resize(rows * hidden, 0.0);
@@ -169,7 +168,6 @@ pub(super) fn backward(
             let input = &input[place.row * hidden..][..place.rows * hidden];
             kernels::normalize_backward(input, norm, shape.epsilon, gradient, output, norm_gradient, normalized);
         });
-        debug_assert_eq!(start + rows, chunk[count - 1].row + chunk[count - 1].rows);
         let (logits, normalized) = (&buffers.logits, &buffers.normalized);
         let head = &mut gradients[layout.head.clone()];
         head.par_chunks_mut(BLOCK * hidden).enumerate().for_each(|(index, target)| {
@@ -184,6 +182,7 @@ pub(super) fn backward(
 }
 
 /// Splits the first `len` numbers off.
+#[allow(clippy::mut_mut)]
 pub(super) fn take<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (first, rest) = std::mem::take(slice).split_at_mut(len);
     *slice = rest;

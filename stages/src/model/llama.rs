@@ -185,6 +185,7 @@ impl Model {
     /// `coefficients` gets the cross entropy of each target (nats, `[batch * (length - 1)]`) and answers the
     /// derivative of the loss by each of them; for a mean, that is one over their number. Weights that were computed
     /// from the cross entropies are thereby constants of the derivative.
+    #[allow(clippy::type_complexity)]
     pub fn forward_backward<E: From<ModelError>>(
         &self,
         ids: &[u32],

@@ -106,11 +106,7 @@ impl Shape {
     }
 
     /// The rows of each block in a buffer of `width` numbers a row.
-    pub(super) fn split<'a>(
-        self,
-        buffer: &'a mut [f32],
-        width: usize,
-    ) -> impl Iterator<Item = &'a mut [f32]> + use<'a> {
+    pub(super) fn split(self, buffer: &mut [f32], width: usize) -> impl Iterator<Item = &mut [f32]> {
         buffer.chunks_mut(self.length * width).flat_map(move |sequence| sequence.chunks_mut(BLOCK * width))
     }
 }

@@ -4,6 +4,9 @@
 //! ([`vectorized`]). Sums run over [`LANES`] interleaved partial sums whatever the width of a vector register, and
 //! multiply-adds are fused, so these loops give the same bytes on every machine.
 
+// A loop is only compiled for an instruction set if it is inlined into the function that was dispatched to.
+#![allow(clippy::inline_always)]
+
 mod activation;
 mod elementwise;
 mod exponential;
