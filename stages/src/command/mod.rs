@@ -1,15 +1,24 @@
 //! Runs any program: an argument list, declared inputs, files, outputs and environment.
 
+mod arguments;
+mod log;
+mod process;
+mod run;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
 use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
 
 /// Settings of a `Command` stage.
+///
+/// The program is started without a shell, in a folder of its own that survives interruption, with nothing to read on
+/// standard input. What enters the key is what stands here and the contents of inputs and files: a program that is
+/// found through PATH counts by its name, so pin its version where that matters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// The program and its arguments; `{in.NAME}` is an input folder, `{file.N}` the N-th declared file (from 0), `{out}` the output folder, `{threads}` the number of threads.
+    /// The program and its arguments; `{in.NAME}` is an input folder, `{file.N}` the N-th declared file (from 0),
+    /// `{out}` the output folder, `{threads}` the number of threads. Other braces stand for themselves.
     pub run: Vec<String>,
     /// Stages whose artifacts the program reads, by the name used in `run`.
     #[serde(default)]
@@ -17,7 +26,8 @@ pub struct Command {
     /// Workspace files that the program reads, its script above all.
     #[serde(default)]
     pub files: Vec<SourcePath>,
-    /// Environment variables to set; the program sees no others but PATH, HOME, LANG, TMPDIR and those needed to start.
+    /// Environment variables to set, with the same placeholders as `run`; the program sees no others but PATH, HOME,
+    /// LANG (C.UTF-8) and TMPDIR.
     #[serde(default)]
     pub env: std::collections::BTreeMap<String, String>,
     /// Files that must exist in the output folder when the program ends; empty means at least one.
@@ -32,7 +42,20 @@ impl Kind for Command {
         "Runs any program: an argument list, declared inputs, files, outputs and environment.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        arguments::check(self)
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let source = |(index, path): (usize, &SourcePath)| Source {
+            role: format!("files.{index}"),
+            path: path.clone(),
+            files: Vec::new(),
+        };
+        self.files.iter().enumerate().map(source).collect()
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        run::run(self, context)
     }
 }

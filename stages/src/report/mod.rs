@@ -1,9 +1,18 @@
 //! Writes one page that compares variants in a table and plots.
 
+mod chart;
+mod collect;
+mod findings;
+mod measures;
+mod metrics;
+mod number;
+mod page;
+mod run;
+mod svg;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of a `Report` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,11 +20,14 @@ use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, Sou
 pub struct Report {
     /// The head line of the page.
     pub title: String,
-    /// The variants to compare, in order: label -> its `Evaluate` stage.
+    /// The variants to compare, in order: label -> its `Evaluate` stage. The first is what the others are compared to.
     pub evaluations: indexmap::IndexMap<String, Reference>,
     /// Training curves to plot: label -> its `Train` stage.
     #[serde(default)]
     pub training: indexmap::IndexMap<String, Reference>,
+    /// Paragraphs to print below the findings.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Kind for Report {
@@ -24,7 +36,14 @@ impl Kind for Report {
     const SUMMARY: &'static str = "Writes one page that compares variants in a table and plots.";
     const NUMERICS: Numerics = Numerics::Exact;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        if self.evaluations.is_empty() {
+            return Err(SettingError::new("evaluations", "empty", "at least one variant"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        run::run(self, context)
     }
 }

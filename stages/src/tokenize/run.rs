@@ -37,8 +37,6 @@ pub(super) fn run(settings: &Tokenize, context: &Context) -> Result<(), StageErr
     let folders = settings.text.iter().map(|text| context.input(text)).collect::<Result<Vec<_>, _>>()?;
     let corpus = Corpus::open(folders)?;
     let tokenizer = TextTokenizer::open(context.input(&settings.tokenizer)?)?;
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build();
-    let threads = threads.map_err(|error| StageError::Failed(format!("cannot start threads: {error}")))?;
 
     let mut sequences = SequencesIn::new(context.scratch(), settings.length)?;
     let mut counts = Counts::default();
@@ -50,10 +48,10 @@ pub(super) fn run(settings: &Tokenize, context: &Context) -> Result<(), StageErr
         if batch.is_empty() {
             break;
         }
-        let encoded: Vec<_> =
-            threads.install(|| batch.par_iter().map(|document| encode(settings, &tokenizer, document)).collect());
+        let encoded: Vec<_> = context.in_pool(|| {
+            batch.par_iter().map(|document| encode(settings, &tokenizer, document)).collect::<Result<_, _>>()
+        })?;
         for (document, encoded) in batch.iter().zip(encoded) {
-            let encoded = encoded?;
             counts.add(document, &encoded);
             for (ids, needed) in encoded.sequences {
                 sequences.push(&ids, needed)?;

@@ -59,11 +59,10 @@ pub(super) fn run(settings: &TrainTokenizer, context: &Context) -> Result<(), St
         });
         checked.map_err(|error| *problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(error)).ok()
     });
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build();
-    let threads = threads.map_err(|error| StageError::Failed(format!("cannot start threads: {error}")))?;
-    threads
-        .install(|| tokenizer.train(&mut trainer, texts).map(|_| ()))
-        .map_err(|error| StageError::Failed(format!("training the tokenizer failed: {error}")))?;
+    context.in_pool(|| {
+        let result = tokenizer.train(&mut trainer, texts).map(|_| ());
+        result.map_err(|error| StageError::Failed(format!("training the tokenizer failed: {error}")))
+    })?;
     if let Some(error) = problem.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }

@@ -1,0 +1,86 @@
+//! A child process in a group of its own, which is ended as a whole.
+
+use std::{
+    io,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::{Child, Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid,
+};
+
+/// How long a process has between the request to end and the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A running process and whatever it starts.
+pub(super) struct Group {
+    child: Child,
+    id: Pid,
+    asked_to_end: Option<Instant>,
+}
+
+impl Group {
+    /// Starts the program in a new process group that dies with this process.
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        command.process_group(0);
+        // SAFETY: between fork and exec only functions that are safe in signal handlers may be called; this one is a
+        // single system call without any allocation.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let child = command.spawn()?;
+        let id = Pid::from_child(&child);
+        Ok(Self { child, id, asked_to_end: None })
+    }
+
+    /// How the program ended, if it has. What it left running in its group is killed then, so that nothing writes
+    /// into the output any more.
+    pub(super) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+        // The program is not reaped yet, so its number cannot have gone to another group when that is killed.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if waitid(WaitId::Pid(self.id), options)?.is_none() {
+            return Ok(None);
+        }
+        let _ = kill_process_group(self.id, Signal::KILL);
+        self.child.wait().map(Some)
+    }
+
+    /// Asks the group to end, and after some time no longer asks. Call it until [`Self::poll`] gives a status.
+    pub(super) fn end(&mut self) {
+        match self.asked_to_end {
+            None => {
+                let _ = kill_process_group(self.id, Signal::TERM);
+                self.asked_to_end = Some(Instant::now());
+            }
+            Some(asked) if asked.elapsed() >= GRACE => {
+                let _ = kill_process_group(self.id, Signal::KILL);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// How a process ended, in words that follow "the program".
+pub(super) fn describe(status: ExitStatus) -> String {
+    let Some(signal) = status.signal() else {
+        return status.code().map_or("ended".to_owned(), |code| format!("ended with exit code {code}"));
+    };
+    let name = match Signal::from_named_raw(signal) {
+        Some(Signal::KILL) => "SIGKILL; the machine may have run out of memory",
+        Some(Signal::TERM) => "SIGTERM",
+        Some(Signal::INT) => "SIGINT",
+        Some(Signal::HUP) => "SIGHUP",
+        Some(Signal::SEGV) => "SIGSEGV, a memory fault",
+        Some(Signal::ABORT) => "SIGABRT",
+        Some(Signal::BUS) => "SIGBUS",
+        Some(Signal::ILL) => "SIGILL, an instruction that this processor does not have",
+        Some(Signal::FPE) => "SIGFPE",
+        Some(Signal::PIPE) => "SIGPIPE",
+        Some(Signal::XCPU) => "SIGXCPU, the limit of processor time",
+        Some(Signal::XFSZ) => "SIGXFSZ, the limit of file size",
+        _ => "a signal",
+    };
+    format!("was ended by signal {signal} ({name})")
+}
