@@ -1,5 +1,7 @@
 //! Running programs: what they see, how they fail, and how they are stopped.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeMap,
     fs,

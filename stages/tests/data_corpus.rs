@@ -1,5 +1,7 @@
 //! Reading corpora: order, forms, and damage.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 use std::{fs, io::Write, path::Path};
 
 use flate2::{Compression, write::GzEncoder};

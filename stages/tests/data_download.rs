@@ -1,5 +1,7 @@
 //! Bringing files into the store, from folders and from a real server on this machine.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,5 +1,7 @@
 //! Token sets and per-target arrays: what is written, what is read, what is refused.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 use std::{fs, path::Path};
 
 use proptest::prelude::*;

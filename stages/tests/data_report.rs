@@ -1,5 +1,7 @@
 //! The report: what it says of small numbers that can be followed by hand.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! From text to token sequences: against ids that other programs computed, and by hand.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::Path,

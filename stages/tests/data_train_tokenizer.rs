@@ -1,5 +1,7 @@
 //! Training tokenizers: the same bytes every time, and merges that can be followed by hand.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{fs, path::Path};
 
 use serde_json::Value;

@@ -150,7 +150,9 @@ impl TensorOut {
     /// A tensor of rows of `columns` elements, given one after the other.
     pub fn new<T: Element>(name: &'static str, columns: usize, values: &[T]) -> Self {
         let mut bytes = Vec::with_capacity(size_of_val(values));
-        values.iter().for_each(|value| value.write(&mut bytes));
+        for value in values {
+            value.write(&mut bytes);
+        }
         Self { name, dtype: T::DTYPE, shape: [values.len() / columns.max(1), columns], bytes }
     }
 }

@@ -1,6 +1,6 @@
 //! Digests that a remote file must have.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
@@ -75,7 +75,11 @@ impl Hasher {
     pub(super) fn finish(self) -> Pin {
         match self {
             Self::Sha256(hasher) => {
-                let hex = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let hex = hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
+                    // Writing into a string cannot fail.
+                    let _ = write!(hex, "{byte:02x}");
+                    hex
+                });
                 Pin { algorithm: Algorithm::Sha256, hex }
             }
             Self::Blake3(hasher) => Pin { algorithm: Algorithm::Blake3, hex: hasher.finalize().to_hex().to_string() },

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A server that sends nothing for so long counts as gone.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// How often a wish to stop is noticed while waiting.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -104,7 +104,7 @@ impl<'a> Transfer<'a> {
         let retry = RetryConfig {
             backoff: BackoffConfig { init_backoff: GLANCE, max_backoff: Duration::from_secs(5), base: 2.0 },
             max_retries: 5,
-            retry_timeout: Duration::from_secs(60),
+            retry_timeout: Duration::from_mins(1),
         };
         let store = HttpBuilder::new().with_url(url.as_str()).with_client_options(options).with_retry(retry).build();
         let store = store.map_err(|error| StageError::Failed(format!("cannot fetch {url}: {error}")))?;
