@@ -1,9 +1,16 @@
 //! Measures a model: loss by position, planted facts, needles, multiple choice.
 
+mod choice;
+mod detection;
+mod facts;
+mod needles;
+mod position;
+mod run;
+mod text;
+
 use serde::{Deserialize, Serialize};
 
-#[allow(unused_imports)]
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
+use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of an `Evaluate` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +34,107 @@ pub enum Task {
         /// How many buckets of equal width.
         buckets: usize,
     },
+    /// Whether facts that were planted far back are recalled: all tokens of the value are the most probable ones
+    /// (teacher forcing, which for a greedy choice is an exact match of what would be generated).
+    PlantedFacts {
+        /// Token sequences of a corpus with facts.
+        tokens: Reference,
+        /// How many buckets of equal width for the distance to the planted value.
+        #[serde(default = "default_distance_buckets")]
+        buckets: usize,
+    },
+    /// Whether a number that was hidden in a long text is found.
+    Needles {
+        /// A corpus to hide it in; sentences of our own if absent.
+        #[serde(default)]
+        haystack: Option<Reference>,
+        /// Tokens of the whole sample, the answer included.
+        lengths: Vec<usize>,
+        /// Where the number is hidden: 0 is the start, 1 the end.
+        depths: Vec<f64>,
+        /// Samples of each length and depth.
+        samples: usize,
+        /// How an answer is judged.
+        #[serde(default)]
+        score: NeedleScore,
+        /// Chooses words and numbers.
+        #[serde(default)]
+        seed: u64,
+    },
+    /// Questions with four answers, as in MMLU, prompted as the lm-evaluation-harness does.
+    MultipleChoice {
+        /// A folder with `dev/SUBJECT_dev.csv` and `test/SUBJECT_test.csv`: question, four answers, letter.
+        data: Reference,
+        /// Answered questions of `dev` in front of each question, in the order of the file.
+        #[serde(default)]
+        shots: usize,
+        /// At most so many questions of each subject, the first ones.
+        #[serde(default)]
+        limit: Option<usize>,
+        /// Only these subjects, such as `abstract_algebra`.
+        #[serde(default)]
+        subjects: Option<Vec<String>>,
+    },
+    /// How well |CE_long - CE_short| tells the tokens that need far context from the others.
+    FarTokenDetection {
+        /// Per-token loss with short context.
+        short: Reference,
+        /// Per-token loss with long context.
+        long: Reference,
+        /// Token sequences of a corpus with facts.
+        tokens: Reference,
+    },
+}
+
+/// How the answer to a hidden number is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NeedleScore {
+    /// All tokens of the number are the most probable ones (teacher forcing).
+    #[default]
+    Greedy,
+    /// The number is more probable than nine others; chance is 0.1.
+    Ranking,
+}
+
+fn default_distance_buckets() -> usize {
+    4
+}
+
+impl Task {
+    /// The name of its kind, as it stands in graphs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LossByPosition { .. } => "LossByPosition",
+            Self::PlantedFacts { .. } => "PlantedFacts",
+            Self::Needles { .. } => "Needles",
+            Self::MultipleChoice { .. } => "MultipleChoice",
+            Self::FarTokenDetection { .. } => "FarTokenDetection",
+        }
+    }
+
+    fn check(&self, inside: &str) -> Result<(), SettingError> {
+        let positive = |field: &str, value: usize| {
+            if value > 0 { Ok(()) } else { Err(SettingError::new(format!("{inside}.{field}"), 0, "a number above 0")) }
+        };
+        match self {
+            Self::LossByPosition { buckets, .. } | Self::PlantedFacts { buckets, .. } => positive("buckets", *buckets),
+            Self::Needles { lengths, depths, samples, .. } => {
+                positive("samples", *samples)?;
+                positive("lengths", lengths.len())?;
+                positive("depths", depths.len())?;
+                match depths.iter().position(|depth| !(0.0..=1.0).contains(depth)) {
+                    Some(at) => Err(SettingError::new(
+                        format!("{inside}.depths.{at}"),
+                        depths[at],
+                        "a number from 0 (the start of the text) to 1 (its end)",
+                    )),
+                    None => Ok(()),
+                }
+            }
+            Self::MultipleChoice { limit, .. } => positive("limit", limit.unwrap_or(1)),
+            Self::FarTokenDetection { .. } => Ok(()),
+        }
+    }
 }
 
 impl Kind for Evaluate {
@@ -35,7 +143,21 @@ impl Kind for Evaluate {
     const SUMMARY: &'static str = "Measures a model: loss by position, planted facts, needles, multiple choice.";
     const NUMERICS: Numerics = Numerics::Floating;
 
-    fn run(&self, _context: &Context) -> Result<(), StageError> {
-        Err(StageError::Bug("not built yet".to_owned()))
+    fn check(&self) -> Result<(), SettingError> {
+        if self.tasks.is_empty() {
+            return Err(SettingError::new("tasks", "empty", "at least one task"));
+        }
+        for (name, task) in &self.tasks {
+            task.check(&format!("tasks.{name}"))?;
+            if self.model.is_none() && !matches!(task, Task::FarTokenDetection { .. }) {
+                let expected = format!("a model: task `{name}` ({}) needs one", task.kind());
+                return Err(SettingError::new("model", "absent", expected));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| run::run(self, context))
     }
 }

@@ -1,0 +1,183 @@
+//! Numbers hidden in long texts.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde_json::json;
+
+use super::{
+    NeedleScore,
+    position::Mean,
+    run::{Bench, Findings},
+    text::{Prompter, answers},
+};
+use crate::{
+    data::Corpus,
+    stage::{Reference, SettingError, StageError},
+};
+
+/// Settings of the task.
+pub(super) struct Needles<'a> {
+    pub(super) haystack: Option<&'a Reference>,
+    pub(super) lengths: &'a [usize],
+    pub(super) depths: &'a [f64],
+    pub(super) samples: usize,
+    pub(super) score: NeedleScore,
+    pub(super) seed: u64,
+}
+
+const WORDS: [&str; 24] = [
+    "apple", "bridge", "candle", "dragon", "engine", "forest", "garden", "hammer", "island", "jacket", "kettle",
+    "ladder", "mirror", "needle", "orange", "pencil", "rabbit", "saddle", "temple", "violin", "window", "yellow",
+    "basket", "castle",
+];
+
+const FILLER: [&str; 12] = [
+    "The sun came up over the hill and the day began.",
+    "A small boat lay on the shore of the lake.",
+    "The children played in the yard until it was dark.",
+    "An old man sat on a bench and read the news.",
+    "Rain fell on the roof for most of the night.",
+    "The baker opened his shop before the street woke up.",
+    "A black cat walked along the wall without a sound.",
+    "The train was late, and nobody knew why.",
+    "She put the letter in a box and closed the lid.",
+    "In the autumn the leaves turned red and brown.",
+    "The river is wide here, and the water is slow.",
+    "They talked about the weather and went home.",
+];
+
+/// Candidates among which the number has to be the most probable one.
+const CANDIDATES: usize = 10;
+
+/// Most bytes of a corpus that are used as haystack.
+const HAYSTACK_BYTES: usize = 8 << 20;
+
+/// One sample as text.
+struct Sample {
+    prompt: String,
+    /// The number first, then other numbers.
+    candidates: Vec<String>,
+}
+
+pub(super) fn measure(bench: &Bench<'_>, name: &str, task: &Needles<'_>) -> Result<Findings, StageError> {
+    let sentences = match task.haystack {
+        Some(haystack) => sentences_of(bench, haystack)?,
+        None => FILLER.iter().map(|&sentence| sentence.to_owned()).collect(),
+    };
+    let prompter = Prompter::open(bench)?;
+    let (reference, model) = bench.model()?;
+    if let Some(&longest) = task.lengths.iter().max()
+        && longest > model.config().context
+    {
+        let context = model.config().context;
+        bench.context.warn(format!("model `{reference}` is meant for {context} tokens and is shown {longest} at once"));
+    }
+    let total = task.lengths.len() * task.depths.len() * task.samples;
+    let (mut all, mut grid, mut predictions) = (Mean::default(), Vec::new(), Vec::new());
+    for (row, &length) in task.lengths.iter().enumerate() {
+        for (column, &depth) in task.depths.iter().enumerate() {
+            let mut own = Mean::default();
+            for number in 0..task.samples {
+                bench.advance(all.count, total)?;
+                let mut random = ChaCha8Rng::seed_from_u64(task.seed);
+                random.set_stream(((row * task.depths.len() + column) * task.samples + number) as u64);
+                let Some(sample) = fill(&prompter, &sentences, length, depth, &mut random)? else {
+                    let expected = "more tokens: the question and one sentence do not fit into so few";
+                    return Err(SettingError::new(format!("tasks.{name}.lengths.{row}"), length, expected).into());
+                };
+                let candidates = if task.score == NeedleScore::Ranking { CANDIDATES } else { 1 };
+                let pairs = sample.candidates[..candidates]
+                    .iter()
+                    .map(|candidate| prompter.encode_pair(&sample.prompt, candidate))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let found = answers(bench, &pairs)?;
+                let correct = match task.score {
+                    NeedleScore::Greedy => found[0].greedy,
+                    NeedleScore::Ranking => found[1..].iter().all(|other| found[0].loss < other.loss),
+                };
+                own.add(u8::from(correct));
+                all.add(u8::from(correct));
+                predictions.push(json!({
+                    "task": name, "length": length, "depth": depth, "sample": number, "correct": correct,
+                    "loss": found[0].loss, "tokens": pairs[0].0.len(),
+                }));
+            }
+            grid.push(json!({ "length": length, "depth": depth, "accuracy": own.get(), "samples": own.count }));
+        }
+    }
+    Ok(Findings {
+        metrics: json!({
+            "kind": "Needles", "score": task.score, "accuracy": all.get(), "samples": all.count, "grid": grid,
+        }),
+        predictions,
+    })
+}
+
+/// The sample with the most sentences that fit into `length` tokens, the answer included; none if not even one does.
+fn fill(
+    prompter: &Prompter,
+    sentences: &[String],
+    length: usize,
+    depth: f64,
+    random: &mut ChaCha8Rng,
+) -> Result<Option<Sample>, StageError> {
+    let word = WORDS[below(random, WORDS.len())];
+    let start = below(random, sentences.len());
+    let mut candidates = Vec::new();
+    while candidates.len() < CANDIDATES {
+        let number = (1000 + below(random, 9000)).to_string();
+        if !candidates.contains(&number) {
+            candidates.push(number);
+        }
+    }
+    let prompt = |count: usize| {
+        let needle = format!("The special magic number for {word} is {}.", candidates[0]);
+        let mut text: Vec<&str> = (0..count).map(|at| sentences[(start + at) % sentences.len()].as_str()).collect();
+        text.insert((depth * count as f64).round() as usize, &needle);
+        format!(
+            "{} What is the special magic number for {word}? The special magic number for {word} is ",
+            text.join(" ")
+        )
+    };
+    let tokens = |count: usize| -> Result<usize, StageError> {
+        Ok(prompter.encode_pair(&prompt(count), &candidates[0])?.0.len())
+    };
+    if tokens(1)? > length {
+        return Ok(None);
+    }
+    // The number of tokens grows with the number of sentences; no sentence has less than one token.
+    let (mut fits, mut too_many) = (1, length + 1);
+    while too_many - fits > 1 {
+        let middle = fits.midpoint(too_many);
+        if tokens(middle)? <= length { fits = middle } else { too_many = middle }
+    }
+    let prompt = prompt(fits);
+    Ok(Some(Sample { prompt, candidates }))
+}
+
+/// A whole number below `bound`; the high half of a product maps 64 random bits to it.
+fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
+    ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
+}
+
+/// The sentences of a corpus, in order.
+fn sentences_of(bench: &Bench<'_>, haystack: &Reference) -> Result<Vec<String>, StageError> {
+    let folder = bench.context.input(haystack)?;
+    let mut sentences = Vec::new();
+    let mut bytes = 0;
+    for document in Corpus::open([folder])?.documents() {
+        let text = document?.text;
+        bytes += text.len();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        sentences.extend(words.chunk_by(|word, _| !word.ends_with(['.', '!', '?'])).map(|sentence| sentence.join(" ")));
+        if bytes > HAYSTACK_BYTES {
+            break;
+        }
+    }
+    if sentences.is_empty() {
+        return Err(StageError::input(folder, "no sentence found, expected text"));
+    }
+    Ok(sentences)
+}
