@@ -107,14 +107,15 @@ fn names(stages: &[String]) -> String {
     quoted.join(", ")
 }
 
-/// The state of a running stage: share, speed, detail, time left.
+/// The state of a running stage: share, speed, time left, detail.
 pub(super) fn progress(done: u64, total: u64, unit: &str, detail: &str, pace: &Pace) -> String {
     let mut parts = vec![share(done, total, unit)];
     parts.extend(pace.per_second().map(|speed| rate(speed, unit)));
+    parts.extend(pace.seconds_left().map(|seconds| format!("{} left", duration(seconds))));
+    // Last, since a narrow terminal cuts the end off.
     if !detail.is_empty() {
         parts.push(detail.to_owned());
     }
-    parts.extend(pace.seconds_left().map(|seconds| format!("{} left", duration(seconds))));
     parts.join(", ")
 }
 
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(progress(100, 400, "steps", "", &pace), "100/400 steps");
         pace.on(start + Duration::from_secs(10), 130, 400, "steps");
         let text = progress(130, 400, "steps", "loss 2.314", &pace);
-        assert_eq!(text, "130/400 steps, 3.0 steps/s, loss 2.314, 1 min 30 s left");
+        assert_eq!(text, "130/400 steps, 3.0 steps/s, 1 min 30 s left, loss 2.314");
         let line = anstream::adapter::strip_str(&progress_line("train", 130, 400, &text)).to_string();
         assert_eq!(line, format!("  ...  32% train  {text}\n"));
         let unknown = anstream::adapter::strip_str(&progress_line("fetch", 12, 0, "12 files")).to_string();

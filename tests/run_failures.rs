@@ -1,0 +1,129 @@
+//! What goes wrong, what it stops, and what the exit code says.
+
+mod run_support;
+
+use std::process::Stdio;
+
+use run_support::Place;
+
+const FAILING: [&str; 5] = [
+    r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
+    r#""bad": Command(run: ["false"], inputs: {"good": "good"})"#,
+    r#""below": Command(run: ["cp", "-r", "{in.bad}/.", "{out}"], inputs: {"bad": "bad"})"#,
+    r#""further": Command(run: ["cp", "-r", "{in.below}/.", "{out}"], inputs: {"below": "below"})"#,
+    r#""beside": Command(run: ["cp", "-r", "{in.good}/.", "{out}"], inputs: {"good": "good"})"#,
+];
+
+fn failing() -> Place {
+    let place = Place::with(&FAILING);
+    place.write("text.txt", "text\n");
+    place
+}
+
+#[test]
+fn after_a_failure_nothing_new_starts() {
+    let place = failing();
+    let run = place.run(&[]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(run.finished()["outcome"], "failed");
+    assert_eq!(run.with_outcome("ran"), ["good"]);
+    assert_eq!(run.with_outcome("failed"), ["bad"]);
+    assert_eq!(run.with_outcome("skipped"), ["below", "beside", "further"]);
+    let failed = run.event("stage-failed", "bad");
+    assert_eq!(failed["blame"], "stage");
+    assert!(std::path::Path::new(failed["log"].as_str().unwrap()).exists());
+}
+
+#[test]
+fn with_keep_going_independent_stages_run() {
+    let place = failing();
+    let run = place.run(&["--keep-going"]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(run.with_outcome("ran"), ["beside", "good"]);
+    assert_eq!(run.with_outcome("skipped"), ["below", "further"]);
+    let again = place.run(&["--keep-going"]);
+    assert_eq!((again.code, again.with_outcome("cached")), (Some(1), vec!["beside".to_owned(), "good".to_owned()]));
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_leaves_no_result() {
+    let place = Place::with(&[
+        r#""copy": Command(run: ["sh", "-c", "cp $0 $1 && echo more >> $0", "{file.0}", "{out}"], files: ["text.txt"])"#,
+    ]);
+    place.write("text.txt", "text\n");
+    let run = place.run(&[]);
+    assert_eq!(run.code, Some(1));
+    let failed = run.event("stage-failed", "copy");
+    assert_eq!(failed["blame"], "input");
+    assert!(failed["message"].as_str().unwrap().contains("changed while it was read"), "{failed}");
+    assert_eq!(place.output(&["path", "graph.ron", "copy"]).code, Some(1));
+    place.write("text.txt", "text\n");
+    assert_eq!(place.output(&["path", "graph.ron", "copy"]).code, Some(1), "nothing was recorded for the old content");
+}
+
+#[test]
+fn a_missing_source_is_told_before_anything_runs() {
+    let place = Place::with(&FAILING);
+    let said = place.output(&["run", "graph.ron"]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("text.txt") && said.stderr.contains("`good`"), "{}", said.stderr);
+    assert!(!said.stdout.contains("starts"), "{}", said.stdout);
+}
+
+#[test]
+fn a_store_that_is_a_file_is_refused() {
+    let place = failing();
+    place.write("artifacts", "in the way");
+    let said = place.output(&["run", "graph.ron"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("the store") && said.stderr.contains("--store"), "{}", said.stderr);
+    assert_eq!(std::fs::read_to_string(place.path("artifacts")).unwrap(), "in the way");
+    let elsewhere = place.output(&["run", "graph.ron", "good", "--store", "other"]);
+    assert_eq!((elsewhere.code, place.path("other/objects").is_dir()), (Some(0), true), "{elsewhere:?}");
+}
+
+#[test]
+fn wrong_usage_and_wrong_graphs_exit_with_2() {
+    let place = failing();
+    let cases: [&[&str]; 7] = [
+        &["run"],
+        &["run", "absent.ron"],
+        &["run", "graph.ron", "--no-such-option"],
+        &["run", "graph.ron", "--jobs", "0"],
+        &["run", "graph.ron", "--set", "lambda"],
+        &["run", "graph.ron", "--set", "absent=1"],
+        &["plan", "graph.ron", "absent"],
+    ];
+    for arguments in cases {
+        let said = place.output(arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {said:?}");
+        assert!(!said.stderr.is_empty() && said.stdout.is_empty(), "{arguments:?}: {said:?}");
+    }
+    place.write("graph.ron", "Graph(version: 1, stages: {\"a\": Comand(run: [\"true\"])})");
+    let said = place.output(&["run", "graph.ron"]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("Command"), "{}", said.stderr);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let place = failing();
+    for arguments in
+        [&["plan", "graph.ron"][..], &["run", "graph.ron", "good"], &["run", "graph.ron", "good", "--json"]]
+    {
+        let mut child = place.twdag(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_worker_started_by_hand_does_no_harm() {
+    let place = failing();
+    place.write("job.json", "{}");
+    let said = place.output(&["worker", "job.json"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("job.json"), "{}", said.stderr);
+}

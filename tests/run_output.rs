@@ -1,0 +1,214 @@
+//! What people read, word for word; and what scripts read.
+
+mod run_support;
+
+use std::path::Path;
+
+use run_support::{Place, Said};
+
+const STAGES: [&str; 4] = [
+    r#""text": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
+    r#""copy": Command(run: ["cp", "-r", "{in.text}/.", "{out}"], inputs: {"text": "text"}, env: {"STEP": "copy"})"#,
+    r#""fails": Command(run: ["false"], inputs: {"copy": "copy/text.txt"})"#,
+    r#""page": Command(run: ["cp", "-r", "{in.fails}/.", "{out}"], inputs: {"fails": "fails"})"#,
+];
+
+fn place() -> Place {
+    let place = Place::with(&STAGES);
+    place.write("text.txt", "text\n");
+    place
+}
+
+/// Both streams, one after the other: their order between each other is not promised.
+fn both(said: &Said) -> String {
+    format!("{}-- errors, exit code {} --\n{}", said.stdout, said.code.unwrap(), said.stderr)
+}
+
+#[test]
+fn a_run_from_nothing_and_one_from_everything() {
+    let place = place();
+    let _filters = place.filters();
+    insta::assert_snapshot!(both(&place.output(&["run", "graph.ron", "copy"])), @r#"
+    graph.ron: 1 run, 1 wait
+      run     text   Command   never computed here
+      waits   copy   Command   waits for `text`
+    1 stage at a time, [threads] each; logs in artifacts/local/runs/[run]
+      starts  text  Command
+      done    text  [time]  [short]
+      starts  copy  Command
+      done    copy  [time]  [short]
+    succeeded after [time]: 2 stages (2 ran)
+      ran   text   [time]
+      ran   copy   [time]
+    -- errors, exit code 0 --
+    "#);
+    insta::assert_snapshot!(both(&place.output(&["run", "graph.ron", "copy"])), @r#"
+    graph.ron: all 2 stages are cached, nothing to run
+    -- errors, exit code 0 --
+    "#);
+}
+
+#[test]
+fn a_change_is_named_before_it_is_run() {
+    let place = place();
+    let _filters = place.filters();
+    assert_eq!(place.output(&["run", "graph.ron", "copy"]).code, Some(0));
+    place.graph(&[STAGES[0], &STAGES[1].replace("STEP\": \"copy", "STEP\": \"again")]);
+    insta::assert_snapshot!(both(&place.output(&["run", "graph.ron"])), @r#"
+    graph.ron: 1 cached, 1 run
+      run   copy   Command   setting `env.STEP` changed: "copy" → "again"
+    1 stage at a time, [threads] each; logs in artifacts/local/runs/[run]
+      starts  copy  Command
+      done    copy  [time]  [short]
+    succeeded after [time]: 2 stages (1 cached, 1 ran)
+      ran   copy   [time]
+    -- errors, exit code 0 --
+    "#);
+}
+
+#[test]
+fn a_failing_run() {
+    let place = place();
+    let _filters = place.filters();
+    insta::assert_snapshot!(both(&place.output(&["run", "graph.ron"])), @r#"
+    graph.ron: 1 run, 3 wait
+      run     text    Command   never computed here
+      waits   copy    Command   waits for `text`
+      waits   fails   Command   waits for `copy`
+      waits   page    Command   waits for `fails`
+    1 stage at a time, [threads] each; logs in artifacts/local/runs/[run]
+      starts  text  Command
+      done    text  [time]  [short]
+      starts  copy  Command
+      done    copy  [time]  [short]
+      starts  fails  Command
+    failed after [time]: 4 stages (2 ran, 1 failed, 1 skipped)
+      ran       text    [time]
+      ran       copy    [time]
+      failed    fails   [time]
+      skipped   page
+    -- errors, exit code 1 --
+    error: stage `fails` failed: the program `false` ended with exit code 1; it printed nothing
+      log: artifacts/local/runs/[run]/logs/002-fails.log
+    "#);
+}
+
+#[test]
+fn a_plan_for_people_and_a_dry_run() {
+    let place = place();
+    let _filters = place.filters();
+    assert_eq!(place.output(&["run", "graph.ron", "text"]).code, Some(0));
+    let plan = place.output(&["plan", "graph.ron"]);
+    insta::assert_snapshot!(both(&plan), @r#"
+    graph.ron: 4 stages
+      cached   text    Command   its result is in the store
+      run      copy    Command   never computed here
+      waits    fails   Command   waits for `copy`
+      waits    page    Command   waits for `fails`
+    1 cached, 1 run, 2 wait
+    -- errors, exit code 0 --
+    "#);
+    let dry = place.output(&["run", "graph.ron", "--dry-run"]);
+    assert_eq!(dry.stdout, plan.stdout);
+    let json = place.output(&["plan", "graph.ron", "--json"]);
+    assert_eq!(place.output(&["run", "graph.ron", "--dry-run", "--json"]).stdout, json.stdout);
+    insta::assert_snapshot!(json.stdout.replace("},{", "},\n{"), @r#"
+    {"graph":"graph.ron","stages":[{"name":"text","kind":"Command","status":"cached","reason":"its result is in the store","key":"[digest]","artifact":"[digest]"},
+    {"name":"copy","kind":"Command","status":"run","reason":"never computed here","key":"[digest]","artifact":null},
+    {"name":"fails","kind":"Command","status":"waits","reason":"waits for `copy`","key":null,"artifact":null},
+    {"name":"page","kind":"Command","status":"waits","reason":"waits for `fails`","key":null,"artifact":null}]}
+    "#);
+}
+
+#[test]
+fn all_there_is_to_know_of_a_stage() {
+    let place = place();
+    assert_eq!(place.output(&["run", "graph.ron", "copy"]).code, Some(0));
+    let said = place.output(&["show", "graph.ron", "copy", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let digest = blake3::hash(b"text\n").to_hex().to_string();
+    assert_eq!(document["status"], "cached");
+    assert_eq!(document["settings"]["outputs"], serde_json::json!([]), "defaults are shown");
+    assert_eq!(
+        document["files"],
+        serde_json::json!([{"path": "text.txt", "digest": digest, "size": 5, "executable": false}])
+    );
+    assert_eq!(document["inputs"][0]["from"], "text");
+    assert_eq!(document["inputs"][0]["digest"], document["artifact"], "this stage copies all that it reads");
+    assert_eq!(document["provenance"]["version"], env!("CARGO_PKG_VERSION"));
+
+    let _filters = place.filters();
+    let people = place.output(&["show", "graph.ron", "copy"]).stdout;
+    let end = people.find("provenance").unwrap();
+    insta::assert_snapshot!(people[..end], @r#"
+    copy Command  Runs any program: an argument list, declared inputs, files, outputs and environment.
+      status     cached: its result is in the store
+      key        [digest]
+      artifact   [digest]
+      revision   1
+    settings
+      env       {"STEP":"copy"}
+      files     []
+      inputs    {"text":"text"}
+      outputs   []
+      run       ["cp","-r","{in.text}/.","{out}"]
+    inputs
+      inputs.text   text   [short]
+    files
+      text.txt   5 B   [short]
+    "#);
+    insta::assert_snapshot!(place.output(&["show", "graph.ron", "page"]).stdout, @r#"
+    page Command  Runs any program: an argument list, declared inputs, files, outputs and environment.
+      status     waits for `fails`
+      revision   1
+    settings
+      env       {}
+      files     []
+      inputs    {"fails":"fails"}
+      outputs   []
+      run       ["cp","-r","{in.fails}/.","{out}"]
+    inputs
+      inputs.fails   fails   not there yet
+    "#);
+}
+
+#[test]
+fn the_path_of_a_result_is_all_that_is_printed() {
+    let place = place();
+    let _filters = place.filters();
+    insta::assert_snapshot!(both(&place.output(&["path", "graph.ron", "copy"])), @r#"
+    -- errors, exit code 1 --
+    error: stage `copy` has not been computed with these settings and inputs (waits for `text`); compute it with: twdag run graph.ron copy
+    "#);
+    assert_eq!(place.output(&["run", "graph.ron", "copy"]).code, Some(0));
+    let said = place.output(&["path", "graph.ron", "copy"]);
+    let path = Path::new(said.stdout.strip_suffix('\n').unwrap());
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    assert!(std::fs::metadata(path.join("text.txt")).unwrap().permissions().readonly());
+    insta::assert_snapshot!(both(&place.output(&["path", "graph.ron", "copi"])), @r#"
+    -- errors, exit code 2 --
+    error: there is no stage `copi` in graph.ron; did you mean `copy`?
+    "#);
+}
+
+#[test]
+fn colours_go_only_to_those_who_want_them() {
+    let place = place();
+    let plain = place.output(&["plan", "graph.ron"]).stdout;
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    let forced = place.twdag(&["plan", "graph.ron"]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    assert!(String::from_utf8_lossy(&forced.stdout).contains('\u{1b}'));
+    let refused = place.twdag(&["plan", "graph.ron"]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
+    assert_eq!(String::from_utf8(refused.stdout).unwrap(), plain);
+}
+
+#[test]
+fn help_is_there_for_everyone() {
+    let place = place();
+    for command in ["run", "plan", "show", "path", "graph"] {
+        let said = place.output(&[command, "--help"]);
+        assert_eq!(said.code, Some(0));
+        assert!(said.stdout.contains(&format!("  twdag {command} graphs/")), "{}", said.stdout);
+    }
+    assert_eq!(place.output(&["--version"]).stdout, format!("twdag {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,173 @@
+//! Runs that meet each other, are killed, and are interrupted. The processes are real.
+
+mod run_support;
+
+use run_support::{Place, Running, lives, pid, send, wait_until};
+use rustix::process::Signal;
+
+/// A stage that says which process it and its helper are, waits for a gate to open, and then writes its result; and one
+/// that reads it.
+fn gated(place: &Place) {
+    let (started, gate) = (place.path("started"), place.path("gate"));
+    let script = "sleep 600 & echo $$ $! > $1.new; mv $1.new $1; \
+                  until test -e $2; do sleep 0.02; done; kill $!; echo result > $0/file";
+    place.graph(&[
+        &format!(
+            r#""gated": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}", "{}"])"#,
+            started.display(),
+            gate.display()
+        ),
+        r#""after": Command(run: ["cp", "-r", "{in.gated}/.", "{out}"], inputs: {"gated": "gated"})"#,
+    ]);
+}
+
+/// The worker and the processes of the stage, once it has started.
+fn started(place: &Place, run: &mut Running) -> Vec<i32> {
+    let worker = pid(&run.until("stage-started", "gated"));
+    let file = place.path("started");
+    wait_until("the stage starts", || file.exists());
+    let programs = std::fs::read_to_string(file).unwrap();
+    let mut processes: Vec<i32> = programs.split_whitespace().map(|process| process.parse().unwrap()).collect();
+    assert!(processes.len() == 2 && processes.iter().all(|process| lives(*process)));
+    processes.insert(0, worker);
+    processes
+}
+
+fn all_end(processes: &[i32]) {
+    wait_until("worker and programs end", || !processes.iter().any(|process| lives(*process)));
+}
+
+/// The gate opens, and a run gives the right result.
+fn ends_well(place: &Place) {
+    place.write("gate", "");
+    let run = place.run(&[]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(run.with_outcome("ran"), ["after", "gated"]);
+    assert_eq!(place.result("after", "file"), "result\n");
+}
+
+#[test]
+fn two_runs_of_the_same_graph_compute_it_once() {
+    let place = Place::new();
+    gated(&place);
+    let mut first = place.start(&[]);
+    first.until("stage-started", "gated");
+    let mut second = place.start(&[]);
+    let waiting = second.until("stage-waiting", "gated");
+    let owner = waiting["owner"].as_str().unwrap();
+    assert!(owner.contains(&format!("process {}", first.pid())), "{owner}");
+    place.write("gate", "");
+    let (first, second) = (first.end(), second.end());
+    assert_eq!((first.code, second.code), (Some(0), Some(0)));
+    assert_eq!(first.outcomes()["gated"], "ran");
+    assert_eq!(second.outcomes()["gated"], "cached");
+    assert_eq!(first.with_outcome("ran").len() + second.with_outcome("ran").len(), 2, "{first:#?} {second:#?}");
+}
+
+#[test]
+fn two_stages_with_the_same_action_are_computed_once_in_one_run() {
+    let place = Place::with(&[
+        r#""one": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
+        r#""two": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
+    ]);
+    place.write("text.txt", "text\n");
+    let run = place.run(&["--jobs", "2"]);
+    assert_eq!(run.code, Some(0));
+    assert_eq!((run.with_outcome("ran").len(), run.with_outcome("cached").len()), (1, 1));
+}
+
+#[test]
+fn a_killed_worker_is_a_failed_stage_and_leaves_nothing() {
+    let place = Place::new();
+    gated(&place);
+    let mut run = place.start(&[]);
+    let processes = started(&place, &mut run);
+    send(processes[0], Signal::KILL);
+    let run = run.end();
+    assert_eq!(run.code, Some(1));
+    assert_eq!((run.with_outcome("failed"), run.with_outcome("skipped")), (vec!["gated".into()], vec!["after".into()]));
+    let failed = run.event("stage-failed", "gated");
+    assert!(failed["message"].as_str().unwrap().contains("SIGKILL"), "{failed}");
+    assert_eq!(failed["blame"], "environment");
+    all_end(&processes);
+    ends_well(&place);
+}
+
+#[test]
+fn a_killed_driver_takes_its_workers_along() {
+    let place = Place::new();
+    gated(&place);
+    let mut run = place.start(&[]);
+    let processes = started(&place, &mut run);
+    send(run.pid(), Signal::KILL);
+    assert_eq!(run.end_killed(), Some(Signal::KILL.as_raw()));
+    all_end(&processes);
+    ends_well(&place);
+}
+
+#[test]
+fn an_interrupt_stops_the_workers_and_exits_with_130() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let place = Place::new();
+        gated(&place);
+        let mut run = place.start(&[]);
+        let processes = started(&place, &mut run);
+        send(run.pid(), signal);
+        let run = run.end();
+        assert_eq!(run.code, Some(130), "{signal:?}: {run:#?}");
+        assert_eq!(run.finished()["outcome"], "interrupted");
+        assert_eq!(run.with_outcome("canceled"), ["after", "gated"]);
+        all_end(&processes);
+        ends_well(&place);
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_a_worker_that_does_not_listen() {
+    let place = Place::new();
+    gated(&place);
+    let mut run = place.start(&[]);
+    let processes = started(&place, &mut run);
+    // A stopped process cannot answer to a polite signal.
+    send(processes[0], Signal::STOP);
+    send(run.pid(), Signal::INT);
+    run.until("run-stopping", "");
+    send(run.pid(), Signal::INT);
+    let run = run.end();
+    assert_eq!(run.code, Some(130));
+    assert_eq!(run.with_outcome("canceled"), ["after", "gated"]);
+    all_end(&processes);
+    ends_well(&place);
+}
+
+#[test]
+fn a_closed_terminal_does_not_stop_a_run_under_nohup() {
+    let place = Place::new();
+    gated(&place);
+    // The shell ignores the signal, as nohup does, and so does what it becomes.
+    let program = place.twdag(&[]).get_program().to_owned();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" run graph.ron --json"]).arg(program).current_dir(place.path(""));
+    let mut run = Running::of(shell);
+    started(&place, &mut run);
+    send(run.pid(), Signal::HUP);
+    place.write("gate", "");
+    let run = run.end();
+    assert_eq!((run.code, run.with_outcome("ran").len()), (Some(0), 2), "{run:#?}");
+}
+
+#[test]
+fn stages_run_at_the_same_time_if_they_may() {
+    let place = Place::new();
+    // Each of the two waits for the other one to have started.
+    let meet = |own: &str, other: &str| {
+        format!(
+            r#""{own}": Command(run: ["sh", "-c", "echo > $1; until test -e $2; do sleep 0.02; done; echo x > $0/x", "{{out}}", "{}", "{}"])"#,
+            place.path(own).display(),
+            place.path(other).display()
+        )
+    };
+    place.graph(&[&meet("left", "right"), &meet("right", "left")]);
+    let run = place.run(&["--jobs", "2"]);
+    assert_eq!((run.code, run.with_outcome("ran").len()), (Some(0), 2));
+}
