@@ -52,7 +52,7 @@ impl Place {
 
     /// The program, with this workspace as its current folder.
     pub fn twdag(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("twdag"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_twdag"));
         command
             .args(arguments)
             .current_dir(self.folder.path())
