@@ -184,7 +184,7 @@ impl Attempt {
             let path = input.reference.path().map_or_else(|| view.clone(), |below| view.join(below));
             inputs.insert(input.reference.as_str().to_owned(), path);
         }
-        let settings = serde_json::to_value(node.stage.settings())
+        let settings = serde_json::to_string(node.stage.settings())
             .map_err(|error| Trouble::new(format!("settings cannot be handed over: {error}"), Blame::Bug))?;
         let folder = store.scratch(key)?;
         let job = Job {

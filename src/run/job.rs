@@ -17,8 +17,8 @@ pub struct Job {
     pub stage: String,
     /// The stage's kind.
     pub kind: String,
-    /// Its settings with every default filled in.
-    pub settings: serde_json::Value,
+    /// Its settings with every default filled in, as JSON text: a parsed value would sort the maps, whose order counts.
+    pub settings: String,
     /// Where each reference in the settings leads: a read-only folder, or a file inside one.
     pub inputs: BTreeMap<String, PathBuf>,
     /// Where relative source paths start.

@@ -89,7 +89,7 @@ fn die_with(driver: Option<Pid>, cancel: &AtomicBool) {
 fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<(), StageError> {
     let broken = |problem: String| StageError::Bug(format!("job of stage `{}`: {problem}", job.stage));
     let entry = registry::find(&job.kind).ok_or_else(|| broken(format!("unknown kind `{}`", job.kind)))?;
-    let stage = entry.from_json(job.settings.clone()).map_err(|error| broken(error.to_string()))?;
+    let stage = entry.from_json(&job.settings).map_err(|error| broken(error.to_string()))?;
 
     if let Err(error) = fs::remove_dir_all(&job.output)
         && error.kind() != io::ErrorKind::NotFound

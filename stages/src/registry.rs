@@ -8,7 +8,7 @@ pub struct Entry {
     /// What is known of the kind without settings.
     pub info: KindInfo,
     from_ron: fn(&ron::Options, &str) -> Result<Box<dyn Stage>, ron::error::SpannedError>,
-    from_json: fn(serde_json::Value) -> Result<Box<dyn Stage>, serde_json::Error>,
+    from_json: fn(&str) -> Result<Box<dyn Stage>, serde_json::Error>,
 }
 
 impl Entry {
@@ -16,7 +16,7 @@ impl Entry {
         Self {
             info: KindInfo { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS },
             from_ron: |options, text| Ok(Box::new(options.from_str::<K>(text)?)),
-            from_json: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
+            from_json: |text| Ok(Box::new(serde_json::from_str::<K>(text)?)),
         }
     }
 
@@ -25,9 +25,9 @@ impl Entry {
         (self.from_ron)(options, text)
     }
 
-    /// Reads settings as they stand in a job file.
-    pub fn from_json(&self, value: serde_json::Value) -> Result<Box<dyn Stage>, serde_json::Error> {
-        (self.from_json)(value)
+    /// Reads settings as they stand in a job file. Maps keep their order, since a kind may use it.
+    pub fn from_json(&self, text: &str) -> Result<Box<dyn Stage>, serde_json::Error> {
+        (self.from_json)(text)
     }
 }
 
