@@ -1,5 +1,7 @@
 //! Measures against transformers, against numbers that are known by construction, and across interruptions.
 
+#![allow(clippy::expect_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

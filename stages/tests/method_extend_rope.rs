@@ -1,5 +1,7 @@
 //! Extended models: their configuration, and their losses against those that transformers computed.
 
+#![allow(clippy::expect_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

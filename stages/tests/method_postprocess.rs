@@ -1,5 +1,7 @@
 //! From two folders of losses to a folder of weights.
 
+#![allow(clippy::expect_used)]
+
 use std::{fs, path::Path};
 
 use tempfile::TempDir;

@@ -1,5 +1,7 @@
 //! Windows against a model that can be computed by hand; scoring of real folders, also when it is interrupted.
 
+#![allow(clippy::expect_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -42,8 +44,8 @@ fn the_owners_of_the_papers_sequences() {
     assert_eq!(starts, [0, 6144, 12288, 18432, 24576]);
     let new: Vec<_> = (1..5).map(|window| (plan.targets(window).start + 1, plan.targets(window).end)).collect();
     assert_eq!(new, [(8192, 14335), (14336, 20479), (20480, 26623), (26624, 32767)]);
-    for window in 1..5 {
-        let start = starts[window] as usize;
+    for (window, &start) in starts.iter().enumerate().skip(1) {
+        let start = start as usize;
         let targets = plan.targets(window);
         assert_eq!((targets.start + 1 - start, targets.end - start), (2048, 8191), "context of window {window}");
         assert_eq!(plan.tokens(&ids, window)[0], 7);

@@ -1,5 +1,7 @@
 //! Training against PyTorch, and interrupted training against training that was left in peace.
 
+#![allow(clippy::expect_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! Weights against values that were computed from the formulas by hand or with numpy.
 
+#![allow(clippy::expect_used)]
+
 use proptest::prelude::*;
 use twdag_stages::weighting::{Compare, Normalization, Shape, Transform, check, weigh, weighted_mean};
 
@@ -136,7 +138,7 @@ fn a_share_below_one_target_is_refused() {
     let error = weigh(None, &sparse(0.2), &[1.0; 4], &[0.0; 4], 0).expect_err("an error");
     insta::assert_snapshot!(error, @"0.2 of 4 targets is less than one target; the smallest share that works is 0.25");
     insta::assert_snapshot!(error.in_stage("weighting."), @"setting `weighting.shape.kappa` is 0.2, expected at least 0.25: of 4 targets it must keep one or more");
-    let error = weigh(None, &sparse(1e-5), &[1.0; 32767], &[0.0; 32767], 0).expect_err("an error");
+    let error = weigh(None, &sparse(1e-5), &vec![1.0; 32767], &vec![0.0; 32767], 0).expect_err("an error");
     insta::assert_snapshot!(error, @"0.00001 of 32767 targets is less than one target; the smallest share that works is 0.00003052");
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 use super::{
     position::Mean,
     run::{Bench, Findings},
-    text::{Prompter, answers},
+    text::{Pair, Prompter, answers},
 };
 use crate::stage::{Reference, SettingError, StageError};
 
@@ -29,7 +29,7 @@ impl Question {
     fn prompt(&self) -> String {
         let mut prompt = self.text.trim().to_owned();
         for (letter, choice) in LETTERS.iter().zip(&self.choices) {
-            prompt += &format!("\n{letter}. {choice}");
+            prompt.extend(["\n", letter, ". ", choice]);
         }
         prompt + "\nAnswer:"
     }
@@ -169,7 +169,7 @@ fn fitting(
     subject: &str,
     examples: &[Question],
     question: &Question,
-) -> Result<(Vec<(Vec<u32>, usize)>, bool), StageError> {
+) -> Result<(Vec<Pair>, bool), StageError> {
     let mut left_out = 0;
     loop {
         let prompt = prompt(subject, &examples[left_out..], question);

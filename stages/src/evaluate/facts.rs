@@ -43,7 +43,9 @@ pub(super) fn measure(bench: &Bench<'_>, name: &str, tokens: &Reference, count: 
         for (fact, places) in facts {
             let correct = places.iter().all(|&token| argmax[token - 1] == ids[token]);
             let mut loss = Mean::default();
-            places.iter().for_each(|&token| loss.add(losses[token - 1]));
+            for &token in &places {
+                loss.add(losses[token - 1]);
+            }
             let distance = truth.distance[places[0]] as usize;
             recall.add(u8::from(correct));
             if let Some(at) = ranges.iter().position(|range| range.contains(&distance)) {

@@ -8,6 +8,9 @@ pub(super) struct Prompter {
     tokenizer: TextTokenizer,
 }
 
+/// Prompt and answer as one sequence, and how many of its tokens are the prompt's.
+pub(super) type Pair = (Vec<u32>, usize);
+
 /// The answer's part of what a model says.
 pub(super) struct Answer {
     /// Sum of the losses of its tokens, in nats.
@@ -44,7 +47,7 @@ impl Prompter {
 
     /// Prompt and answer as one sequence, and how many of its tokens are the prompt's: both are encoded together, so
     /// that the answer's tokens are those that it has after the prompt.
-    pub(super) fn encode_pair(&self, prompt: &str, answer: &str) -> Result<(Vec<u32>, usize), StageError> {
+    pub(super) fn encode_pair(&self, prompt: &str, answer: &str) -> Result<Pair, StageError> {
         // A space at the end of a prompt belongs to the answer's first token.
         let text = prompt.trim_end_matches(' ');
         let before = self.encode(text)?;
@@ -64,7 +67,7 @@ pub(super) fn answer(ids: &[u32], prompt: usize, found: &Predictions) -> Answer 
 }
 
 /// The answers of several sequences, each with the number of its prompt tokens.
-pub(super) fn answers(bench: &Bench<'_>, pairs: &[(Vec<u32>, usize)]) -> Result<Vec<Answer>, StageError> {
+pub(super) fn answers(bench: &Bench<'_>, pairs: &[Pair]) -> Result<Vec<Answer>, StageError> {
     let (reference, model) = bench.model()?;
     let answers = pairs
         .iter()

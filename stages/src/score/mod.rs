@@ -5,7 +5,7 @@ mod suit;
 mod window;
 
 pub use suit::suits;
-pub use window::WindowPlan;
+pub use window::{Scorer, WindowPlan};
 
 use serde::{Deserialize, Serialize};
 

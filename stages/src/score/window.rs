@@ -8,6 +8,9 @@ use crate::{
     stage::SettingError,
 };
 
+/// Losses of some windows: it gets their tokens one after the other and their number.
+pub type Scorer<'a, E> = dyn FnMut(&[u32], usize) -> Result<Vec<f32>, E> + 'a;
+
 /// The windows of sequences of one length. Window `k` covers the tokens `[k T, k T + S)`; window 0 owns the targets of
 /// all its tokens but the first, each later one those of its last T tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +93,7 @@ impl WindowPlan {
         sequences: &mut [(&[u32], &mut [f32])],
         first: usize,
         together: usize,
-        score: &mut dyn FnMut(&[u32], usize) -> Result<Vec<f32>, E>,
+        score: &mut Scorer<'_, E>,
     ) -> Result<(), E> {
         let places: Vec<(usize, usize)> = (0..sequences.len())
             .flat_map(|sequence| (first..self.count()).map(move |window| (sequence, window)))

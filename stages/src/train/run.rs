@@ -21,7 +21,7 @@ use crate::{
 const MICRO_BATCH_TOKENS: usize = 8192;
 
 /// Time between checkpoints if the settings do not say otherwise.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(1);
 
 pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError> {
     let tokens = TokenSet::open(context.input(&settings.tokens)?)?;
@@ -32,12 +32,11 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         epsilon: settings.epsilon,
         weight_decay: settings.weight_decay,
     };
-    let mut state = match checkpoint::newest(context, optimizer)? {
-        Some(state) => state,
-        None => {
-            let model = Model::open(folder)?;
-            State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
-        }
+    let mut state = if let Some(state) = checkpoint::newest(context, optimizer)? {
+        state
+    } else {
+        let model = Model::open(folder)?;
+        State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
     };
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
     if tokens.sequences() == 0 || tokens.length() < 2 {

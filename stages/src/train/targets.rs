@@ -74,7 +74,7 @@ impl<'a> Targets<'a> {
                 Self::Uniform => all.resize(all.len() + targets, 1.0),
                 Self::Static { weights } => all.extend(weights.row(sequence)?),
                 Self::Frozen { settings, short } => {
-                    all.extend(shaped(settings, long, &short.row(sequence)?, sequence)?)
+                    all.extend(shaped(settings, long, &short.row(sequence)?, sequence)?);
                 }
                 Self::Unfrozen { settings, overwritten, .. } => {
                     let mut short = short[index * targets..(index + 1) * targets].to_vec();
