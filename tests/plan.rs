@@ -1,6 +1,6 @@
 //! Plans of real graph files against a real store, whose artifacts are written by hand.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, path::PathBuf};
 

@@ -1,5 +1,7 @@
 //! What goes wrong, what it stops, and what the exit code says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod run_support;
 
 use std::process::Stdio;

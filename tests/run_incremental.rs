@@ -1,5 +1,7 @@
 //! What a change recomputes, on a chain of ten stages.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod run_support;
 
 use run_support::Place;

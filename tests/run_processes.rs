@@ -1,5 +1,7 @@
 //! Runs that meet each other, are killed, and are interrupted. The processes are real.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod run_support;
 
 use run_support::{Place, Running, lives, pid, send, wait_until};

@@ -2,13 +2,15 @@
 
 use crate::stage::{Kind, KindInfo, Stage};
 
+type Read<E> = Result<Box<dyn Stage>, E>;
+
 /// Reads a stage of one kind from text, and knows what it is.
 #[derive(Clone, Copy)]
 pub struct Entry {
     /// What is known of the kind without settings.
     pub info: KindInfo,
-    from_ron: fn(&ron::Options, &str) -> Result<Box<dyn Stage>, ron::error::SpannedError>,
-    from_json: fn(&str) -> Result<Box<dyn Stage>, serde_json::Error>,
+    from_ron: fn(&ron::Options, &str) -> Read<ron::error::SpannedError>,
+    from_json: fn(&str) -> Read<serde_json::Error>,
 }
 
 impl Entry {

@@ -1,6 +1,6 @@
 //! Running programs: what they see, how they fail, and how they are stopped.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! Reading corpora: order, forms, and damage.
 
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, io::Write, path::Path};
 

@@ -1,6 +1,6 @@
 //! Bringing files into the store, from folders and from a real server on this machine.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     collections::BTreeMap,

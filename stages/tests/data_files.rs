@@ -1,6 +1,6 @@
 //! Token sets and per-target arrays: what is written, what is read, what is refused.
 
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, path::Path};
 

@@ -1,6 +1,6 @@
 //! The report: what it says of small numbers that can be followed by hand.
 
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, path::Path};
 
@@ -616,7 +616,7 @@ fn findings_are_honest() {
     insta::assert_snapshot!(findings(&[uniform.clone(), with("dense", 0.25, 3.5, 2.5)]), @"No variant beats “uniform” in recall of planted facts (50.0 %), loss on far tokens (3.000 nats) or mean loss (2.500 nats).");
     insta::assert_snapshot!(findings(&[uniform.clone(), with("dense", 0.55, 3.5, 2.4999)]), @"“dense” has the highest recall of planted facts (55.0 % against 50.0 % of “uniform”, a difference that chance alone can make with 200 samples); no variant beats “uniform” in loss on far tokens (3.000 nats) or mean loss (2.500 nats).");
     insta::assert_snapshot!(findings(&[uniform.clone(), with("one", 0.75, 2.0, 2.25), with("two", 0.75, 2.0, 2.25)]), @"“one” and “two” have the highest recall of planted facts (75.0 % against 50.0 % of “uniform”), the lowest loss on far tokens (2.000 nats against 3.000 nats of “uniform”) and the lowest mean loss (2.250 nats against 2.500 nats of “uniform”).");
-    insta::assert_snapshot!(findings(&[uniform.clone()]), @"There is one variant, so there is nothing to compare.");
+    insta::assert_snapshot!(findings(std::slice::from_ref(&uniform)), @"There is one variant, so there is nothing to compare.");
     insta::assert_snapshot!(findings(&[uniform, ("empty", json!({}))]), @"No measure was taken of both “uniform” and another variant, so there is nothing to compare.");
     let two = |mean| json!({"alice": position(mean), "oz": position(mean)});
     insta::assert_snapshot!(findings(&[("a", two(2.0)), ("b", two(1.5))]), @"“b” has the lowest mean loss of “alice” (1.500 nats against 2.000 nats of “a”).");
@@ -637,7 +637,8 @@ fn damaged_inputs_are_refused_by_file_and_line() {
 #[test]
 fn long_training_logs_are_thinned_to_means() {
     let output = tempfile::tempdir().unwrap();
-    let log: String = (1..=320).map(|step| format!("{{\"step\":{step},\"unweighted_loss\":{}}}\n", step % 2)).collect();
+    let line = |step: usize| format!("{{\"step\":{step},\"unweighted_loss\":{}}}\n", step % 2);
+    let log = (1..=320).map(line).collect::<Vec<_>>().concat();
     let data = report(&[("a", json!({}))], &[("a", &log)], output.path()).unwrap();
     let points = data["plots"][0]["series"][0]["points"].as_array().unwrap();
     assert_eq!(points.len(), 160);

@@ -1,6 +1,6 @@
 //! Measures against transformers, against numbers that are known by construction, and across interruptions.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs,

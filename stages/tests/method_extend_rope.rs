@@ -1,6 +1,6 @@
 //! Extended models: their configuration, and their losses against those that transformers computed.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs,

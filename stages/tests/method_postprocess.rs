@@ -1,6 +1,6 @@
 //! From two folders of losses to a folder of weights.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{fs, path::Path};
 

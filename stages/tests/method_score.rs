@@ -1,6 +1,6 @@
 //! Windows against a model that can be computed by hand; scoring of real folders, also when it is interrupted.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs,

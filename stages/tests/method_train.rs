@@ -1,6 +1,6 @@
 //! Training against PyTorch, and interrupted training against training that was left in peace.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
 //! Weights against values that were computed from the formulas by hand or with numpy.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
 use twdag_stages::weighting::{Compare, Normalization, Shape, Transform, check, weigh, weighted_mean};

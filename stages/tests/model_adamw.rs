@@ -1,6 +1,6 @@
 //! The optimizer against PyTorch's: `fixtures/adamw.json` was written by `fixtures/adamw.py`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde::Deserialize;
 use serde_json::json;

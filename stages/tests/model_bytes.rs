@@ -1,7 +1,7 @@
 //! The same settings give the same bytes: for any number of threads, any grouping into batches, before and after a
 //! folder.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 

@@ -1,6 +1,6 @@
 //! What is said about folders and calls that are wrong.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{collections::HashMap, fs, path::Path};
 

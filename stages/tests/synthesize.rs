@@ -1,6 +1,6 @@
 //! The corpora of `Synthesize`: every fact is where its record says, as far away as asked, and told by nothing else.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,6 +1,6 @@
 //! The graph reader seen from outside: what it says about bad files, and what it makes of good ones.
 
-#![allow(clippy::expect_used, reason = "a test fails by saying what it expected")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod drawing;
 mod files;

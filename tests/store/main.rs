@@ -1,6 +1,6 @@
 //! The store through its public surface: nothing half-written is trusted, nothing damaged blocks.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod artifacts;
 mod claims;
