@@ -52,7 +52,7 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Weights [n] of the targets of one sequence from its losses [n] in nats with long and with short context.
+/// Weights `[n]` of the targets of one sequence from its losses `[n]` in nats with long and with short context.
 ///
 /// Computed in f64, with exponentials from libm so that every host gets the same bytes. `sequence` is the number of the sequence in its token set: it stands in errors, and it chooses
 /// the random stream where `Sparse` has to fill up with targets of score 0.
