@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     Gradients, Layout, Model, ModelError,
     kernels::{self, AdamWStep},
-    safetensors_file::{self, TensorFile},
+    safetensors_file::{self, Named, TensorFile},
 };
 
 /// Numbers updated as one task.
@@ -112,14 +112,18 @@ impl AdamW {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         // Exact in f32 up to 2^24.
         let steps = [self.steps as f32];
-        let mut tensors = vec![("steps".to_owned(), vec![1], steps.as_slice())];
-        for tensor in self.layout.tensors() {
-            for (moment, values) in [("first", &self.first), ("second", &self.second)] {
-                let name = format!("{moment}.{}", tensor.name);
-                tensors.push((name, tensor.shape.clone(), &values[tensor.range.clone()]));
-            }
+        let tensors = self.layout.tensors();
+        let names = |moment: &str| tensors.iter().map(|tensor| format!("{moment}.{}", tensor.name)).collect::<Vec<_>>();
+        let (first, second) = (names("first"), names("second"));
+        let mut named = vec![Named { name: "steps", shape: &[1], values: &steps }];
+        for (moment, values) in [(&first, &self.first), (&second, &self.second)] {
+            named.extend(moment.iter().zip(tensors).map(|(name, tensor)| Named {
+                name,
+                shape: &tensor.shape,
+                values: &values[tensor.range.clone()],
+            }));
         }
-        safetensors_file::write(path, &tensors, &[("format", "pt".to_owned())])
+        safetensors_file::write(path, &named)
     }
 
     /// Reads a state that [`Self::save`] wrote for the same model.

@@ -4,33 +4,30 @@ use std::path::Path;
 
 use super::{
     Config, Layout, Model, ModelError, Rope,
-    safetensors_file::{self, TensorFile},
+    safetensors_file::Named,
+    shards::{self, Shards},
 };
 
+/// Bytes of numbers above which a model is written in shards: what `transformers` 4 does by default, and what every
+/// file system and hub takes.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
 impl Model {
-    /// Opens a model folder (`config.json`, `model.safetensors`); BF16 and F16 tensors are widened to f32.
+    /// Opens a model folder (`config.json`, and `model.safetensors` or shards with their index); BF16 and F16 tensors
+    /// are widened to f32.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let config = Config::read(folder)?;
         let layout = Layout::new(&config);
-        let path = folder.join("model.safetensors");
-        let file = TensorFile::open(&path)?;
-        let mut parameters = vec![0.0; layout.len()];
-        for tensor in layout.tensors() {
-            let values = &mut parameters[tensor.range.clone()];
-            file.read(&tensor.name, &tensor.shape, values)?;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(ModelError::Tensor {
-                    path,
-                    tensor: tensor.name.clone(),
-                    problem: format!("found {} at number {index}, expected finite numbers", values[index]),
-                });
+        let shards = Shards::open(folder)?;
+        for (name, path) in shards.names() {
+            if !layout.tensors().iter().any(|tensor| tensor.name == name) && !is_redundant(&config, name) {
+                let problem = "not a tensor of this architecture; `config.json` belongs to another model".to_owned();
+                return Err(ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), problem });
             }
         }
-        for name in file.names() {
-            if !layout.tensors().iter().any(|tensor| tensor.name == name) && !is_redundant(&config, &name) {
-                let problem = "not a tensor of this architecture; `config.json` belongs to another model".to_owned();
-                return Err(ModelError::Tensor { path, tensor: name, problem });
-            }
+        let mut parameters = vec![0.0; layout.len()];
+        for tensor in layout.tensors() {
+            shards.read(&tensor.name, &tensor.shape, &mut parameters[tensor.range.clone()])?;
         }
         Ok(Self::from_parameters(config, layout, parameters))
     }
@@ -40,19 +37,23 @@ impl Model {
         Ok(Self::open(folder)?.with_rope(rope))
     }
 
-    /// Writes `config.json` and `model.safetensors` into a folder; the same model always gives the same bytes.
+    /// Writes `config.json` and the weights into a folder; the same model always gives the same bytes. Weights of more
+    /// than 5 GB are written in shards.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
+        self.save_in_shards(folder, SHARD_BYTES)
+    }
+
+    /// Like [`Self::save`], in shards of at most `limit` bytes of numbers if there are more than that.
+    pub fn save_in_shards(&self, folder: &Path, limit: u64) -> Result<(), ModelError> {
         let mut config = self.config().clone();
         config.set_other("torch_dtype", serde_json::json!("float32"));
         config.write(folder)?;
-        let tensors: Vec<_> = self
-            .layout()
-            .tensors()
-            .iter()
-            .map(|tensor| (tensor.name.clone(), tensor.shape.clone(), &self.parameters()[tensor.range.clone()]))
-            .collect();
-        let metadata = [("format", "pt".to_owned())];
-        safetensors_file::write(&folder.join("model.safetensors"), &tensors, &metadata)
+        let tensors = self.layout().tensors().iter().map(|tensor| Named {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            values: &self.parameters()[tensor.range.clone()],
+        });
+        shards::write(folder, &tensors.collect::<Vec<_>>(), limit)
     }
 }
 

@@ -24,6 +24,7 @@ mod llama;
 mod rope;
 mod safetensors_file;
 mod shape;
+mod shards;
 mod workspace;
 
 pub use adamw::{AdamW, AdamWSettings};

@@ -1,28 +1,41 @@
 //! Reading and writing safetensors files: named, shaped f32 data, in a fixed order of bytes.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
 
 use candle_core::{DType, Device, safetensors::MmapedSafetensors};
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 
 use super::ModelError;
 
 /// A memory-mapped file of tensors.
-pub(super) struct TensorFile<'a> {
-    path: &'a Path,
+pub(super) struct TensorFile {
+    path: PathBuf,
     map: MmapedSafetensors,
 }
 
-impl<'a> TensorFile<'a> {
+impl TensorFile {
     /// Maps a file and reads its header.
-    pub(super) fn open(path: &'a Path) -> Result<Self, ModelError> {
+    pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
         fs::metadata(path).map_err(ModelError::io("read", path))?;
         // SAFETY: the mapping is only unsound if the file changes while mapped; artifacts never change once written.
         let map = unsafe { MmapedSafetensors::new(path) }.map_err(|error| ModelError::Checkpoint {
             path: path.to_owned(),
             problem: format!("not a whole safetensors file ({}); download or write it again", root(&error)),
         })?;
-        Ok(Self { path, map })
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The names in the file, sorted.
@@ -34,8 +47,7 @@ impl<'a> TensorFile<'a> {
 
     /// Copies a tensor of the given shape, widened to f32, into `target`.
     pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
-        let fail =
-            |problem: String| ModelError::Tensor { path: self.path.to_owned(), tensor: name.to_owned(), problem };
+        let fail = |problem: String| ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), problem };
         let view = self.map.get(name).map_err(|_| fail("missing".to_owned()))?;
         if view.shape() != shape {
             return Err(fail(format!("found shape {:?}, expected {shape:?}", view.shape())));
@@ -53,26 +65,43 @@ impl<'a> TensorFile<'a> {
     }
 }
 
+/// A named, shaped slice to write.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: &'a [usize],
+    pub(super) values: &'a [f32],
+}
+
 /// Writes tensors of f32 as one file; the bytes depend on names, shapes and values only.
-pub(super) fn write(
-    path: &Path,
-    tensors: &[(String, Vec<usize>, &[f32])],
-    metadata: &[(&str, String)],
-) -> Result<(), ModelError> {
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+pub(super) fn write(path: &Path, tensors: &[Named<'_>]) -> Result<(), ModelError> {
+    // The order in which the format's own library writes.
+    let mut sorted = tensors.to_vec();
+    sorted.sort_by_key(|tensor| tensor.name);
+    let mut end = 0;
+    let header = sorted.iter().map(|tensor| {
+        let start = end;
+        end += size_of_val(tensor.values);
+        let info = TensorInfo { dtype: Dtype::F32, shape: tensor.shape.to_vec(), data_offsets: (start, end) };
+        (tensor.name.to_owned(), info)
+    });
+    // One entry at most: a map of several has no fixed order in the header. `transformers` asks for this one.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let failed = |problem: String| ModelError::Checkpoint { path: path.to_owned(), problem };
-    let views = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, shape, _), bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-        .map_err(|error| failed(error.to_string()))?;
-    // One entry at most: a map of several has no fixed order in the header.
-    let metadata: HashMap<String, String> =
-        metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let file = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(error.to_string()))?;
-    fs::write(path, file).map_err(ModelError::io("write", path))
+    let header = Metadata::new(Some(metadata), header.collect()).map_err(|error| failed(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| failed(error.to_string()))?;
+    // Numbers start at a multiple of 8 bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let write = || {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for values in sorted.iter().flat_map(|tensor| tensor.values.chunks(1 << 16)) {
+            file.write_all(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
+        }
+        file.flush()
+    };
+    write().map_err(ModelError::io("write", path))
 }
 
 /// The innermost message, without the backtrace that candle may add.

@@ -16,8 +16,7 @@ use crate::{
     stage::{Context, StageError},
 };
 
-/// Files of a checkpoint, besides the one that describes it.
-const FILES: [&str; 4] = ["config.json", "model.safetensors", "optimizer.safetensors", log::FILE];
+/// The file that describes a checkpoint.
 const ABOUT: &str = "checkpoint.json";
 const UNFINISHED: &str = "checkpoint.unfinished";
 
@@ -52,13 +51,13 @@ pub(super) fn save(scratch: &Path, state: &State) -> Result<(), StageError> {
     state.optimizer.save(&unfinished.join("optimizer.safetensors"))?;
     log::write(&unfinished.join(log::FILE), &state.log)?;
     let mut files = BTreeMap::new();
-    for file in FILES {
-        files.insert(file.to_owned(), digest(&unfinished.join(file))?);
+    for entry in fs::read_dir(&unfinished).map_err(StageError::io("read", &unfinished))? {
+        let entry = entry.map_err(StageError::io("read", &unfinished))?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), digest(&entry.path())?);
+        sync(&entry.path())?;
     }
     write_json(&unfinished.join(ABOUT), &About { step, files })?;
-    for file in FILES.into_iter().chain([ABOUT]) {
-        sync(&unfinished.join(file))?;
-    }
+    sync(&unfinished.join(ABOUT))?;
     sync(&unfinished)?;
     fs::rename(&unfinished, &name).map_err(StageError::io("write", &name))?;
     sync(scratch)?;
@@ -87,9 +86,9 @@ pub(super) fn newest(context: &Context, settings: AdamWSettings) -> Result<Optio
 
 fn load(folder: &Path, step: usize, settings: AdamWSettings) -> Result<State, StageError> {
     let about: About = read_json(&folder.join(ABOUT))?;
-    for file in FILES {
+    for (file, expected) in &about.files {
         let path = folder.join(file);
-        if about.files.get(file) != Some(&digest(&path)?) {
+        if *expected != digest(&path)? {
             return Err(StageError::input(path, "another content than when it was written"));
         }
     }
