@@ -129,3 +129,89 @@ fn a_worker_started_by_hand_does_no_harm() {
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains("job.json"), "{}", said.stderr);
 }
+
+/// A stage with one file that stays the same and one that never is.
+const UNSTEADY: [&str; 3] = [
+    r#""unsteady": Command(run: ["sh", "-c", "echo same > $0/same.txt && cat /proc/sys/kernel/random/uuid > $0/when.txt", "{out}"])"#,
+    r#""below": Command(run: ["cp", "{in.unsteady}/when.txt", "{out}"], inputs: {"unsteady": "unsteady"})"#,
+    r#""beside": Command(run: ["false"])"#,
+];
+
+fn unsteady() -> (Place, String) {
+    let place = Place::with(&UNSTEADY);
+    let run = place.run(&["below"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let first = place.result("below", "when.txt");
+    (place, first)
+}
+
+/// Removes the content of a file of the stage from the store.
+fn lose(place: &Place, file: &str) {
+    let content = place.result("unsteady", file);
+    let digest = blake3::hash(content.as_bytes()).to_hex().to_string();
+    std::fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
+}
+
+#[test]
+fn another_result_for_the_same_key_exits_with_3_and_the_first_one_stays() {
+    let (place, first) = unsteady();
+    lose(&place, "same.txt");
+    // The stage brings the lost file back, and another one beside it.
+    let run = place.run(&["below"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert_eq!(run.finished()["outcome"], "failed");
+    assert_eq!(
+        (run.with_outcome("failed"), run.with_outcome("skipped")),
+        (vec!["unsteady".into()], vec!["below".into()])
+    );
+    let failed = run.event("stage-failed", "unsteady");
+    assert_eq!(failed["blame"], "stage");
+    let results = &failed["not_reproducible"];
+    assert_eq!((&results["file"], &results["recorded"]), (&"when.txt".into(), &results["existing"]));
+    assert_ne!(results["existing"], results["new"]);
+    assert_eq!(results["key"], run.event("stage-started", "unsteady")["key"]);
+    let again = place.run(&["below"]);
+    assert_eq!((again.code, again.with_outcome("cached").len()), (Some(0), 2));
+    assert_eq!(place.result("below", "when.txt"), first);
+}
+
+#[test]
+fn another_result_for_a_lost_one_exits_with_3_and_takes_its_place() {
+    let (place, first) = unsteady();
+    lose(&place, "when.txt");
+    let said = place.output(&["run", "graph.ron", "below"]);
+    assert_eq!(said.code, Some(3));
+    let filters = place.filters();
+    insta::assert_snapshot!(said.stderr, @"
+    error: stage `unsteady` failed: the result is not reproducible: action [digest] gave artifact [digest] before and [digest] now; the first file that differs is `when.txt`, of 37 bytes before and 37 bytes now; files of the earlier one are lost (the content of `when.txt` is no longer in the store), so the new one is recorded in its place: run again to go on with it, or look for what makes the stage give other bytes for the same settings and inputs: a clock, an unseeded random choice, an undeclared file, another kind of processor
+      log: artifacts/local/runs/[run]/logs/000-unsteady.log
+    ");
+    drop(filters);
+    let again = place.run(&["below"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert_eq!(
+        (again.with_outcome("cached"), again.with_outcome("ran")),
+        (vec!["unsteady".into()], vec!["below".into()])
+    );
+    assert_ne!(place.result("below", "when.txt"), first);
+}
+
+#[test]
+fn a_result_that_could_not_be_reproduced_counts_for_more_than_another_failure() {
+    let (place, _) = unsteady();
+    lose(&place, "same.txt");
+    let run = place.run(&["--keep-going"]);
+    assert_eq!((run.code, run.with_outcome("failed")), (Some(3), vec!["beside".into(), "unsteady".into()]));
+    assert_eq!(run.event("stage-failed", "beside")["not_reproducible"], serde_json::Value::Null);
+    assert_eq!(place.run(&["--keep-going"]).code, Some(1));
+}
+
+#[test]
+fn the_same_result_for_a_lost_one_is_no_failure() {
+    let place = Place::with(&[r#""steady": Command(run: ["sh", "-c", "echo same > $0/same.txt", "{out}"])"#]);
+    assert_eq!(place.run(&[]).code, Some(0));
+    let digest = blake3::hash(b"same\n").to_hex().to_string();
+    std::fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
+    let run = place.run(&[]);
+    assert_eq!((run.code, run.with_outcome("ran")), (Some(0), vec!["steady".to_owned()]));
+}

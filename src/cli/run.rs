@@ -74,6 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     };
     Ok(match summary.outcome {
         RunOutcome::Succeeded => exit::SUCCESS,
+        RunOutcome::Failed if summary.not_reproducible => exit::NOT_REPRODUCIBLE,
         RunOutcome::Failed => exit::STAGE_FAILED,
         RunOutcome::Interrupted => exit::INTERRUPTED,
     })

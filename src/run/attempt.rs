@@ -24,7 +24,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{self, Action, Plan},
-    store::{Claim, ClaimAttempt, Provenance, Record, Store},
+    store::{Claim, ClaimAttempt, Provenance, Record, Store, StoreError},
 };
 
 /// How often a run that waits for another one looks whether that one is done.
@@ -309,11 +309,16 @@ impl Attempt {
             provenance,
             notices,
         };
-        store.publish(&record)?;
+        let published = store.publish(&record);
+        // A result that differs from an earlier one is a whole result too: nothing will go on from its scratch folder.
+        if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
+            return published.map(|()| artifact).map_err(Trouble::from);
+        }
         self.remember(&mine.action);
         if let Err(error) = store.discard_scratch(&mine.key) {
-            self.warn(format!("the result is recorded, but its work folder stays: {error}"));
+            self.warn(format!("the stage is done, but its work folder stays: {error}"));
         }
+        published?;
         Ok(artifact)
     }
 

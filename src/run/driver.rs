@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     attempt::{self, Answer, Attempt, Message, Shared},
     error::RunError,
-    event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
+    event::{Announced, AnnouncedStatus, NotReproducible, RunEvent, RunOutcome, StageOutcome, StageSummary},
     journal::Journal,
     process::Wish,
     signals::Signals,
@@ -24,7 +24,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{Plan, PlannedStage, Status},
-    store::Store,
+    store::{Store, TwoResults},
 };
 
 /// After an interrupt, how long until the user is told what the run still waits for.
@@ -58,6 +58,8 @@ pub struct Summary {
     pub outcome: RunOutcome,
     /// Every stage, in the order of the plan.
     pub stages: Vec<StageSummary>,
+    /// Whether a stage failed because it gave another result than before for the same key.
+    pub not_reproducible: bool,
 }
 
 /// Carries a plan out. Every event goes to `tell` and into the run folder. Workers end with this thread: call it
@@ -94,6 +96,7 @@ struct Driver<'a> {
     wishes: Vec<watch::Sender<Wish>>,
     busy: Vec<Option<Key>>,
     seconds: Vec<f64>,
+    not_reproducible: bool,
     options: Options,
     journal: Journal,
     tell: &'a mut dyn FnMut(&RunEvent),
@@ -130,6 +133,7 @@ impl<'a> Driver<'a> {
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
             seconds: vec![0.0; count],
+            not_reproducible: false,
             shared: Arc::new(Shared {
                 graph: Arc::new(graph),
                 store: Arc::new(store),
@@ -261,7 +265,15 @@ impl<'a> Driver<'a> {
             }
             Answer::Failed { trouble, log, seconds } => {
                 self.seconds[stage] = seconds;
-                self.event(RunEvent::StageFailed { stage: name, message: trouble.message, blame: trouble.blame, log });
+                let not_reproducible = trouble.two_results.map(|results| not_reproducible(*results));
+                self.not_reproducible |= not_reproducible.is_some();
+                self.event(RunEvent::StageFailed {
+                    stage: name,
+                    message: trouble.message,
+                    blame: trouble.blame,
+                    log,
+                    not_reproducible,
+                });
                 Happened::Failed(stage)
             }
         };
@@ -323,7 +335,7 @@ impl<'a> Driver<'a> {
             })
             .collect();
         self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
-        Summary { outcome, stages }
+        Summary { outcome, stages, not_reproducible: self.not_reproducible }
     }
 
     fn event(&mut self, event: RunEvent) {
@@ -342,6 +354,12 @@ fn needs(graph: &Graph, stage: &PlannedStage, places: &[Option<usize>]) -> Vec<u
     needs.sort_unstable();
     needs.dedup();
     needs
+}
+
+/// Two results as events tell of them.
+fn not_reproducible(results: TwoResults) -> NotReproducible {
+    let TwoResults { key, existing, new, file, lost, .. } = results;
+    NotReproducible { key, existing, new, file, recorded: if lost.is_some() { new } else { existing } }
 }
 
 /// A planned stage as events tell of it.

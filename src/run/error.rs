@@ -5,7 +5,11 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use super::job::JobError;
-use crate::{blame::Blame, plan::PlanError, store::StoreError};
+use crate::{
+    blame::Blame,
+    plan::PlanError,
+    store::{StoreError, TwoResults},
+};
 
 /// Why a run could not be carried out at all. A stage that fails is no such error: the run's outcome tells of it.
 #[derive(Debug, Error)]
@@ -50,11 +54,13 @@ impl RunError {
 pub(super) struct Trouble {
     pub(super) message: String,
     pub(super) blame: Blame,
+    /// The two results, if the stage has another one than before.
+    pub(super) two_results: Option<Box<TwoResults>>,
 }
 
 impl Trouble {
     pub(super) fn new(message: impl Into<String>, blame: Blame) -> Self {
-        Self { message: message.into(), blame }
+        Self { message: message.into(), blame, two_results: None }
     }
 
     /// For `map_err` on what the system refuses.
@@ -66,7 +72,9 @@ impl Trouble {
 
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
-        Self::new(error.to_string(), error.blame())
+        let (message, blame) = (error.to_string(), error.blame());
+        let two_results = if let StoreError::Nondeterministic(results) = error { Some(results) } else { None };
+        Self { message, blame, two_results }
     }
 }
 

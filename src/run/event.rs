@@ -95,6 +95,9 @@ pub enum RunEvent {
         blame: Blame,
         /// What the worker wrote to its standard error, if a worker was started.
         log: Option<PathBuf>,
+        /// The two results, if it is that the stage gave another one than before.
+        #[serde(default)]
+        not_reproducible: Option<NotReproducible>,
     },
     /// Something about the run itself that the user should know although it goes on.
     RunWarning {
@@ -130,6 +133,21 @@ pub struct Announced {
     pub status: AnnouncedStatus,
     /// Why.
     pub reason: String,
+}
+
+/// A stage that gave another result than before for the same key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotReproducible {
+    /// The key.
+    pub key: Key,
+    /// The result that was recorded before.
+    pub existing: ArtifactId,
+    /// The result that differs.
+    pub new: ArtifactId,
+    /// The file that differs first, in the order of paths, if the earlier list of files is still there.
+    pub file: Option<String>,
+    /// The result that the store has on record now.
+    pub recorded: ArtifactId,
 }
 
 /// What the plan says of a stage.

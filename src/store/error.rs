@@ -81,18 +81,9 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The same action gave two results. The first one stays.
-    #[error(
-        "the result is not reproducible: action {key} gave artifact {existing} before and {new} now; the first one stays"
-    )]
-    Nondeterministic {
-        /// The action.
-        key: Key,
-        /// The result that the store keeps.
-        existing: ArtifactId,
-        /// The result that differs.
-        new: ArtifactId,
-    },
+    /// The same action gave two results.
+    #[error(transparent)]
+    Nondeterministic(Box<TwoResults>),
     /// Something of twdag's own that JSON cannot hold.
     #[error("internal error: cannot write {}: {problem}; please report it", path.display())]
     Bug {
@@ -101,6 +92,40 @@ pub enum StoreError {
         /// What went wrong.
         problem: String,
     },
+}
+
+/// Two results of one action that differ.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the result is not reproducible: action {key} gave artifact {existing} before and {new} now; {difference}; {}",
+    advice_on(lost.as_deref())
+)]
+pub struct TwoResults {
+    /// The action.
+    pub key: Key,
+    /// The result that was recorded before.
+    pub existing: ArtifactId,
+    /// The result that differs.
+    pub new: ArtifactId,
+    /// The file that differs first, in the order of paths; `None` if the earlier list of files is lost.
+    pub file: Option<String>,
+    /// The same in plain words.
+    pub difference: String,
+    /// What became of the earlier result's files, if they are lost: then the new result is recorded in its place.
+    /// Otherwise the earlier one stays.
+    pub lost: Option<String>,
+}
+
+fn advice_on(lost: Option<&str>) -> String {
+    const CAUSE: &str = "look for what makes the stage give other bytes for the same settings and inputs: a clock, an \
+        unseeded random choice, an undeclared file, another kind of processor";
+    match lost {
+        None => format!("the earlier one stays in use; {CAUSE}"),
+        Some(problem) => format!(
+            "files of the earlier one are lost ({problem}), so the new one is recorded in its place: run again to go \
+             on with it, or {CAUSE}"
+        ),
+    }
 }
 
 impl StoreError {
@@ -126,7 +151,7 @@ impl StoreError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Unusable { .. } | Self::Io { .. } | Self::Artifact { .. } => Blame::Environment,
-            Self::Output { .. } | Self::Nondeterministic { .. } => Blame::Stage,
+            Self::Output { .. } | Self::Nondeterministic(_) => Blame::Stage,
             Self::NotInside { .. } | Self::Pattern { .. } => Blame::Graph,
             Self::Source { .. } => Blame::Input,
             Self::Bug { .. } => Blame::Bug,

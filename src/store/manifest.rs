@@ -1,6 +1,9 @@
 //! Manifests: the files of an artifact.
 
-use std::{fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +120,31 @@ impl Store {
             return Err(format!("its list of files was changed ({})", path.display()));
         }
         Manifest::parse(&bytes).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))
+    }
+
+    /// The first file, in the order of paths, in which two artifacts differ, and the difference in plain words.
+    pub(super) fn first_difference(&self, earlier: &ArtifactId, new: &ArtifactId) -> (Option<String>, String) {
+        let (Ok(earlier), Ok(new)) = (self.read_manifest(earlier), self.read_manifest(new)) else {
+            return (None, "the list of files of one of them is lost, so nobody can tell where they differ".to_owned());
+        };
+        let by_path = |manifest: &Manifest| -> BTreeMap<String, Entry> {
+            manifest.files.iter().map(|file| (file.path.clone(), file.clone())).collect()
+        };
+        let (earlier, new) = (by_path(&earlier), by_path(&new));
+        let paths: BTreeSet<&String> = earlier.keys().chain(new.keys()).collect();
+        for path in paths {
+            let difference = match (earlier.get(path), new.get(path)) {
+                (before, now) if before == now => continue,
+                (Some(before), Some(now)) if before.digest == now.digest => {
+                    "which may be run in one of them only".to_owned()
+                }
+                (Some(before), Some(now)) => format!("of {} bytes before and {} bytes now", before.size, now.size),
+                (Some(_), None) => "which is missing now".to_owned(),
+                (None, _) => "which was not there before".to_owned(),
+            };
+            return (Some(path.clone()), format!("the first file that differs is `{path}`, {difference}"));
+        }
+        (None, "their files are the same".to_owned())
     }
 
     /// The digest of what a reference `"stage/path"` points to: the whole artifact, or a file or folder inside.

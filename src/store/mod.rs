@@ -31,7 +31,7 @@ use std::{
 };
 
 pub use claim::{Claim, ClaimAttempt};
-pub use error::StoreError;
+pub use error::{StoreError, TwoResults};
 pub use manifest::{Entry, Manifest};
 pub use provenance::Provenance;
 pub use record::{Lookup, Record, RecordInput};

@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provenance, Store, StoreError, ingest::is_taken, sealed};
+use super::{Provenance, Store, StoreError, TwoResults, ingest::is_taken, sealed};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// What an action gave. Only `key` and `artifact` decide anything; the rest is for people.
@@ -113,8 +113,9 @@ impl Store {
         if record.key == *key { Ok(Some(record)) } else { Err(named(format!("it belongs to action {}", record.key))) }
     }
 
-    /// Makes a result known. The first one stays: if the store has another intact result for the same action, this
-    /// is [`StoreError::Nondeterministic`]. A record that is damaged, or whose files are lost, is replaced.
+    /// Makes a result known. If the store has recorded another result for the same action, this is
+    /// [`StoreError::Nondeterministic`], and the first one stays, unless its files are lost: then the new one is
+    /// recorded all the same, since nobody could go on from the first. A damaged record is replaced.
     pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.named("actions", record.key.digest());
         let bytes = sealed::seal(&Stored { version: VERSION, record })
@@ -124,14 +125,25 @@ impl Store {
             Err(error) if is_taken(&error) => {}
             Err(error) => return Err(StoreError::io("write", &path)(error)),
         }
-        match self.lookup(&record.key)? {
-            Lookup::Hit(existing) if existing.artifact == record.artifact => Ok(()),
-            Lookup::Hit(existing) => {
-                Err(StoreError::Nondeterministic { key: record.key, existing: existing.artifact, new: record.artifact })
-            }
-            Lookup::Absent | Lookup::Lost(_) => {
-                sealed::write(&path, &bytes, sealed::Existing::Replace).map_err(StoreError::io("write", &path))
-            }
+        let replace =
+            || sealed::write(&path, &bytes, sealed::Existing::Replace).map_err(StoreError::io("write", &path));
+        // A record that cannot be read promises nothing.
+        let Ok(Some(existing)) = self.read_record(&record.key) else { return replace() };
+        let lost = self.problem(&existing.artifact);
+        if lost.is_some() {
+            replace()?;
         }
+        if existing.artifact == record.artifact {
+            return Ok(());
+        }
+        let (file, difference) = self.first_difference(&existing.artifact, &record.artifact);
+        Err(StoreError::Nondeterministic(Box::new(TwoResults {
+            key: record.key,
+            existing: existing.artifact,
+            new: record.artifact,
+            file,
+            difference,
+            lost,
+        })))
     }
 }

@@ -268,6 +268,31 @@ fn an_override_of_a_string_needs_no_quotes() {
 }
 
 #[test]
+fn an_override_of_a_string_may_be_empty() {
+    let graph = GRAPH.replace("[param(\"data\")]", "[\"echo\", param(\"data\")], env: { \"DATA\": param(\"data\") }");
+    for value in ["", "\"\""] {
+        let graph = read(&graph, &[("data", value)]).unwrap_or_else(|error| panic!("--set data={value}: {error}"));
+        assert_eq!(settings(&graph, "a")["run"], serde_json::json!(["echo", ""]), "--set data={value}");
+        assert_eq!(settings(&graph, "a")["env"]["DATA"], "", "--set data={value}");
+        let parameter = graph.parameters.iter().find(|parameter| parameter.name == "data").expect("a parameter");
+        assert_eq!((parameter.value.as_str(), parameter.is_set), ("\"\"", true), "--set data={value}");
+    }
+}
+
+#[test]
+fn an_empty_override_where_something_must_stand() {
+    assert_snapshot!(told_with(GRAPH, &[("data", "")]), @r#"
+    error: setting `run.0` of stage `a` is empty, expected a program
+     --> graphs/example.ron:5:28
+      |
+    5 |         "a": Command(run: [param("data")]),
+      |                            ^^^^^^^^^^^^^ expected a program
+      |
+      = note: the value of parameter `data` comes from `--set data=`
+    "#);
+}
+
+#[test]
 fn parameters_are_put_in_wherever_a_value_stands() {
     let source = r##"Graph(
     version: 1,

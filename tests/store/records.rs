@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs};
 use serde_json::json;
 use twdag::{
     blame::Blame,
-    store::{Lookup, StoreError},
+    store::{Lookup, StoreError, TwoResults},
 };
 
 use crate::place::{Place, key, record};
@@ -35,13 +35,40 @@ fn the_first_result_stays_and_another_one_is_told() {
     place.store.publish(&again).unwrap();
     let error = place.store.publish(&second).unwrap_err();
     assert_eq!(error.blame(), Blame::Stage);
-    assert!(matches!(error, StoreError::Nondeterministic { existing, new, .. }
-        if existing == first.artifact && new == second.artifact));
+    let results = two_results(error);
+    assert_eq!((results.existing, results.new, &results.lost), (first.artifact, second.artifact, &None));
     assert_eq!(place.store.record(&key("x")).unwrap(), Some(first.clone()));
-    // Once the first result is lost, the second one takes its place.
+    // Once the first result is lost, the second one takes its place, which is told too.
     fs::remove_file(place.object("one")).unwrap();
+    let results = two_results(place.store.publish(&second).unwrap_err());
+    assert_eq!((results.existing, results.new), (first.artifact, second.artifact));
+    insta::assert_snapshot!(results.lost.unwrap(), @"the content of `a.txt` is no longer in the store");
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(second.clone()));
     place.store.publish(&second).unwrap();
-    assert_eq!(place.store.record(&key("x")).unwrap(), Some(second));
+}
+
+fn two_results(error: StoreError) -> TwoResults {
+    match error {
+        StoreError::Nondeterministic(results) => *results,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_first_file_that_differs_is_named() {
+    let difference = |before: &[(&str, &str)], now: &[(&str, &str)]| {
+        let place = Place::new();
+        place.store.publish(&record(key("x"), place.ingest(before))).unwrap();
+        let second = record(key("x"), place.ingest(now));
+        let results = two_results(place.store.publish(&second).unwrap_err());
+        (results.file.unwrap_or_default(), results.difference)
+    };
+    let before = [("a.txt", "one"), ("b/c.txt", "two"), ("d.txt", "three")];
+    let differs = |now: &[(&str, &str)]| difference(&before, now).1;
+    insta::assert_snapshot!(differs(&[("a.txt", "one"), ("b/c.txt", "other"), ("d.txt", "")]), @"the first file that differs is `b/c.txt`, of 3 bytes before and 5 bytes now");
+    insta::assert_snapshot!(differs(&[("a.txt", "one"), ("d.txt", "")]), @"the first file that differs is `b/c.txt`, which is missing now");
+    insta::assert_snapshot!(differs(&[("a.txt", "one"), ("a/x", ""), ("b/c.txt", "two"), ("d.txt", "three")]), @"the first file that differs is `a/x`, which was not there before");
+    assert_eq!(difference(&before, &before[..2]).0, "d.txt");
 }
 
 #[test]
