@@ -12,11 +12,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("canon", &["digest"]),
     ("blame", &[]),
+    ("failpoint", &[]),
     ("graph", &["digest", "canon", "blame", "graph"]),
-    ("store", &["digest", "canon", "blame", "store"]),
+    ("store", &["digest", "canon", "blame", "failpoint", "store"]),
     ("plan", &["digest", "canon", "blame", "graph", "store", "plan"]),
-    ("run", &["digest", "canon", "blame", "graph", "store", "plan", "run"]),
-    ("cli", &["digest", "canon", "blame", "graph", "store", "plan", "run", "cli"]),
+    ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "plan", "run"]),
+    ("cli", &["digest", "canon", "blame", "failpoint", "graph", "store", "plan", "run", "cli"]),
 ];
 
 /// For each room of `stages/src/`, the rooms that it may use: the floors know no room above them.

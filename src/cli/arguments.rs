@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use super::failure::Failure;
+use super::{failure::Failure, output, words::damage};
 use crate::{
     graph::Graph,
     plan::{self, Plan, PlannedStage},
@@ -50,9 +50,17 @@ impl GraphArguments {
         let target = target(&graph, stage)?;
         let store = self.open(&graph)?;
         let Plan { stages, .. } = plan::plan(&graph, &[target], &store)?;
+        tell_damage(&store);
         let planned = stages.into_iter().find(|planned| planned.node == target);
         let planned = planned.ok_or_else(|| Failure::usage(format!("stage `{stage}` is not in its own plan")))?;
         Ok((graph, store, planned))
+    }
+}
+
+/// Warns of what was found damaged while the store was looked into.
+pub(super) fn tell_damage(store: &Store) {
+    for found in store.take_damage() {
+        output::err(damage(&found.path, &found.problem, found.quarantine.as_deref()));
     }
 }
 

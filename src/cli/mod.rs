@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::styling};
 
 use self::failure::Failure;
-use crate::blame::exit;
+use crate::{blame::exit, failpoint};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -53,6 +53,11 @@ enum Command {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    match failpoint::arm() {
+        Ok(false) => {}
+        Ok(true) => output::err(format!("twdag: this process fails on purpose, as {} asks\n", failpoint::VARIABLE)),
+        Err(problem) => return ExitCode::from(Failure::usage(problem).tell()),
+    }
     let matches = match Arguments::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {

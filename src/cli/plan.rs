@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    arguments::{GraphArguments, stage_name, targets},
+    arguments::{GraphArguments, stage_name, targets, tell_damage},
     failure::Failure,
     output::{self, FAINT, GOOD, NOTE, STRONG, paint, table},
     words::stages as count_stages,
@@ -40,6 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
+    tell_damage(&store);
     tell(&graph, &plan, arguments.json);
     Ok(exit::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::{
-    arguments::{GraphArguments, stage_name, targets},
+    arguments::{GraphArguments, stage_name, targets, tell_damage},
     failure::Failure,
     live::Live,
     output, plan as plan_command,
@@ -58,6 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
     if arguments.dry_run {
+        tell_damage(&store);
         plan_command::tell(&graph, &plan, arguments.json);
         return Ok(exit::SUCCESS);
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::output::{NOTE, paint};
+
 /// `0.4 s`, `45 s`, `2 min 05 s`, `1 h 02 min`.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 9.95 {
@@ -68,6 +70,18 @@ pub(super) fn short(digest: impl ToString) -> String {
 pub(super) fn path(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).ok().filter(|below| !below.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
+
+/// A damaged file of the store and what became of it.
+pub(super) fn damage(at: &Path, problem: &str, quarantine: Option<&Path>) -> String {
+    // Most problems name the file themselves.
+    let place = at.display().to_string();
+    let named = if problem.contains(&place) { String::new() } else { format!("{place}: ") };
+    let moved = quarantine.map_or_else(
+        || "it could not be set aside and is not used".to_owned(),
+        |quarantine| format!("set aside in {}", path(quarantine)),
+    );
+    format!("{}: damaged: {named}{problem}; {moved}\n", paint(NOTE, "warning"))
 }
 
 fn grouped(count: u64) -> String {

@@ -24,7 +24,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{Plan, PlannedStage, Status},
-    store::{Store, TwoResults},
+    store::{Damage, Store, TwoResults},
 };
 
 /// After an interrupt, how long until the user is told what the run still waits for.
@@ -155,6 +155,7 @@ impl<'a> Driver<'a> {
         let mut signals =
             Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
         self.announce();
+        self.tell_damage();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];
             if let Some(artifact) = stage.artifact {
@@ -229,6 +230,7 @@ impl<'a> Driver<'a> {
     }
 
     fn hear(&mut self, message: Message) -> Vec<Effect> {
+        self.tell_damage();
         let (stage, answer) = match message {
             Message::Event(event) => {
                 self.event(event);
@@ -322,6 +324,12 @@ impl<'a> Driver<'a> {
             threads: self.options.threads,
             stages,
         });
+    }
+
+    fn tell_damage(&mut self) {
+        for Damage { path, problem, quarantine } in self.shared.store.take_damage() {
+            self.event(RunEvent::StoreDamaged { path, problem, quarantine });
+        }
     }
 
     fn finish(&mut self, outcome: RunOutcome) -> Summary {

@@ -99,6 +99,15 @@ pub enum RunEvent {
         #[serde(default)]
         not_reproducible: Option<NotReproducible>,
     },
+    /// Something in the store was found to be other than it must be; it is not used, and computed again if needed.
+    StoreDamaged {
+        /// Where it lay.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// Where it was moved; nothing if it could not be.
+        quarantine: Option<PathBuf>,
+    },
     /// Something about the run itself that the user should know although it goes on.
     RunWarning {
         /// One sentence.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use twdag_stages::stage::{Blame, StageEvent};
 
+use crate::failpoint;
+
 /// One stage to run, with every path resolved: a worker knows neither graph nor store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -91,8 +93,11 @@ pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<(), JobError>
     let failed = |verb| move |source| JobError::File { verb, path: path.to_owned(), source };
     let bytes = serde_json::to_vec(value).map_err(|source| JobError::Format { path: path.to_owned(), source })?;
     let draft = path.with_extension("draft");
-    fs::write(&draft, bytes).map_err(failed("write"))?;
-    fs::rename(&draft, path).map_err(failed("write"))
+    fs::File::create(&draft)
+        .and_then(|mut file| failpoint::write("job.write", &mut file, &bytes))
+        .and_then(|()| failpoint::pass("job.rename"))
+        .and_then(|()| fs::rename(&draft, path))
+        .map_err(failed("write"))
 }
 
 /// Reads what [`write`] wrote.

@@ -2,13 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
 use super::event::{RunEvent, Stamped};
+use crate::failpoint;
 
 /// The name of the file inside the run folder.
 pub const FILE: &str = "events.jsonl";
@@ -33,7 +34,7 @@ impl Journal {
         let stamped = Stamped { time: Timestamp::now(), event: event.clone() };
         let written = serde_json::to_vec(&stamped).map_err(io::Error::from).and_then(|mut line| {
             line.push(b'\n');
-            file.write_all(&line)
+            failpoint::write("run.journal", file, &line)
         });
         let error = written.err()?;
         self.file = None;

@@ -20,6 +20,8 @@ use twdag_stages::{
     stage::{Context, StageError, StageEvent},
 };
 
+use crate::failpoint;
+
 use super::{
     job::{self, Job, JobError, Line, Verdict},
     strays::become_reaper,
@@ -43,8 +45,12 @@ pub fn work(job_file: &Path, lines: impl Write + Send + 'static) -> Result<Verdi
         Err(StageError::Canceled) => Verdict::Canceled,
         Err(error) => Verdict::Failed { message: error.to_string(), blame: error.blame() },
     };
+    // A test may stop this process here; the verdict is refused as a file and still gets through as a line.
+    let passed = failpoint::pass("worker.verdict");
     // A full disk refuses the file; the line below still gets through.
-    let kept = job::write(&job.verdict, &verdict);
+    let kept = passed
+        .map_err(|source| JobError::File { verb: "write", path: job.verdict.clone(), source })
+        .and_then(|()| job::write(&job.verdict, &verdict));
     lines.send(&Line::Verdict(verdict.clone()));
     kept.map(|()| verdict)
 }
@@ -96,6 +102,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<(), St
     {
         return Err(StageError::io("empty", &job.output)(error));
     }
+    failpoint::pass("worker.start").map_err(StageError::io("create", &job.output))?;
     for folder in [&job.output, &job.scratch] {
         fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
     }
@@ -133,7 +140,7 @@ fn flush(output: &Path) -> Result<(), StageError> {
     for entry in walkdir::WalkDir::new(output).contents_first(true) {
         let entry = entry.map_err(|error| StageError::io("read", output)(error.into()))?;
         if entry.file_type().is_file() || entry.file_type().is_dir() {
-            let flushed = File::open(entry.path()).and_then(|file| file.sync_all());
+            let flushed = failpoint::pass("worker.flush").and_then(|()| File::open(entry.path())?.sync_all());
             flushed.map_err(StageError::io("flush", entry.path()))?;
         }
     }

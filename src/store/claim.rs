@@ -2,11 +2,11 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom},
 };
 
 use super::{Store, StoreError, folder};
-use crate::digest::Key;
+use crate::{digest::Key, failpoint};
 
 /// The right to compute an action. It lasts until this and every duplicate of its file is closed, by whatever means
 /// its owners end: hand a duplicate to the worker, and the claim holds as long as the worker works.
@@ -48,7 +48,7 @@ impl Store {
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0)
-                    .and_then(|()| file.write_all(owner.as_bytes()))
+                    .and_then(|()| failpoint::write("claim.write", &mut file, owner.as_bytes()))
                     .and_then(|()| file.seek(SeekFrom::End(0)))
                     .map_err(StoreError::io("write", &path))?;
                 Ok(ClaimAttempt::Held(Claim { file }))

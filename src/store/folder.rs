@@ -10,10 +10,13 @@ use std::{
 use walkdir::WalkDir;
 
 use super::StoreError;
+use crate::failpoint;
 
 /// Makes a rename into `folder` survive a power cut.
 pub(super) fn flush(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("flush", folder))
+    failpoint::pass("folder.flush")
+        .and_then(|()| File::open(folder)?.sync_all())
+        .map_err(StoreError::io("flush", folder))
 }
 
 /// The folder a file lies in, created if absent.

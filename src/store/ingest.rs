@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use super::{Entry, Manifest, Store, StoreError, folder, object, sealed};
-use crate::digest::ArtifactId;
+use crate::{digest::ArtifactId, failpoint};
 
 impl Store {
     /// Takes the files below `folder` into the store and removes the folder. If something is in the way (a full
@@ -12,7 +12,9 @@ impl Store {
         let mut entries = Vec::new();
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
-            object::seal(&file.path, file.executable).map_err(StoreError::io("protect", &file.path))?;
+            failpoint::pass("ingest.seal")
+                .and_then(|()| object::seal(&file.path, file.executable))
+                .map_err(StoreError::io("protect", &file.path))?;
             let (digest, size) = object::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
             self.adopt(&file.path, &entry)?;
@@ -25,7 +27,10 @@ impl Store {
         let manifest = Manifest::new(entries);
         let artifact = manifest.id();
         self.write_manifest(&manifest, &artifact)?;
+        failpoint::pass("ingest.discard").map_err(StoreError::io("remove", folder))?;
         folder::remove(folder)?;
+        // Only now: each name that a file gains or loses changes its change time.
+        self.note(&manifest);
         Ok(artifact)
     }
 

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Store, StoreError, folder, ingest::is_taken, sealed};
-use crate::digest::{Digest, Key};
+use crate::{
+    digest::{Digest, Key},
+    failpoint,
+};
 
 impl Store {
     /// The folder that an action's work in progress lives in, made if absent. It survives until
@@ -23,7 +26,9 @@ impl Store {
 
     /// Removes an action's work in progress, if any.
     pub fn discard_scratch(&self, key: &Key) -> Result<(), StoreError> {
-        folder::remove(&self.local("scratch").join(key.to_string()))
+        let path = self.local("scratch").join(key.to_string());
+        failpoint::pass("scratch.discard").map_err(StoreError::io("remove", &path))?;
+        folder::remove(&path)
     }
 
     /// A new folder for the events of one run, named by time and process: names sort by time.
@@ -31,7 +36,9 @@ impl Store {
         let time = Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
         let name = format!("{time}-{}", std::process::id());
         let runs = self.local("runs");
-        fs::create_dir_all(&runs).map_err(StoreError::io("create", &runs))?;
+        failpoint::pass("run.folder")
+            .and_then(|()| fs::create_dir_all(&runs))
+            .map_err(StoreError::io("create", &runs))?;
         for attempt in 0_u32.. {
             let path = runs.join(if attempt == 0 { name.clone() } else { format!("{name}-{attempt}") });
             match fs::create_dir(&path) {
@@ -75,7 +82,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let parent = folder::parent(path)?;
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
-        io::Write::write_all(&mut file, bytes)?;
+        failpoint::write("derived.write", &mut file, bytes)?;
+        failpoint::pass("derived.rename")?;
         file.persist(path)?;
         Ok(())
     };

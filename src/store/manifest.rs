@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, sealed};
 use crate::digest::{ArtifactId, Digest};
 
 const VERSION: u32 = 1;
@@ -112,12 +112,14 @@ impl Store {
     /// Like [`Store::manifest`]; the error says in plain words what is wrong.
     pub(super) fn read_manifest(&self, artifact: &ArtifactId) -> Result<Manifest, String> {
         let path = self.named("trees", artifact.digest());
-        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+        let (bytes, inode) = sealed::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "its list of files is no longer in the store".to_owned(),
             _ => format!("{} cannot be read: {error}", path.display()),
         })?;
         if Digest::of(&bytes) != *artifact.digest() {
-            return Err(format!("its list of files was changed ({})", path.display()));
+            let problem = format!("its list of files was changed ({})", path.display());
+            self.set_aside(&path, inode, &problem);
+            return Err(problem);
         }
         Manifest::parse(&bytes).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))
     }

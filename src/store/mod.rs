@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Whatever has its final name is complete: it was written and flushed under another name, or inside a stage's
-//! scratch folder, before. An object carries a fixed modification time, which says that nothing has written to it
-//! since; one with another time (copied, or tampered with) is hashed again before it is trusted.
+//! scratch folder, before. An object carries a fixed modification time, and an index notes the inode and change time
+//! it had when its content was last hashed; one that differs in any of them (copied, touched, tampered with) is hashed
+//! again before it is trusted. What turns out to be damaged is set aside in `local/quarantine` and computed again.
 
 mod claim;
 mod error;
@@ -19,8 +20,10 @@ mod local;
 mod manifest;
 mod object;
 mod provenance;
+mod quarantine;
 mod record;
 mod sealed;
+mod seals;
 mod source;
 mod stat_index;
 mod view;
@@ -34,6 +37,7 @@ pub use claim::{Claim, ClaimAttempt};
 pub use error::{StoreError, TwoResults};
 pub use manifest::{Entry, Manifest};
 pub use provenance::Provenance;
+pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput};
 
 use crate::digest::Digest;
@@ -42,6 +46,8 @@ use crate::digest::Digest;
 pub struct Store {
     root: PathBuf,
     stat_index: Mutex<stat_index::StatIndex>,
+    seals: Mutex<seals::Seals>,
+    damage: Mutex<Vec<Damage>>,
 }
 
 impl Store {
@@ -55,7 +61,8 @@ impl Store {
         let local = root.join("local");
         tempfile::tempfile_in(&local).map_err(StoreError::unusable(&root, "write into", &local))?;
         let stat_index = Mutex::new(stat_index::StatIndex::new(local.join("stat-index.json")));
-        Ok(Self { root, stat_index })
+        let seals = Mutex::new(seals::Seals::new(local.join("seals")));
+        Ok(Self { root, stat_index, seals, damage: Mutex::default() })
     }
 
     /// The folder that the store lies in.

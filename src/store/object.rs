@@ -5,11 +5,12 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use super::{Entry, Store, StoreError, folder};
-use crate::digest::Digest;
+use super::{Entry, Manifest, Store, StoreError, folder, seals::Seals};
+use crate::{digest::Digest, failpoint};
 
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
 /// or was copied here by something that does not keep times.
@@ -67,6 +68,7 @@ pub(super) fn own(path: &Path) -> Result<(), StoreError> {
     if metadata.nlink() == 1 || is_sealed(&metadata, metadata.len()) {
         return Ok(());
     }
+    failpoint::pass("ingest.own").map_err(StoreError::io("copy", path))?;
     let parent = folder::parent(path)?;
     let copied = tempfile::NamedTempFile::new_in(parent).map_err(StoreError::io("write into", parent))?;
     fs::copy(path, copied.path()).map_err(StoreError::io("copy", path))?;
@@ -85,8 +87,9 @@ impl Store {
         self.named("objects", digest)
     }
 
-    /// What is wrong with the object that a manifest names, if anything. Costs one `stat`, unless the object looks
-    /// as if it was written to: then it is hashed, and sealed again if it is as it should be.
+    /// What is wrong with the object that a manifest names, if anything; what is damaged is set aside. Costs one
+    /// `stat`, unless this machine has not seen the file as it is now: then it is hashed, and noted if it is as it
+    /// should be.
     pub(super) fn object_problem(&self, entry: &Entry) -> Option<String> {
         let path = self.object(&entry.digest);
         let metadata = match fs::symlink_metadata(&path) {
@@ -96,21 +99,61 @@ impl Store {
             }
             Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
         };
-        if is_sealed(&metadata, entry.size) {
-            return None;
+        match self.holds(&path, &metadata, entry) {
+            Ok(true) => return None,
+            Ok(false) => {}
+            // A disk that refuses to read is no reason to move anything.
+            Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
         }
-        if metadata.is_file() && metadata.len() == entry.size {
-            match hash(&path) {
-                Ok((digest, _)) if digest == entry.digest => {
-                    // If it cannot be sealed again, the next look hashes again; nothing else is lost.
-                    let _ = seal(&path, false);
-                    return None;
-                }
-                Ok(_) => {}
-                Err(error) => return Some(error.to_string()),
+        let problem = format!("the content of `{}` was changed in the store ({})", entry.path, path.display());
+        self.set_aside(&path, metadata.ino(), &problem);
+        Some(problem)
+    }
+
+    /// Whether a file holds what an entry says. One that was not seen as it is now is hashed, sealed again if it was
+    /// opened, and noted.
+    pub(super) fn holds(&self, path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<bool> {
+        if !metadata.is_file() || metadata.len() != entry.size {
+            return Ok(false);
+        }
+        let sealed = is_sealed(metadata, entry.size);
+        if sealed && self.seals().has(&entry.digest, metadata) {
+            return Ok(true);
+        }
+        // Before it is hashed, so that a write meanwhile shows. A file that cannot be sealed is hashed each time.
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        let looked_at = if sealed {
+            Ok(metadata.clone())
+        } else {
+            seal(path, executable).and_then(|()| fs::symlink_metadata(path))
+        };
+        let (digest, _) = hash_open(&mut File::open(path)?)?;
+        if digest != entry.digest {
+            return Ok(false);
+        }
+        if let Ok(metadata) = looked_at {
+            let mut seals = self.seals();
+            seals.add(&entry.digest, &metadata);
+            seals.save();
+        }
+        Ok(true)
+    }
+
+    /// Notes the objects of a manifest, just after they were found whole and given or deprived of a name.
+    pub(super) fn note(&self, manifest: &Manifest) {
+        let mut seals = self.seals();
+        for entry in manifest.files() {
+            if let Ok(metadata) = fs::symlink_metadata(self.object(&entry.digest))
+                && is_sealed(&metadata, entry.size)
+            {
+                seals.add(&entry.digest, &metadata);
             }
         }
-        Some(format!("the content of `{}` was changed in the store ({})", entry.path, path.display()))
+        seals.save();
+    }
+
+    pub(super) fn seals(&self) -> MutexGuard<'_, Seals> {
+        self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the sealed file at `from` a second name as an object. An intact object that is there already stays.
@@ -118,25 +161,20 @@ impl Store {
     /// a program is copied.
     pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<(), StoreError> {
         let to = self.object(&entry.digest);
-        if to.symlink_metadata().is_ok() {
-            if self.object_problem(entry).is_none() {
-                return Ok(());
-            }
-            if to.is_dir() {
-                folder::remove(&to)?;
-            } else {
-                // Whoever looks between here and the next line finds a miss, and waits for this very action.
-                match fs::remove_file(&to) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("remove", &to)(error));
-                    }
-                    _ => {}
-                }
-            }
+        // Whoever looks after a damaged one was set aside finds a miss, and waits for this very action.
+        if to.symlink_metadata().is_ok() && self.object_problem(entry).is_none() {
+            return Ok(());
         }
         let parent = folder::parent(&to)?;
-        File::open(from).and_then(|file| file.sync_all()).map_err(StoreError::io("flush", from))?;
-        let linked = if entry.executable { Err(io::ErrorKind::Unsupported.into()) } else { fs::hard_link(from, &to) };
+        failpoint::pass("object.flush")
+            .and_then(|()| File::open(from)?.sync_all())
+            .map_err(StoreError::io("flush", from))?;
+        let linked = if entry.executable {
+            Err(io::ErrorKind::Unsupported.into())
+        } else {
+            failpoint::pass("object.link").map_err(StoreError::io("write", &to))?;
+            fs::hard_link(from, &to)
+        };
         match linked {
             Ok(()) => {}
             // Another process stored the same content a moment ago.
@@ -151,9 +189,11 @@ impl Store {
 fn copy(from: &Path, to: &Path, parent: &Path) -> Result<(), StoreError> {
     let copied =
         tempfile::Builder::new().prefix(".new-").tempfile_in(parent).map_err(StoreError::io("write into", parent))?;
-    fs::copy(from, copied.path())
+    failpoint::pass("object.copy")
+        .and_then(|()| fs::copy(from, copied.path()))
         .and_then(|_| seal(copied.path(), false))
         .and_then(|()| copied.as_file().sync_all())
+        .and_then(|()| failpoint::pass("object.rename"))
         .map_err(StoreError::io("write", to))?;
     match copied.persist_noclobber(to) {
         Ok(_) => Ok(()),

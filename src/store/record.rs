@@ -1,6 +1,6 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::{fs, io};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,20 +97,25 @@ impl Store {
 
     fn read_record(&self, key: &Key) -> Result<Option<Record>, String> {
         let path = self.named("actions", key.digest());
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let (bytes, inode) = match sealed::read(&path) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
         };
         let named = |problem: String| format!("{}: {problem}", path.display());
+        let damaged = |problem: String| {
+            let problem = named(problem);
+            self.set_aside(&path, inode, &problem);
+            problem
+        };
         // The version first: what another version's record looks like is unknown.
-        let stored: Stored<serde_json::Value> = sealed::open(&bytes).map_err(named)?;
+        let stored: Stored<serde_json::Value> = sealed::open(&bytes).map_err(damaged)?;
         if stored.version != VERSION {
             return Err(named(format!("it has version {}, this twdag reads version {VERSION}", stored.version)));
         }
         let record: Record =
             serde_json::from_value(stored.record).map_err(|error| named(format!("it cannot be read: {error}")))?;
-        if record.key == *key { Ok(Some(record)) } else { Err(named(format!("it belongs to action {}", record.key))) }
+        if record.key == *key { Ok(Some(record)) } else { Err(damaged(format!("it belongs to action {}", record.key))) }
     }
 
     /// Makes a result known. If the store has recorded another result for the same action, this is

@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::digest::Digest;
+use crate::{digest::Digest, failpoint};
 
 /// What becomes of a file that has the name already.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,14 +25,28 @@ pub(super) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result
     let parent = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
     let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
-    file.write_all(bytes)?;
+    failpoint::write("sealed.write", &mut file, bytes)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
+    failpoint::pass("sealed.flush")?;
     file.as_file().sync_all()?;
+    failpoint::pass("sealed.rename")?;
     match existing {
         Existing::Keep => file.persist_noclobber(path)?,
         Existing::Replace => file.persist(path)?,
     };
+    failpoint::pass("folder.flush")?;
     File::open(parent)?.sync_all()
+}
+
+/// The bytes of a small file and its inode. Something else that has its place, such as a folder, has no bytes.
+pub(super) fn read(path: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+    if metadata.is_file() {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok((bytes, metadata.ino()))
 }
 
 const START: &str = "{\"check\":\"";

@@ -10,15 +10,15 @@ use std::{
 use walkdir::WalkDir;
 
 use super::{Entry, Manifest, Store, StoreError, folder, object};
-use crate::digest::ArtifactId;
+use crate::{digest::ArtifactId, failpoint};
 
 impl Store {
-    /// A read-only folder that holds an artifact: hard links to the objects, or copies where those cannot be (files
+    /// A read-only folder that holds an artifact, looked at file by file: hard links to the objects, or copies where those cannot be (files
     /// that may be run, file systems without links). It is made once, and again if somebody damaged it.
     pub fn view(&self, artifact: &ArtifactId) -> Result<PathBuf, StoreError> {
         let manifest = self.manifest(artifact)?;
         let view = self.local("views").join(artifact.to_string());
-        if is_whole(&view, &manifest) {
+        if self.is_whole(&view, &manifest) {
             return Ok(view);
         }
         if let Some(problem) = manifest.files().iter().find_map(|entry| self.object_problem(entry)) {
@@ -30,10 +30,11 @@ impl Store {
             .tempdir_in(views)
             .map_err(StoreError::io("write into", views))?
             .keep();
-        let built = self.build(&building, &manifest).and_then(|()| put_in_place(&building, &view, &manifest));
+        let built = self.build(&building, &manifest).and_then(|()| self.put_in_place(&building, &view, &manifest));
         if building.exists() {
             folder::remove(&building)?;
         }
+        self.note(&manifest);
         built.map(|()| view)
     }
 
@@ -42,8 +43,10 @@ impl Store {
             let to = building.join(&entry.path);
             folder::parent(&to)?;
             let from = self.object(&entry.digest);
+            failpoint::pass("view.link").map_err(StoreError::io("write", &to))?;
             if entry.executable || fs::hard_link(&from, &to).is_err() {
-                copy(&from, &to, entry).map_err(StoreError::io("write", &to))?;
+                let copied = copy(&from, &to, entry).map_err(StoreError::io("write", &to))?;
+                self.seals().add(&entry.digest, &copied);
             }
         }
         for found in WalkDir::new(building).contents_first(true) {
@@ -55,27 +58,49 @@ impl Store {
         }
         Ok(())
     }
+
+    /// Renames the new view into place. Another process may do the same at the same time, with the same result.
+    fn put_in_place(&self, building: &Path, view: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        // Each round either wins or finds what another process has put there in the meantime.
+        for _ in 0..16 {
+            match failpoint::pass("view.rename").and_then(|()| fs::rename(building, view)) {
+                Ok(()) => return Ok(()),
+                Err(_) if self.is_whole(view, manifest) => return Ok(()),
+                Err(error) if view.symlink_metadata().is_err() => return Err(StoreError::io("create", view)(error)),
+                Err(_) => discard(view)?,
+            }
+        }
+        Err(StoreError::io("replace", view)(io::Error::other("something else keeps writing there")))
+    }
+
+    /// Whether a view holds exactly the files of the manifest; a file that was not seen as it is now is hashed.
+    fn is_whole(&self, view: &Path, manifest: &Manifest) -> bool {
+        let mut entries = manifest.files().iter();
+        let mut found = Vec::with_capacity(manifest.files().len());
+        for entry in WalkDir::new(view).min_depth(1) {
+            let Ok(entry) = entry else { return false };
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            let (Some(name), Ok(metadata)) = (folder::relative(view, entry.path()), entry.metadata()) else {
+                return false;
+            };
+            found.push((name, metadata));
+        }
+        found.sort_by(|one, two| one.0.cmp(&two.0));
+        found.len() == manifest.files().len()
+            && found.iter().zip(entries.by_ref()).all(|((name, metadata), entry)| {
+                *name == entry.path && self.holds(&view.join(name), metadata, entry).unwrap_or(false)
+            })
+    }
 }
 
 /// `std::fs::copy` shares the blocks where the file system can.
-fn copy(from: &Path, to: &Path, entry: &Entry) -> io::Result<()> {
+fn copy(from: &Path, to: &Path, entry: &Entry) -> io::Result<fs::Metadata> {
     fs::copy(from, to)?;
     object::seal(to, entry.executable)?;
-    File::open(to)?.sync_all()
-}
-
-/// Renames the new view into place. Another process may do the same at the same time, with the same result.
-fn put_in_place(building: &Path, view: &Path, manifest: &Manifest) -> Result<(), StoreError> {
-    // Each round either wins or finds what another process has put there in the meantime.
-    for _ in 0..16 {
-        match fs::rename(building, view) {
-            Ok(()) => return Ok(()),
-            Err(_) if is_whole(view, manifest) => return Ok(()),
-            Err(error) if view.symlink_metadata().is_err() => return Err(StoreError::io("create", view)(error)),
-            Err(_) => discard(view)?,
-        }
-    }
-    Err(StoreError::io("replace", view)(io::Error::other("something else keeps writing there")))
+    File::open(to)?.sync_all()?;
+    fs::symlink_metadata(to)
 }
 
 /// Moves a damaged view out of the way before removing it, so that no half of it is ever seen under its name.
@@ -88,29 +113,9 @@ fn discard(view: &Path) -> Result<(), StoreError> {
     if view.is_dir() {
         let _ = fs::set_permissions(view, fs::Permissions::from_mode(0o755));
     }
-    match fs::rename(view, &old) {
+    match failpoint::pass("view.discard").and_then(|()| fs::rename(view, &old)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("replace", view)(error)),
         _ if old.is_dir() => folder::remove(&old),
         _ => Ok(()),
     }
-}
-
-/// Whether a view holds exactly the files of the manifest, untouched as far as `stat` tells.
-fn is_whole(view: &Path, manifest: &Manifest) -> bool {
-    let mut entries = manifest.files().iter();
-    let mut found = Vec::with_capacity(manifest.files().len());
-    for entry in WalkDir::new(view).min_depth(1) {
-        let Ok(entry) = entry else { return false };
-        if entry.file_type().is_dir() {
-            continue;
-        }
-        let (Some(name), Ok(metadata)) = (folder::relative(view, entry.path()), entry.metadata()) else { return false };
-        found.push((name, metadata));
-    }
-    found.sort_by(|one, two| one.0.cmp(&two.0));
-    found.len() == manifest.files().len()
-        && found
-            .iter()
-            .zip(entries.by_ref())
-            .all(|((name, metadata), entry)| *name == entry.path && object::is_sealed(metadata, entry.size))
 }

@@ -88,6 +88,13 @@ impl Place {
         fs::read_to_string(Path::new(said.stdout.trim_end()).join(file)).unwrap()
     }
 
+    /// The same after a run that must succeed.
+    pub fn result_after_run(&self, stage: &str, file: &str) -> String {
+        let run = self.run(&[]);
+        assert_eq!(run.code, Some(0), "{run:#?}");
+        self.result(stage, file)
+    }
+
     /// Replaces what differs between runs and machines by names in brackets.
     pub fn filters(&self) -> insta::internals::SettingsBindDropGuard {
         let mut settings = insta::Settings::clone_current();
@@ -156,9 +163,9 @@ impl Ran {
         self.outcomes().into_iter().filter(|(_, what)| what == outcome).map(|(name, _)| name).collect()
     }
 
-    /// The first event of that sort about a stage.
+    /// The first event of that sort, about a stage if one is given.
     pub fn event(&self, sort: &str, stage: &str) -> &Value {
-        let is_it = |event: &&Value| event["event"] == sort && event["stage"] == stage;
+        let is_it = |event: &&Value| event["event"] == sort && (stage.is_empty() || event["stage"] == stage);
         self.events.iter().find(is_it).unwrap_or_else(|| panic!("no {sort} of {stage} in {:#?}", self.events))
     }
 }

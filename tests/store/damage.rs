@@ -8,7 +8,7 @@ use std::{
 
 use twdag::{
     digest::ArtifactId,
-    store::{Lookup, Record},
+    store::{Lookup, Record, Store},
 };
 
 use crate::place::{Place, key, listed, overwrite, read_files, record};
@@ -151,4 +151,90 @@ fn a_copy_of_a_store_that_lost_the_times_is_trusted_after_a_look_at_its_bytes() 
     assert_eq!(place.store.record(&key("x")).unwrap(), Some(published));
     // And needs no such look again.
     assert_eq!(object.metadata().unwrap().modified().unwrap(), original);
+}
+
+/// Flips a bit and hides it as well as a program can: the same size, mode and time.
+fn flip_unseen(path: &Path) {
+    let before = path.metadata().unwrap();
+    flip(path);
+    File::open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    fs::set_permissions(path, before.permissions()).unwrap();
+    let after = path.metadata().unwrap();
+    assert_eq!((before.len(), before.modified().unwrap()), (after.len(), after.modified().unwrap()));
+}
+
+#[test]
+fn a_flip_with_size_and_time_restored_is_noticed() {
+    damaged(object_file, flip_unseen);
+    // Also by a process that looks for the first time, and after the object got and lost names.
+    let (place, published) = published();
+    let view = place.store.view(&published.artifact).unwrap();
+    flip_unseen(&place.object("two"));
+    let other = Store::open(place.store.root()).unwrap();
+    assert_eq!(other.record(&key("x")).unwrap(), None);
+    assert_eq!(place.ingest(FILES), published.artifact);
+    assert_eq!(read_files(&place.store.view(&published.artifact).unwrap()), listed(FILES));
+    assert_eq!(read_files(&view), listed(FILES));
+}
+
+#[test]
+fn a_flip_in_a_program_inside_a_view_is_noticed() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let output = place.output(&[("tool", "#!/bin/sh\n")]);
+    fs::set_permissions(output.join("tool"), fs::Permissions::from_mode(0o700)).unwrap();
+    let artifact = place.store.ingest(&output).unwrap();
+    let view = place.store.view(&artifact).unwrap();
+    flip_unseen(&view.join("tool"));
+    assert_eq!(read_files(&place.store.view(&artifact).unwrap()), listed(&[("tool", "#!/bin/sh\n")]));
+    // It was a copy, so the object is whole.
+    assert_eq!(place.store.take_damage(), []);
+}
+
+#[test]
+fn what_is_whole_is_read_once_and_not_again() {
+    let (place, published) = published();
+    let seals = place.store.root().join("local/seals");
+    let noted = fs::metadata(&seals).unwrap().len();
+    assert!(Store::open(place.store.root()).unwrap().record(&key("x")).unwrap().is_some());
+    let view = place.store.view(&published.artifact).unwrap();
+    let viewed = fs::metadata(&seals).unwrap().len();
+    // The view gave each object a name, and so a new change time.
+    assert_eq!(viewed, 2 * noted);
+    for _ in 0..2 {
+        let other = Store::open(place.store.root()).unwrap();
+        assert!(other.record(&key("x")).unwrap().is_some());
+        assert_eq!(other.view(&published.artifact).unwrap(), view);
+    }
+    assert_eq!(fs::metadata(&seals).unwrap().len(), viewed);
+    // Without the index every file is read and noted once more.
+    fs::remove_file(&seals).unwrap();
+    assert!(Store::open(place.store.root()).unwrap().record(&key("x")).unwrap().is_some());
+    assert_eq!(fs::metadata(&seals).unwrap().len(), noted);
+}
+
+#[test]
+fn damage_is_set_aside_with_its_reason_and_told_once() {
+    let (place, published) = published();
+    let object = place.object("two");
+    flip(&object);
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+    let [damage] = place.store.take_damage().try_into().unwrap();
+    assert_eq!((&damage.path, object.exists()), (&object, false));
+    let quarantine = damage.quarantine.unwrap();
+    assert_eq!(fs::read(&quarantine).unwrap(), b"tvo");
+    let reason = fs::read_to_string(quarantine.to_string_lossy().into_owned() + ".reason.txt").unwrap();
+    assert!(reason.contains("the content of `b/c.txt` was changed in the store"), "{reason}");
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+    assert_eq!(place.store.take_damage(), []);
+    for (room, digest) in [("trees", published.artifact.digest()), ("actions", published.key.digest())] {
+        place.ingest(FILES);
+        place.store.publish(&published).unwrap();
+        become_a_folder(&place.named(room, digest));
+        assert_eq!(place.store.record(&key("x")).unwrap(), None, "{room}");
+        assert_eq!(place.store.take_damage().len(), 1, "{room}");
+        place.ingest(FILES);
+        place.store.publish(&published).unwrap();
+        assert!(place.store.record(&key("x")).unwrap().is_some(), "{room}");
+    }
 }

@@ -75,10 +75,12 @@ pub(crate) fn listed(files: &[(&str, &str)]) -> BTreeMap<String, String> {
     files.iter().map(|(name, content)| ((*name).to_owned(), (*content).to_owned())).collect()
 }
 
-/// Writes to a file whatever its mode says, as root or a stray process can.
+/// Writes to a file whatever its mode says, as root or a stray process can. One that was set aside comes back.
 pub(crate) fn overwrite(path: &Path, content: impl AsRef<[u8]>) {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    if path.exists() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
     fs::write(path, content).unwrap();
 }
 

@@ -4,7 +4,7 @@ use super::pace::Pace;
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
-        words::{duration, path, rate, share, short, stages as count_stages},
+        words::{damage, duration, path, rate, share, short, stages as count_stages},
     },
     run::event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
 };
@@ -85,6 +85,7 @@ pub(super) fn complaint(event: &RunEvent) -> Option<String> {
         RunEvent::StageWarning { stage, message } => {
             format!("{}: stage `{stage}`: {message}\n", paint(NOTE, "warning"))
         }
+        RunEvent::StoreDamaged { path: at, problem, quarantine } => damage(at, problem, quarantine.as_deref()),
         RunEvent::RunWarning { message } => format!("{}: {message}\n", paint(NOTE, "warning")),
         RunEvent::RunStopping { signal, waiting_for, kill } if *kill => {
             format!("{}: {signal} again: ending {} at once\n", paint(NOTE, "stopping"), names(waiting_for))

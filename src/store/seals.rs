@@ -1,0 +1,229 @@
+//! Which files were found to hold the content that their name says: digest, inode and change time as they were then.
+//!
+//! An object is trusted while it has the modification time of a sealed file *and* the inode and change time noted
+//! here. Whoever writes to it and sets size and modification time back has changed the change time, which nobody can
+//! set; then it is hashed. The same goes for files that this machine has never looked at. Only what happens below
+//! the file system (a disk that rots) shows no trace but to `store check`, which hashes everything.
+//!
+//! The index is a derived file of fixed-size entries that are only ever appended, each with a check of its own: one
+//! that was torn is skipped, and a lost index costs one look at every file.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+};
+
+use super::local;
+use crate::{digest::Digest, failpoint};
+
+const CONTENT: usize = 48;
+const CHECK: usize = 8;
+const ENTRY: usize = CONTENT + CHECK;
+/// From here on it is worth looking whether most entries are out of date.
+const MANY: usize = 4096;
+
+/// Digest, inode, change time in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Seen([u8; CONTENT]);
+
+impl Seen {
+    fn of(digest: &Digest, metadata: &fs::Metadata) -> Self {
+        let changed = metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec());
+        let mut content = [0; CONTENT];
+        content[..32].copy_from_slice(digest.as_bytes());
+        content[32..40].copy_from_slice(&metadata.ino().to_le_bytes());
+        content[40..].copy_from_slice(&changed.to_le_bytes());
+        Self(content)
+    }
+
+    fn check(&self) -> [u8; CHECK] {
+        let mut check = [0; CHECK];
+        check.copy_from_slice(&Digest::of(&self.0).as_bytes()[..CHECK]);
+        check
+    }
+}
+
+/// The index; read when first needed.
+pub(super) struct Seals {
+    path: PathBuf,
+    known: HashSet<Seen>,
+    /// How far the file has been read, and which file that was.
+    read: u64,
+    file: Option<u64>,
+    added: Vec<Seen>,
+}
+
+impl Seals {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, known: HashSet::new(), read: 0, file: None, added: Vec::new() }
+    }
+
+    /// Whether a file was found to hold this content and was not touched since.
+    pub(super) fn has(&mut self, digest: &Digest, metadata: &fs::Metadata) -> bool {
+        let seen = Seen::of(digest, metadata);
+        if self.known.contains(&seen) {
+            return true;
+        }
+        // Another process may have noted it in the meantime. Without a readable index nothing is known.
+        let _ = self.read_on();
+        self.known.contains(&seen)
+    }
+
+    /// Notes that a file holds this content; [`Seals::save`] tells others.
+    pub(super) fn add(&mut self, digest: &Digest, metadata: &fs::Metadata) {
+        let seen = Seen::of(digest, metadata);
+        if self.known.insert(seen) {
+            self.added.push(seen);
+        }
+    }
+
+    /// Appends what was added, in one write. What cannot be kept is looked at again some day.
+    pub(super) fn save(&mut self) {
+        let mut bytes = Vec::with_capacity(self.added.len() * ENTRY);
+        for seen in self.added.drain(..) {
+            bytes.extend_from_slice(&seen.0);
+            bytes.extend_from_slice(&seen.check());
+        }
+        if !bytes.is_empty() {
+            let append = || {
+                let mut file = File::options().append(true).create(true).open(&self.path)?;
+                failpoint::write("seals.append", &mut file, &bytes)
+            };
+            let _: io::Result<()> = append();
+        }
+    }
+
+    fn read_on(&mut self) -> io::Result<()> {
+        let mut file = File::open(&self.path)?;
+        let metadata = file.metadata()?;
+        if self.file.replace(metadata.ino()) != Some(metadata.ino()) || metadata.len() < self.read {
+            self.read = 0;
+        }
+        if metadata.len() == self.read {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut bytes = Vec::with_capacity((metadata.len() - self.read) as usize);
+        file.read_to_end(&mut bytes)?;
+        let begins = self.read == 0;
+        let (found, used) = entries(&bytes);
+        self.read += used as u64;
+        if begins && found.len() > MANY {
+            self.compact(&found);
+        }
+        self.known.extend(found);
+        Ok(())
+    }
+
+    /// Writes the index anew if most of it is out of date: of a file that was touched again only the last entry
+    /// counts. What others append meanwhile may be lost, and looked at again.
+    fn compact(&self, found: &[Seen]) {
+        let last: HashMap<&[u8], usize> =
+            found.iter().enumerate().map(|(position, seen)| (&seen.0[..40], position)).collect();
+        if last.len() * 2 > found.len() {
+            return;
+        }
+        let mut positions: Vec<usize> = last.into_values().collect();
+        positions.sort_unstable();
+        let bytes: Vec<u8> = positions
+            .into_iter()
+            .flat_map(|position| [&found[position].0[..], &found[position].check()].concat())
+            .collect();
+        let _ = local::replace(&self.path, &bytes);
+    }
+}
+
+/// The intact entries, and how many bytes need not be read again. After a torn entry, the next one is found by
+/// trying every byte.
+fn entries(bytes: &[u8]) -> (Vec<Seen>, usize) {
+    let mut found = Vec::with_capacity(bytes.len() / ENTRY);
+    let mut at = 0;
+    let mut used = 0;
+    while let Some(entry) = bytes.get(at..at + ENTRY) {
+        let mut content = [0; CONTENT];
+        content.copy_from_slice(&entry[..CONTENT]);
+        let seen = Seen(content);
+        if entry[CONTENT..] == seen.check() {
+            found.push(seen);
+            at += ENTRY;
+            used = at;
+        } else {
+            at += 1;
+        }
+    }
+    (found, used)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf, Vec<(Digest, fs::Metadata)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = (0..3_u8)
+            .map(|number| {
+                let path = folder.path().join(number.to_string());
+                fs::write(&path, [number]).unwrap();
+                (Digest::of(&[number]), path.metadata().unwrap())
+            })
+            .collect();
+        let path = folder.path().join("seals");
+        (folder, path, files)
+    }
+
+    #[test]
+    fn what_one_process_notes_another_one_knows_although_a_third_died_while_writing() {
+        let (_folder, path, files) = place();
+        let mut reader = Seals::new(path.clone());
+        assert!(!reader.has(&files[0].0, &files[0].1));
+        for (torn, (digest, metadata)) in files.iter().enumerate() {
+            let mut writer = Seals::new(path.clone());
+            writer.add(digest, metadata);
+            writer.save();
+            // Half an entry of somebody who was killed.
+            File::options().append(true).open(&path).unwrap().write_all(&[7; ENTRY][..20 * torn]).unwrap();
+            assert!(reader.has(digest, metadata), "{torn}");
+        }
+        assert!(files.iter().all(|(digest, metadata)| Seals::new(path.clone()).has(digest, metadata)));
+        assert!(!reader.has(&files[0].0, &files[1].1));
+    }
+
+    #[test]
+    fn no_changed_byte_of_the_index_is_trusted() {
+        let (_folder, path, files) = place();
+        let mut index = Seals::new(path.clone());
+        index.add(&files[0].0, &files[0].1);
+        index.save();
+        let whole = fs::read(&path).unwrap();
+        for position in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[position] ^= 1;
+            fs::write(&path, changed).unwrap();
+            assert!(!Seals::new(path.clone()).has(&files[0].0, &files[0].1), "{position}");
+        }
+    }
+
+    #[test]
+    fn an_index_of_mostly_old_entries_shrinks_and_keeps_the_last_ones() {
+        let (folder, path, files) = place();
+        let touched = folder.path().join("0");
+        let mut index = Seals::new(path.clone());
+        let mut bytes = Vec::new();
+        for number in 0..2 * MANY as u64 {
+            let mut seen = Seen::of(&files[0].0, &touched.metadata().unwrap());
+            seen.0[40..].copy_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&[&seen.0[..], &seen.check()].concat());
+        }
+        fs::write(&path, &bytes).unwrap();
+        index.add(&files[1].0, &files[1].1);
+        index.save();
+        assert!(Seals::new(path.clone()).has(&files[1].0, &files[1].1));
+        assert_eq!(fs::metadata(&path).unwrap().len() as usize, 2 * ENTRY);
+        assert!(Seals::new(path).has(&files[1].0, &files[1].1));
+    }
+}
