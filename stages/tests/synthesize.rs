@@ -1,6 +1,6 @@
 //! The corpora of `Synthesize`: every fact is where its record says, as far away as asked, and told by nothing else.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -47,24 +47,35 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_alphabetic()).filter(|word| !word.is_empty())
 }
 
+/// What is needed is where the value parts from every other value of its subject, and no further.
+fn check_decisive(fact: &Fact, needed: &str) -> Result<(), TestCaseError> {
+    let (_, words) = values().find(|(subject, _)| *subject == fact.key).expect("a subject");
+    let rivals = |start: &str| words.iter().filter(|word| word.starts_with(start)).count();
+    prop_assert_eq!(rivals(needed), 1, "{} does not tell {} from the others", needed, fact.value);
+    prop_assert!(needed.len() == 1 || rivals(&needed[..needed.len() - 1]) > 1, "{} could be shorter", needed);
+    Ok(())
+}
+
 fn check_facts(settings: &Synthesize, document: &Document) -> Result<(), TestCaseError> {
     let text = &document.text;
     for fact in facts(document) {
         let [[from, to], [start, end]] = [fact.planted, fact.needed];
         prop_assert_eq!(&text[from..to], &fact.value);
-        prop_assert_eq!(&text[start..end], &fact.value);
+        prop_assert!(text[start..].starts_with(&fact.value));
+        check_decisive(fact, &text[start..end])?;
         for at in [from, start] {
-            prop_assert!(text[..at].ends_with(&format!("{} ", fact.key)), "the key does not lead to the value");
+            prop_assert!(text[..at].ends_with(&format!("{} was ", fact.key)), "the key does not lead to the value");
         }
         let distance = sentence_at(text, start) - sentence_at(text, from);
         prop_assert!((settings.distance.least..=settings.distance.most).contains(&distance), "distance {}", distance);
-        let seen = words(text).filter(|word| *word == fact.key).count();
+        let seen = words(text).filter(|word| *word == fact.value).count();
         if settings.mentions == 1 {
-            prop_assert_eq!(seen, 2, "{} is named elsewhere", fact.key);
+            prop_assert_eq!(seen, 2, "{} is named elsewhere", fact.value);
         } else {
             prop_assert!((2..=1 + settings.mentions).contains(&seen));
         }
-        let first = text[to..].find(&format!("{} ", fact.key)).map(|at| to + at + fact.key.len() + 1);
+        let lead = format!("{} was ", fact.key);
+        let first = text[to..].find(&lead).map(|at| to + at + lead.len());
         prop_assert_eq!(first, Some(start), "the first need is the one recorded");
     }
     Ok(())
@@ -77,7 +88,7 @@ proptest! {
     fn facts_are_where_the_records_say_under_any_settings(
         seed: u64,
         sentences in 2usize..80,
-        wanted in 0usize..=48,
+        wanted in 0usize..=8,
         mentions in 1usize..5,
         least in 1usize..20,
         spread in 0usize..30,
@@ -109,16 +120,15 @@ fn every_fact_finds_room_in_the_default_shape() {
 }
 
 #[test]
-fn values_are_uniform_and_independent_of_keys() {
+fn values_are_uniform_words_of_their_subject() {
     let documents = documents(&Synthesize { documents: 1500, ..settings() });
-    let mut counts: BTreeMap<String, usize> = values().into_iter().map(|value| (value, 0)).collect();
+    let mut counts: BTreeMap<(&str, &str), usize> =
+        values().flat_map(|(subject, words)| words.iter().map(move |word| ((subject, *word), 0))).collect();
     let kinds = counts.len();
-    assert_eq!(kinds, 96);
-    let mut pairs = BTreeMap::new();
+    assert_eq!(kinds, 8 * 32);
     let mut total = 0;
     for fact in documents.iter().flat_map(facts) {
-        *counts.get_mut(&fact.value).unwrap() += 1;
-        *pairs.entry((fact.key.clone(), fact.value.clone())).or_insert(0usize) += 1;
+        *counts.get_mut(&(fact.key.as_str(), fact.value.as_str())).expect("a value of its own subject") += 1;
         total += 1;
     }
     // Pearson's statistic is close to normal, mean k - 1 and variance 2(k - 1), for k cells: five deviations.
@@ -129,7 +139,6 @@ fn values_are_uniform_and_independent_of_keys() {
         ((sum / expected - total as f64) - freedom) / (2.0 * freedom).sqrt()
     };
     assert!(chi_square(&mut counts.into_values(), kinds) < 5.0);
-    assert!(chi_square(&mut pairs.into_values(), kinds * 48) < 5.0);
 }
 
 #[test]
@@ -137,8 +146,8 @@ fn bytes_are_pinned_for_this_revision() {
     let folder = tempfile::tempdir().unwrap();
     write(&settings(), folder.path());
     let digest = blake3::hash(&fs::read(folder.path().join("documents.jsonl")).unwrap());
-    assert_eq!(Synthesize::REVISION, 1);
-    insta::assert_snapshot!(digest, @"e162d422400b7e8dd5b7d95bbc8d8cdf4738069c3f8ad21114c2b9739f0d3a70");
+    assert_eq!(Synthesize::REVISION, 2);
+    insta::assert_snapshot!(digest, @"df65d950c74c9f0a9f9bf9ecafd80d54501694ee7de94e92fc61e07e67794a23");
 }
 
 #[test]
@@ -152,7 +161,7 @@ fn the_text_reads_as_plain_english() {
         ..settings()
     };
     let document = &documents(&short)[0];
-    insta::assert_snapshot!(document.text, @"By midnight the visitors dropped a quiet blanket near the tavern. There was a drum in the market, broken and new. A grey parcel stood by the garden door. In spring came Dora Frost. A cold violin stood by the barn door. There they met Lena Heath with a wheel. On Sunday the men hid a broken barrel near the bridge. They asked for Dora Frost. There they met Hope Blake with a bucket. The guests sent for Lena Heath. The strangers sent for Hope Blake. Everyone remembered Lena Heath.");
+    insta::assert_snapshot!(document.text, @"The next day the soldiers forgot a dusty rope near the orchard. The next day the men lost a grey wheel near the orchard. In the morning the strangers dragged a dusty ladder near the school. The children decided that the old man's trade was smithing. In the morning they left the ladder again. Once more they learned that the feast was soup. The wind came over the small market. The next day the farmers remembered that the old man's trade was smithing. Late that night they learned that the road's end was Ludlow. At noon the visitors remembered that the feast was soup. By midnight the visitors remembered that the road's end was Ludlow. The farmers said again that the feast was soup.");
 }
 
 #[test]
@@ -161,7 +170,7 @@ fn settings_without_sense_are_refused() {
     let far = Distance { least: 16, most: 40 };
     insta::assert_snapshot!(refusal(Synthesize { documents: 0, ..settings() }), @"setting `documents` is 0, expected 1 or more");
     insta::assert_snapshot!(refusal(Synthesize { sentences: 0, ..settings() }), @"setting `sentences` is 0, expected 1 or more");
-    insta::assert_snapshot!(refusal(Synthesize { facts: 49, ..settings() }), @"setting `facts` is 49, expected at most 48, as many as there are people to tell of");
+    insta::assert_snapshot!(refusal(Synthesize { facts: 9, ..settings() }), @"setting `facts` is 9, expected at most 8, as many as there are subjects to tell of");
     insta::assert_snapshot!(refusal(Synthesize { mentions: 0, ..settings() }), @"setting `mentions` is 0, expected 1 or more: a fact that nothing needs is no fact");
     insta::assert_snapshot!(refusal(Synthesize { distance: Distance { least: 0, ..far }, ..settings() }), @"setting `distance.least` is 0, expected 1 or more: a fact is needed after it was planted");
     insta::assert_snapshot!(refusal(Synthesize { distance: Distance { most: 15, ..far }, ..settings() }), @"setting `distance.most` is 15, expected `least` (16) or more");

@@ -35,7 +35,7 @@ pub struct Fact {
     pub value: String,
     /// Where it is stated.
     pub planted: [usize; 2],
-    /// Where the value is needed again.
+    /// The part of the value, where it is needed again, that nothing but the planted sentence tells.
     pub needed: [usize; 2],
 }
 

@@ -1,8 +1,7 @@
 //! From a plan to text, keeping book of where each value stands.
 
 use super::{
-    Synthesize,
-    grammar::{self, Epithet},
+    Synthesize, grammar,
     random::Choices,
     schedule::{self, Slot},
 };
@@ -15,9 +14,9 @@ pub(super) struct Document {
 }
 
 #[derive(Clone, Copy)]
-struct Person {
-    name: &'static str,
-    epithet: Epithet,
+struct Told {
+    subject: &'static grammar::Subject,
+    value: &'static str,
     planted: [usize; 2],
 }
 
@@ -25,12 +24,12 @@ struct Person {
 pub(super) fn write(settings: &Synthesize, index: usize) -> Document {
     let mut choices = Choices::of(settings.seed, index);
     let slots = schedule::draw(settings, &mut choices);
-    let mut names = grammar::PEOPLE;
-    choices.shuffle(&mut names);
-    let mut people: Vec<Person> = names
+    let mut subjects: Vec<&'static grammar::Subject> = grammar::SUBJECTS.iter().collect();
+    choices.shuffle(&mut subjects);
+    let mut told: Vec<Told> = subjects
         .into_iter()
         .take(settings.facts)
-        .map(|name| Person { name, epithet: Epithet::draw(&mut choices), planted: [0, 0] })
+        .map(|subject| Told { subject, value: choices.of_these(&subject.values), planted: [0, 0] })
         .collect();
     let mut text = String::new();
     let mut facts = Vec::new();
@@ -43,15 +42,21 @@ pub(super) fn write(settings: &Synthesize, index: usize) -> Document {
                 grammar::sentence(grammar::FILLER, None, &mut choices, &mut text);
             }
             Slot::Plant(fact) => {
-                let Person { name, epithet, .. } = people[fact];
-                people[fact].planted =
-                    grammar::sentence(grammar::PLANT, Some((name, epithet)), &mut choices, &mut text);
+                let Told { subject, value, .. } = told[fact];
+                told[fact].planted =
+                    grammar::sentence(grammar::PLANT, Some((subject.name, value)), &mut choices, &mut text);
             }
             Slot::Need { fact, first } => {
-                let Person { name, epithet, planted } = people[fact];
-                let needed = grammar::sentence(grammar::NEED, Some((name, epithet)), &mut choices, &mut text);
+                let Told { subject, value, planted } = told[fact];
+                let needed = grammar::sentence(grammar::NEED, Some((subject.name, value)), &mut choices, &mut text);
                 if first {
-                    facts.push(Fact { key: name.to_owned(), value: epithet.to_string(), planted, needed });
+                    let [from, _] = needed;
+                    facts.push(Fact {
+                        key: subject.name.to_owned(),
+                        value: value.to_owned(),
+                        planted,
+                        needed: [from, from + subject.decisive(value)],
+                    });
                 }
             }
         }

@@ -1,91 +1,227 @@
 //! Words and sentence forms. Every list is drawn from uniformly; `{list}` in a form stands for one of its words and
-//! `{person}` for a name with what the person is known by. No name and no value occurs anywhere else.
-
-use std::fmt;
+//! `{fact}` for a subject with its value, such as "the ship was Minerva". No value occurs anywhere else.
 
 use super::random::Choices;
 
-/// Keys of facts.
-pub(super) const PEOPLE: [&str; 48] = [
-    "Ada", "Alba", "Amos", "Anna", "Asa", "Axel", "Ben", "Beth", "Bram", "Cara", "Clem", "Cora", "Dora", "Edna",
-    "Ella", "Emil", "Enid", "Erik", "Esme", "Ezra", "Fay", "Finn", "Fred", "Gail", "Gene", "Gus", "Hans", "Hope",
-    "Hugo", "Ida", "Ines", "Iris", "Ivo", "Jack", "Jane", "Jens", "Joan", "Jude", "Kai", "Karl", "Kate", "Lars",
-    "Leah", "Lena", "Levi", "Lois", "Lola", "Luke",
-];
-
-const SURNAMES: [&str; 32] = [
-    "Ashby", "Beck", "Birch", "Blake", "Booth", "Brook", "Burr", "Chase", "Clay", "Cole", "Crane", "Croft", "Drake",
-    "Dunn", "Ellis", "Fenn", "Finch", "Flint", "Frost", "Glass", "Grove", "Hale", "Heath", "Holt", "Hurst", "Kemp",
-    "Kirk", "Locke", "Moor", "Nash", "Pike", "Snow",
-];
-
-const TRADES: [&str; 32] = [
-    "actor", "barber", "brewer", "carter", "cooper", "cutler", "diver", "dyer", "grocer", "groom", "herald", "hunter",
-    "jester", "judge", "mason", "mayor", "miller", "nurse", "pedlar", "pilot", "piper", "poet", "porter", "potter",
-    "ranger", "sailor", "scribe", "singer", "smith", "tailor", "tanner", "weaver",
-];
-
-const TOWNS: [&str; 32] = [
-    "Alden", "Ambry", "Arden", "Bexley", "Bute", "Calder", "Cobham", "Corby", "Darley", "Dover", "Elmham", "Epping",
-    "Galway", "Gorse", "Hadley", "Ilkley", "Keld", "Leven", "Ludlow", "Malden", "Nairn", "Oban", "Orford", "Ramsey",
-    "Ripon", "Rugby", "Selby", "Sutton", "Thame", "Troon", "Wells", "York",
-];
-
-/// How a person is known: the value of a fact.
-#[derive(Clone, Copy)]
-pub(super) enum Epithet {
-    /// "Ada Finch"
-    Surname(&'static str),
-    /// "Ada the miller"
-    Trade(&'static str),
-    /// "Ada of Ripon"
-    Town(&'static str),
+/// What a fact is about, and every value it can have.
+pub(super) struct Subject {
+    pub(super) name: &'static str,
+    pub(super) values: [&'static str; 32],
 }
 
-impl Epithet {
-    /// All of them.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        let surnames = SURNAMES.into_iter().map(Self::Surname);
-        surnames.chain(TRADES.into_iter().map(Self::Trade)).chain(TOWNS.into_iter().map(Self::Town))
-    }
-
-    /// Any of them, each equally likely.
-    pub(super) fn draw(choices: &mut Choices) -> Self {
-        // The lists are of one length, so a uniform list and a uniform word make a uniform value.
-        match choices.below(3) {
-            0 => Self::Surname(choices.of_these(&SURNAMES)),
-            1 => Self::Trade(choices.of_these(&TRADES)),
-            _ => Self::Town(choices.of_these(&TOWNS)),
-        }
+impl Subject {
+    /// Bytes at the start of one of the values that no other value starts with, the last of them included: once they
+    /// are read, spelling tells the rest.
+    pub(super) fn decisive(&self, value: &str) -> usize {
+        let shared = |other: &&str| value.bytes().zip(other.bytes()).take_while(|(left, right)| left == right).count();
+        let longest = self.values.iter().filter(|other| **other != value).map(shared).max().unwrap_or(0);
+        value.len().min(longest + 1)
     }
 }
 
-impl fmt::Display for Epithet {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Surname(word) => formatter.write_str(word),
-            Self::Trade(word) => write!(formatter, "the {word}"),
-            Self::Town(word) => write!(formatter, "of {word}"),
-        }
-    }
-}
+/// Subjects of facts: a document tells each at most once, so that whoever finds a word of the subject's list in view
+/// knows the value.
+pub(super) const SUBJECTS: [Subject; 8] = [
+    Subject {
+        name: "the password",
+        values: [
+            "amber", "apple", "arrow", "badger", "barley", "beacon", "bramble", "butter", "candle", "cedar", "cherry",
+            "clover", "copper", "coral", "cricket", "falcon", "feather", "fiddle", "ginger", "hazel", "heron", "honey",
+            "ivory", "jasmine", "juniper", "lantern", "laurel", "lemon", "linen", "magpie", "maple", "marble",
+        ],
+    },
+    Subject {
+        name: "the ship",
+        values: [
+            "Albion",
+            "Argus",
+            "Aurora",
+            "Beagle",
+            "Bounty",
+            "Centaur",
+            "Comet",
+            "Diana",
+            "Dolphin",
+            "Electra",
+            "Endeavour",
+            "Formidable",
+            "Fortune",
+            "Gloria",
+            "Griffin",
+            "Halcyon",
+            "Hector",
+            "Hermes",
+            "Juno",
+            "Jupiter",
+            "Kestrel",
+            "Leander",
+            "Lion",
+            "Mercury",
+            "Minerva",
+            "Neptune",
+            "Orion",
+            "Pegasus",
+            "Phoenix",
+            "Triton",
+            "Vesta",
+            "Victory",
+        ],
+    },
+    Subject {
+        name: "the captain",
+        values: [
+            "Abbott", "Archer", "Baker", "Barlow", "Bishop", "Carver", "Cooper", "Dalton", "Dyer", "Fisher",
+            "Fletcher", "Forster", "Gardner", "Glover", "Harper", "Hooper", "Hunter", "Marsh", "Mason", "Miller",
+            "Parker", "Porter", "Potter", "Sawyer", "Shaw", "Slater", "Tanner", "Taylor", "Turner", "Walker", "Weaver",
+            "Wright",
+        ],
+    },
+    Subject {
+        name: "the road's end",
+        values: [
+            "Alden", "Ambry", "Arden", "Bexley", "Bute", "Calder", "Cobham", "Corby", "Darley", "Dover", "Elmham",
+            "Epping", "Galway", "Gorse", "Hadley", "Ilkley", "Keld", "Leven", "Ludlow", "Malden", "Nairn", "Oban",
+            "Orford", "Ramsey", "Ripon", "Rugby", "Selby", "Sutton", "Thame", "Troon", "Wells", "York",
+        ],
+    },
+    Subject {
+        name: "the old man's trade",
+        values: [
+            "acting",
+            "baking",
+            "brewing",
+            "carving",
+            "carting",
+            "coopering",
+            "cutting",
+            "diving",
+            "dyeing",
+            "farming",
+            "fishing",
+            "gilding",
+            "glazing",
+            "hunting",
+            "judging",
+            "mining",
+            "milling",
+            "nursing",
+            "painting",
+            "piloting",
+            "printing",
+            "roofing",
+            "sailing",
+            "sewing",
+            "shearing",
+            "singing",
+            "smithing",
+            "spinning",
+            "tanning",
+            "teaching",
+            "thatching",
+            "weaving",
+        ],
+    },
+    Subject {
+        name: "the gift",
+        values: [
+            "anchor",
+            "anvil",
+            "atlas",
+            "banner",
+            "bell",
+            "bonnet",
+            "bowl",
+            "brooch",
+            "cloak",
+            "coin",
+            "comb",
+            "compass",
+            "cradle",
+            "crown",
+            "cup",
+            "dagger",
+            "diary",
+            "fan",
+            "flute",
+            "goblet",
+            "harp",
+            "helmet",
+            "hourglass",
+            "jug",
+            "locket",
+            "medal",
+            "needle",
+            "pearl",
+            "quill",
+            "ribbon",
+            "sundial",
+            "telescope",
+        ],
+    },
+    Subject {
+        name: "the dog",
+        values: [
+            "Bandit", "Bess", "Biscuit", "Bonny", "Bruno", "Buster", "Caesar", "Chance", "Chief", "Duke", "Fido",
+            "Flash", "Gyp", "Jasper", "Jess", "Laddie", "Major", "Max", "Moss", "Nell", "Nipper", "Patch", "Prince",
+            "Ranger", "Rex", "Rover", "Rusty", "Shadow", "Spot", "Tess", "Tinker", "Toby",
+        ],
+    },
+    Subject {
+        name: "the feast",
+        values: [
+            "almonds",
+            "bacon",
+            "beans",
+            "beef",
+            "beer",
+            "bread",
+            "cabbage",
+            "cake",
+            "carrots",
+            "cheese",
+            "chestnuts",
+            "cider",
+            "cod",
+            "cream",
+            "duck",
+            "eels",
+            "figs",
+            "goose",
+            "ham",
+            "leeks",
+            "mushrooms",
+            "mutton",
+            "oysters",
+            "pears",
+            "peas",
+            "pie",
+            "plums",
+            "pork",
+            "rabbit",
+            "salmon",
+            "soup",
+            "trout",
+        ],
+    },
+];
+
+/// Stands between a subject and its value.
+pub(super) const IS: &str = " was ";
 
 /// Sentences that state a fact.
 pub(super) const PLANT: &[&str] = &[
-    "{time} came {person}.",
-    "At the {place} lived {person}.",
-    "The {folk} knew {person}.",
-    "There they met {person} with a {object}.",
-    "The {object} was made by {person}.",
+    "It was told that {fact}.",
+    "Everyone agreed that {fact}.",
+    "{time} they learned that {fact}.",
+    "The {folk} decided that {fact}.",
 ];
 
 /// Sentences that need one.
 pub(super) const NEED: &[&str] = &[
-    "The {object} belonged to {person}.",
-    "They asked for {person}.",
-    "Everyone remembered {person}.",
-    "The {folk} sent for {person}.",
-    "{time} they wrote to {person}.",
+    "{time} the {folk} remembered that {fact}.",
+    "And still {fact}.",
+    "The {folk} said again that {fact}.",
+    "Nobody forgot that {fact}.",
 ];
 
 /// Sentences that do neither.
@@ -126,7 +262,7 @@ const LISTS: [(&str, &[&str]); 10] = [
     (
         "object",
         &[
-            "basket", "letter", "lantern", "ladder", "blanket", "barrel", "kettle", "saddle", "map", "rope", "candle",
+            "basket", "letter", "lamp", "ladder", "blanket", "barrel", "kettle", "saddle", "map", "rope", "bottle",
             "bucket", "hammer", "violin", "clock", "mirror", "trunk", "parcel", "wheel", "drum",
         ],
     ),
@@ -166,73 +302,75 @@ const LISTS: [(&str, &[&str]); 10] = [
     (
         "topic",
         &[
-            "the price of bread",
+            "the price of wool",
             "a long journey",
-            "the new road",
+            "the new path",
             "the war",
             "a good harvest",
             "bad roofs",
             "the next fair",
             "a long quarrel",
             "the taxes",
-            "a lost dog",
+            "a lost cow",
         ],
     ),
     ("manner", &["slowly", "in silence", "with care", "without a word", "in a hurry", "twice", "for nothing", "again"]),
 ];
 
 /// Appends a sentence of one of some forms to `text`; gives the place of the value in bytes of `text` (empty if the
-/// form tells of nobody).
+/// form tells no fact).
 pub(super) fn sentence(
     forms: &[&str],
-    person: Option<(&str, Epithet)>,
+    fact: Option<(&str, &str)>,
     choices: &mut Choices,
     text: &mut String,
 ) -> [usize; 2] {
-    let mut value = [text.len(), text.len()];
+    let mut place = [text.len(), text.len()];
     for (index, piece) in choices.of_these(forms).split(['{', '}']).enumerate() {
         // Pieces alternate: plain text, then the name of a list.
         if index % 2 == 0 {
             text.push_str(piece);
         } else if let Some((_, words)) = LISTS.iter().find(|(name, _)| *name == piece) {
             text.push_str(choices.of_these(words));
-        } else if let Some((name, epithet)) = person {
-            text.push_str(name);
-            text.push(' ');
+        } else if let Some((subject, value)) = fact {
+            text.push_str(subject);
+            text.push_str(IS);
             let from = text.len();
-            text.push_str(&epithet.to_string());
-            value = [from, text.len()];
+            text.push_str(value);
+            place = [from, text.len()];
         }
     }
-    value
+    place
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{FILLER, LISTS, NEED, PEOPLE, PLANT, SURNAMES, TOWNS, TRADES};
+    use super::{FILLER, LISTS, NEED, PLANT, SUBJECTS};
 
     #[test]
-    fn forms_name_only_lists_that_exist_and_people_only_where_a_fact_is() {
-        for (forms, people) in [(PLANT, 1), (NEED, 1), (FILLER, 0)] {
+    fn forms_name_only_lists_that_exist_and_facts_only_where_they_belong() {
+        for (forms, facts) in [(PLANT, 1), (NEED, 1), (FILLER, 0)] {
             for form in forms {
                 let holes: Vec<&str> = form.split(['{', '}']).skip(1).step_by(2).collect();
                 let lists = holes.iter().filter(|hole| LISTS.iter().any(|(name, _)| name == *hole)).count();
-                assert_eq!(holes.iter().filter(|hole| **hole == "person").count(), people, "{form}");
-                assert_eq!(lists + people, holes.len(), "{form}");
+                assert_eq!(holes.iter().filter(|hole| **hole == "fact").count(), facts, "{form}");
+                assert_eq!(lists + facts, holes.len(), "{form}");
             }
         }
     }
 
     #[test]
-    fn names_and_values_occur_once_and_nowhere_else() {
+    fn values_occur_once_and_nowhere_else() {
         let mut seen = BTreeSet::new();
-        let facts = PEOPLE.iter().chain(&SURNAMES).chain(&TRADES).chain(&TOWNS);
-        assert!(facts.clone().all(|word| seen.insert(*word)));
-        let others = LISTS.iter().flat_map(|(_, words)| *words).chain(PLANT).chain(NEED).chain(FILLER);
-        let others: BTreeSet<&str> = others.flat_map(|text| text.split([' ', ',', '.'])).collect();
-        assert!(facts.copied().all(|word| !others.contains(word)));
+        let values = SUBJECTS.iter().flat_map(|subject| subject.values).map(str::to_lowercase);
+        assert!(values.clone().all(|word| seen.insert(word)));
+        let names = SUBJECTS.iter().map(|subject| subject.name);
+        let others = LISTS.iter().flat_map(|(_, words)| *words).chain(PLANT).chain(NEED).chain(FILLER).copied();
+        let others: BTreeSet<String> =
+            others.chain(names).flat_map(|text| text.split([' ', ',', '.'])).map(str::to_lowercase).collect();
+        assert_eq!(others.intersection(&seen).collect::<Vec<_>>(), Vec::<&String>::new());
     }
 
     #[test]

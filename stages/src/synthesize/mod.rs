@@ -1,10 +1,10 @@
 //! Writes long plain-English documents whose facts are planted early and needed much later.
 //!
-//! A fact is how a person is known: a surname ("Ada Finch"), a trade ("Ada the miller") or a home town ("Ada of
-//! Ripon"). One sentence plants it, later sentences need it, ordinary village life fills the space between. The value
-//! is drawn uniformly from [`values`] and the person's name stands nowhere else in the document, so nothing but the
-//! planted sentence tells it: without that sentence in view the best possible loss on a value is ln of the number of
-//! values, in nats.
+//! A fact is a subject with a value: "the ship was Minerva". One sentence plants it, later sentences need it, ordinary
+//! village life fills the space between. The value is drawn uniformly from the subject's 32 words, each of which stands
+//! nowhere else in the document, so nothing but the planted sentence tells it: without that sentence in view the best
+//! possible loss on a value is ln 32 = 3.47 nats. What is needed is recorded up to the letter that tells a value from all
+//! others of its subject ("Mi" of "Minerva"): from there on spelling tells the rest, with or without far context.
 
 mod document;
 mod grammar;
@@ -31,10 +31,10 @@ pub struct Synthesize {
     pub documents: usize,
     /// Seeds every random choice; document `i` of a seed is the same however many there are.
     pub seed: u64,
-    /// Sentences in each document; a sentence is about nine words.
+    /// Sentences in each document; a sentence is about eight words.
     #[serde(default = "sentences")]
     pub sentences: usize,
-    /// Facts planted in each document, each about another person; fewer if they find no room at their distance.
+    /// Facts planted in each document, each about another subject; fewer if they find no room at their distance.
     #[serde(default = "facts")]
     pub facts: usize,
     /// How often each fact is needed after it was planted.
@@ -73,9 +73,9 @@ fn mentions() -> usize {
     1
 }
 
-/// Every value that a fact can have, each as likely as any other: surnames, trades and towns.
-pub fn values() -> Vec<String> {
-    grammar::Epithet::all().map(|epithet| epithet.to_string()).collect()
+/// Every value that a fact can have, by subject; within a subject each is as likely as any other.
+pub fn values() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    grammar::SUBJECTS.iter().map(|subject| (subject.name, &subject.values[..]))
 }
 
 /// A line of `documents.jsonl`.
@@ -91,22 +91,22 @@ const STRIDE: usize = 64;
 
 impl Kind for Synthesize {
     const NAME: &'static str = "Synthesize";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str =
         "Writes long plain-English documents whose facts are planted early and needed much later.";
     const NUMERICS: Numerics = Numerics::Exact;
 
     fn check(&self) -> Result<(), SettingError> {
         let Distance { least, most } = self.distance;
-        let people = grammar::PEOPLE.len();
+        let subjects = grammar::SUBJECTS.len();
         if self.documents == 0 {
             return Err(SettingError::new("documents", 0, "1 or more"));
         }
         if self.sentences == 0 {
             return Err(SettingError::new("sentences", 0, "1 or more"));
         }
-        if self.facts > people {
-            let expected = format!("at most {people}, as many as there are people to tell of");
+        if self.facts > subjects {
+            let expected = format!("at most {subjects}, as many as there are subjects to tell of");
             return Err(SettingError::new("facts", self.facts, expected));
         }
         if self.facts == 0 {
