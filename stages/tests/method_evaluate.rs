@@ -2,63 +2,28 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+mod stage_support;
+
+use std::{fs, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tempfile::TempDir;
+use stage_support::{DATA, Room, in_peace, stories};
 use twdag_stages::{
-    data::{ArrayKind, ArraySetWriter, GroundTruth, PartLayout, TokenSet, TokenSetWriter},
-    evaluate::Evaluate,
+    data::{ArrayKind, GroundTruth},
+    evaluate::{Evaluate, is_key, perplexity},
     model::Model,
-    registry::ron_options,
-    stage::{Context, Kind, StageError, StageEvent},
+    stage::{StageError, StageEvent},
 };
 
-const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
-
-fn stories() -> PathBuf {
-    Path::new(DATA).join("models/stories260k")
-}
-
-struct Room {
-    folder: TempDir,
+fn room() -> Room {
+    let data = Path::new(DATA);
+    Room::new().with("mmlu", data.join("eval/mmlu")).with("books", data.join("corpora/small"))
 }
 
 impl Room {
-    fn new() -> Self {
-        Self { folder: TempDir::new().expect("a folder") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn tokens(&self, sequences: &[Vec<u32>], truth: Option<&[GroundTruth]>) {
-        let folder = self.path("tokens");
-        fs::create_dir_all(&folder).expect("a folder");
-        let mut writer = TokenSetWriter::new(&folder, sequences[0].len(), truth.is_some());
-        for (index, ids) in sequences.iter().enumerate() {
-            writer.push(ids, truth.map(|truth| &truth[index])).expect("a sequence");
-        }
-        writer.finish(&stories().join("tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
-    }
-
     fn losses(&self, name: &str, values: &[f32]) {
-        fs::create_dir_all(self.path(name)).expect("a folder");
-        let tokens = TokenSet::open(&self.path("tokens")).expect("tokens");
-        let layout = PartLayout::even(tokens.sequences());
-        let kind = ArrayKind::CrossEntropy;
-        let writer = ArraySetWriter::new(&self.path(name), kind, layout, tokens.length(), tokens.digest(), None);
-        writer.write_part(0, values).expect("a part");
-        writer.finish().expect("scores.json");
+        self.arrays(name, ArrayKind::CrossEntropy, values);
     }
 
     fn evaluate(
@@ -67,43 +32,15 @@ impl Room {
         settings: &str,
         watch: impl Fn(&StageEvent) -> bool + Send + Sync + 'static,
     ) -> Result<Value, StageError> {
-        let (output, scratch) = (self.path(name), self.path(&format!("{name}.scratch")));
-        if output.exists() {
-            fs::remove_dir_all(&output).expect("removed");
-        }
-        fs::create_dir_all(&output).expect("a folder");
-        fs::create_dir_all(&scratch).expect("a folder");
-        let stage: Evaluate = ron_options().from_str(settings).expect("settings");
-        stage.check()?;
-        let cancel = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cancel);
-        let context = Context::builder(&output, scratch)
-            .input("model", stories())
-            .input("tokens", self.path("tokens"))
-            .input("short", self.path("short"))
-            .input("long", self.path("long"))
-            .input("mmlu", Path::new(DATA).join("eval/mmlu"))
-            .input("books", Path::new(DATA).join("corpora/small"))
-            .threads(2)
-            .cancel(cancel)
-            .events(move |event| {
-                if watch(&event) {
-                    flag.store(true, Ordering::Relaxed);
-                }
-            })
-            .build();
-        stage.run(&context)?;
-        Ok(serde_json::from_slice(&fs::read(output.join("metrics.json")).expect("metrics.json")).expect("JSON"))
+        self.run::<Evaluate>(name, 2, settings, watch)?;
+        let metrics = fs::read(self.path(name).join("metrics.json")).expect("metrics.json");
+        Ok(serde_json::from_slice(&metrics).expect("JSON"))
     }
 
     fn predictions(&self, name: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.path(name).join("predictions.jsonl")).expect("predictions.jsonl");
         text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
     }
-}
-
-fn in_peace(_: &StageEvent) -> bool {
-    false
 }
 
 #[track_caller]
@@ -114,7 +51,7 @@ fn close(found: &Value, expected: f64, tolerance: f64) {
 
 #[test]
 fn loss_by_position_is_that_of_transformers() {
-    let room = Room::new();
+    let room = room();
     let reference: Value =
         serde_json::from_slice(&fs::read(stories().join("reference_rope.json")).expect("a file")).expect("JSON");
     let ids: Vec<u32> = serde_json::from_value(reference["input_ids"].clone()).expect("ids");
@@ -166,7 +103,7 @@ fn facts(room: &Room) -> (Vec<Vec<u32>>, Vec<f32>) {
 
 #[test]
 fn planted_facts_are_counted_by_whole_values() {
-    let room = Room::new();
+    let room = room();
     let (_, losses) = facts(&room);
     let tasks = "(model: \"model\", tasks: {\"facts\": PlantedFacts(tokens: \"tokens\", buckets: 3)})";
     let metrics = room.evaluate("metrics", tasks, in_peace).expect("metrics");
@@ -200,7 +137,7 @@ fn planted_facts_are_counted_by_whole_values() {
 
 #[test]
 fn far_tokens_are_told_from_others_without_a_model() {
-    let room = Room::new();
+    let room = room();
     facts(&room);
     let mut short = vec![2.0; 78];
     let long = vec![2.0; 78];
@@ -218,6 +155,61 @@ fn far_tokens_are_told_from_others_without_a_model() {
     assert_eq!(task["curve"].as_array().and_then(|curve| curve.last()), Some(&serde_json::json!([1.0, 1.0])));
 }
 
+#[test]
+fn key_tokens_and_their_perplexity() {
+    let (long, short) = ([0.5, 1.0, 2.5, 0.1], [3.0, 2.9, 5.0, 2.2]);
+    let key: Vec<bool> = short.iter().zip(&long).map(|(&short, &long)| is_key(short, long, 2.0, -2.0)).collect();
+    assert_eq!(key, [true, false, false, true]);
+    let of_key = perplexity(long.iter().zip(&key).filter(|(_, key)| **key).map(|(&loss, _)| loss)).expect("a number");
+    assert!((of_key - 1.3498588076).abs() < 1e-6, "{of_key}");
+    assert!((perplexity(long).expect("a number") - 2.7870954606).abs() < 1e-6);
+    assert_eq!(perplexity([]), None);
+    // Both bounds are strict.
+    assert!(!is_key(2.5, 0.5, 2.0, -2.0) && !is_key(9.0, 2.0, 2.0, -2.0));
+}
+
+#[test]
+fn long_perplexity_is_of_the_model_over_the_evaluators_key_tokens() {
+    let room = room();
+    let sequences: Vec<Vec<u32>> = (0..3)
+        .map(|row| (0..20u32).map(|at| if at == 0 { 1 } else { 260 + (at * at + 17 * row) % 240 }).collect())
+        .collect();
+    room.tokens(&sequences, None);
+    // The evaluator's losses: targets 3 and 7 of the first sequence and 11 of the last are key tokens.
+    let mut long = vec![3.0; 57];
+    let mut short = vec![3.0; 57];
+    for key in [3, 7, 38 + 11] {
+        (long[key], short[key]) = (0.25, 2.5);
+    }
+    // Well known on both sides; much better with long context, but not known.
+    (long[19], short[19], long[20], short[20]) = (0.5, 1.0, 2.5, 9.0);
+    room.losses("long", &long);
+    room.losses("short", &short);
+    let task = |more: &str| {
+        format!(
+            "(model: \"model\", tasks: {{\"ppl\": LongPpl(short: \"short\", long: \"long\", tokens: \"tokens\"{more})}})"
+        )
+    };
+    let metrics = room.evaluate("metrics", &task(""), in_peace).expect("metrics");
+    let losses = Model::open(&stories()).expect("a model").score(&sequences.concat(), 3).expect("losses").cross_entropy;
+    let mean = |targets: &[usize]| targets.iter().map(|&at| f64::from(losses[at])).sum::<f64>() / targets.len() as f64;
+    let found = &metrics["tasks"]["ppl"];
+    let key = mean(&[3, 7, 49]).exp();
+    close(&found["long_perplexity"], key, 1e-9 * key);
+    let all = mean(&(0..57).collect::<Vec<_>>()).exp();
+    close(&found["perplexity"], all, 1e-9 * all);
+    assert_eq!((&found["kind"], &found["key_tokens"], &found["tokens"]), (&"LongPpl".into(), &3.into(), &57.into()));
+    let lines = room.predictions("metrics");
+    let counts: Vec<_> = lines.iter().map(|line| line["key_tokens"].as_u64()).collect();
+    assert_eq!(counts, [Some(2), Some(0), Some(1)]);
+    close(&lines[0]["loss_key"], mean(&[3, 7]), 1e-9);
+    assert_eq!(lines[1]["loss_key"], Value::Null);
+
+    let wider = room.evaluate("wider", &task(", beta: -3"), in_peace).expect("metrics");
+    assert_eq!(wider["tasks"]["ppl"]["key_tokens"], 4);
+    insta::assert_snapshot!(room.evaluate("no", &task(", alpha: 20"), in_peace).expect_err("an error"), @"task `ppl`: none of 57 tokens of `tokens` is a key token: with long context the evaluator's loss must be below 2 nats and more than 20 nats below that with short context; lower `alpha` or `beta`, or take a better evaluator");
+}
+
 #[derive(Deserialize)]
 struct Choice {
     subject: String,
@@ -229,7 +221,7 @@ struct Choice {
 
 #[test]
 fn multiple_choice_is_that_of_transformers() {
-    let room = Room::new();
+    let room = room();
     let reference: Vec<Choice> = serde_json::from_str(include_str!("fixtures/choice.json")).expect("choice.json");
     let tasks = "(model: \"model\", tasks: {\"mmlu\": MultipleChoice(data: \"mmlu\", shots: 3, limit: 3, \
                  subjects: [\"astronomy\", \"us_foreign_policy\"])})";
@@ -259,7 +251,7 @@ fn multiple_choice_is_that_of_transformers() {
 
 #[test]
 fn needles_fill_their_length_and_no_more() {
-    let room = Room::new();
+    let room = room();
     let tasks = "(model: \"model\", tasks: {\
         \"own\": Needles(lengths: [128, 256], depths: [0, 0.5, 1], samples: 2, seed: 3),\
         \"books\": Needles(haystack: \"books\", lengths: [256], depths: [0.25], samples: 3, score: Ranking),\
@@ -280,7 +272,7 @@ fn needles_fill_their_length_and_no_more() {
 
 #[test]
 fn an_interrupted_evaluation_gives_the_same_bytes() {
-    let room = Room::new();
+    let room = room();
     facts(&room);
     let tasks = "(model: \"model\", tasks: {\
         \"b\": PlantedFacts(tokens: \"tokens\"),\
@@ -300,11 +292,12 @@ fn an_interrupted_evaluation_gives_the_same_bytes() {
 
 #[test]
 fn impossible_settings_are_refused() {
-    let room = Room::new();
+    let room = room();
     room.tokens(&[vec![1, 300, 301]], None);
     let refused = |settings: &str| room.evaluate("no", settings, in_peace).expect_err("an error").to_string();
     insta::assert_snapshot!(refused("(tasks: {})"), @"setting `tasks` is empty, expected at least one task");
     insta::assert_snapshot!(refused("(tasks: {\"x\": LossByPosition(tokens: \"tokens\", buckets: 2)})"), @"setting `model` is absent, expected a model: task `x` (LossByPosition) needs one");
+    insta::assert_snapshot!(refused("(model: \"model\", tasks: {\"x\": LongPpl(short: \"s\", long: \"l\", tokens: \"tokens\", beta: inf)})"), @"setting `tasks.x.beta` is inf, expected a finite number of nats");
     insta::assert_snapshot!(refused("(model: \"model\", tasks: {\"x\": LossByPosition(tokens: \"tokens\", buckets: 0)})"), @"setting `tasks.x.buckets` is 0, expected a number above 0");
     insta::assert_snapshot!(refused("(model: \"model\", tasks: {\"x\": Needles(lengths: [64], depths: [0, 1.5], samples: 1)})"), @"setting `tasks.x.depths.1` is 1.5, expected a number from 0 (the start of the text) to 1 (its end)");
     insta::assert_snapshot!(refused("(model: \"model\", tasks: {\"x\": PlantedFacts(tokens: \"tokens\")})"), @"`tokens` does not say which tokens need far context; tokenize a corpus with facts, such as one of `Synthesize`");

@@ -2,28 +2,26 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod stage_support;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use tempfile::TempDir;
+use stage_support::{Room, in_peace, model_folder, stories, toy};
 use twdag_stages::{
-    data::{ArrayKind, ArraySet, TokenSetWriter},
+    data::{ArrayKind, ArraySet, TokenSet},
     model::Model,
-    registry::ron_options,
-    score::{Score, WindowPlan, Windows},
-    stage::{Context, Kind, StageError, StageEvent},
+    score::{Rest, Score, WindowPlan, Windows},
+    stage::{StageError, StageEvent},
 };
 
-const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/models");
-
 fn plan(length: usize, window: usize, step: usize, bos: Option<u32>) -> WindowPlan {
-    WindowPlan::new(length, Windows { length: window, step }, bos, "windows.").expect("windows")
+    WindowPlan::new(length, Windows { length: window, step, rest: None }, bos, "windows.").expect("windows")
 }
 
 #[test]
@@ -55,7 +53,7 @@ fn the_owners_of_the_papers_sequences() {
 #[test]
 fn windows_that_do_not_fit_are_refused_with_those_that_would() {
     let refused = |length, window, step| {
-        let windows = Windows { length: window, step };
+        let windows = Windows { length: window, step, rest: None };
         WindowPlan::new(length, windows, None, "windows.").expect_err("an error").to_string()
     };
     insta::assert_snapshot!(refused(16, 8, 3), @"setting `windows.step` is 3, expected a divisor of 8, which is 16 (tokens in a sequence) - 8 (tokens in a window); the nearest: 2, 4");
@@ -64,21 +62,6 @@ fn windows_that_do_not_fit_are_refused_with_those_that_would() {
     insta::assert_snapshot!(refused(16, 8, 8), @"setting `windows.step` is 8, expected 1 to 7: less than the window, or tokens are left out");
     insta::assert_snapshot!(refused(16, 1, 1), @"setting `windows.length` is 1, expected 2 or more: a window of one token predicts nothing");
 }
-
-/// p(x | context) = (count of x in the context + 1) / (length of the context + 4), for windows of `length` tokens.
-fn counting_model(ids: &[u32], windows: usize) -> Vec<f32> {
-    let length = ids.len() / windows;
-    let mut losses = Vec::new();
-    for window in ids.chunks(length) {
-        for at in 1..length {
-            let count = window[..at].iter().filter(|&&id| id == window[at]).count();
-            losses.push((((at + 4) as f64) / ((count + 1) as f64)).ln() as f32);
-        }
-    }
-    losses
-}
-
-const TOY: [u32; 16] = [0, 1, 2, 1, 3, 2, 2, 1, 1, 3, 3, 2, 1, 2, 3, 1];
 
 #[track_caller]
 fn assert_probabilities(losses: &[f32], expected: [(u32, u32); 15]) {
@@ -91,98 +74,79 @@ fn assert_probabilities(losses: &[f32], expected: [(u32, u32); 15]) {
 
 fn short(bos: Option<u32>, together: usize) -> Vec<f32> {
     let mut losses = vec![0.0; 15];
-    let mut rows = [(&TOY[..], losses.as_mut_slice())];
+    let mut rows = [(&toy::TOKENS[..], losses.as_mut_slice())];
     plan(16, 8, 4, bos)
-        .score(&mut rows, 0, together, &mut |ids, windows| Ok::<_, StageError>(counting_model(ids, windows)))
+        .score(&mut rows, 0, together, &mut |ids, windows| Ok::<_, StageError>(toy::score(ids, windows)))
         .expect("losses");
     losses
 }
 
 #[test]
 fn a_toy_model_in_windows() {
-    let long = [
-        (1, 5),
-        (1, 6),
-        (2, 7),
-        (1, 8),
-        (2, 9),
-        (3, 10),
-        (3, 11),
-        (1, 3),
-        (2, 13),
-        (3, 14),
-        (4, 15),
-        (5, 16),
-        (5, 17),
-        (2, 9),
-        (6, 19),
-    ];
-    assert_probabilities(&counting_model(&TOY, 1), long);
-    let replaced = [
-        (1, 5),
-        (1, 6),
-        (2, 7),
-        (1, 8),
-        (2, 9),
-        (3, 10),
-        (3, 11),
-        (1, 4),
-        (1, 9),
-        (1, 5),
-        (3, 11),
-        (1, 8),
-        (2, 9),
-        (3, 10),
-        (2, 11),
-    ];
-    let left = [
-        (1, 5),
-        (1, 6),
-        (2, 7),
-        (1, 8),
-        (2, 9),
-        (3, 10),
-        (3, 11),
-        (1, 4),
-        (2, 9),
-        (3, 10),
-        (3, 11),
-        (1, 4),
-        (2, 9),
-        (3, 10),
-        (3, 11),
-    ];
+    assert_probabilities(&toy::score(&toy::TOKENS, 1), toy::LONG);
     for together in [1, 2, 3, 100] {
-        assert_probabilities(&short(Some(0), together), replaced);
-        assert_probabilities(&short(None, together), left);
+        assert_probabilities(&short(Some(0), together), toy::SHORT);
+        assert_probabilities(&short(None, together), toy::SHORT_WITHOUT_BOS);
     }
 }
 
-/// A room with the tokens of a model: `sequences` of `length`, each starting with `first`.
-struct Room {
-    folder: TempDir,
-    model: PathBuf,
+fn shorter(length: usize, window: usize, step: usize) -> WindowPlan {
+    let windows = Windows { length: window, step, rest: Some(Rest::Shorter) };
+    WindowPlan::new(length, windows, None, "windows.").expect("windows")
+}
+
+/// LongCE with a context of 4 tokens and steps of 3 over 12 tokens: window, its start and the context of each token.
+#[test]
+fn the_owners_of_long_ce() {
+    let plan = shorter(12, 4 + 3, 3);
+    let ids: Vec<u32> = (0..12).collect();
+    let mut owners = Vec::new();
+    for window in 0..plan.count() {
+        let start = plan.tokens(&ids, window)[0] as usize;
+        owners.extend(plan.targets(window).map(|target| (target + 1, start, target + 1 - start)));
+    }
+    // The first window sees all that comes before its tokens: its losses are those of the long side.
+    let first = (1..4).map(|token| (token, 0, token));
+    let rest = [(4, 0, 4), (5, 0, 5), (6, 0, 6), (7, 3, 4), (8, 3, 5), (9, 3, 6), (10, 6, 4), (11, 6, 5)];
+    assert_eq!(owners, first.chain(rest).collect::<Vec<_>>());
+    assert_eq!(plan.tokens(&ids, 2), [6, 7, 8, 9, 10, 11]);
+    // Its defaults, on a sequence that they do not divide evenly: a window every 1024 tokens below 33000 - 4096.
+    let plan = shorter(33_000, 4096 + 1024, 1024);
+    assert_eq!(plan.count(), (0..33_000 - 4096).step_by(1024).count());
+    let last = plan.targets(plan.count() - 1);
+    assert_eq!((last.start + 1 - 28 * 1024, last.end), (4096, 32_999));
+}
+
+#[test]
+fn every_target_of_any_length_has_the_window_that_it_should() {
+    for (length, context, step) in [(12, 4, 3), (13, 4, 3), (16, 4, 4), (17, 1, 5), (40, 9, 7), (41, 9, 1)] {
+        let ids: Vec<u32> = (0..length as u32).map(|at| at * at % 4).collect();
+        let mut losses = vec![f32::NAN; length - 1];
+        let mut rows = [(&ids[..], losses.as_mut_slice())];
+        shorter(length, context + step, step)
+            .score(&mut rows, 0, 3, &mut |ids, windows| Ok::<_, StageError>(toy::score(ids, windows)))
+            .expect("losses");
+        for token in 1..length {
+            let start = token.saturating_sub(context) / step * step;
+            let alone = toy::score(&ids[start..=token], 1);
+            assert_eq!(Some(&losses[token - 1]), alone.last(), "token {token} of {length}");
+        }
+    }
+}
+
+/// `sequences` of `length`, each starting with `first`.
+fn room_of(sequences: usize, length: usize, first: u32) -> Room {
+    let room = Room::new();
+    let ids = |sequence: usize| {
+        let mut ids: Vec<u32> = (0..length).map(|at| 259 + ((at * at + 31 * sequence) % 250) as u32).collect();
+        ids[0] = first;
+        ids
+    };
+    room.tokens(&(0..sequences).map(ids).collect::<Vec<_>>(), None);
+    room
 }
 
 impl Room {
-    fn new(sequences: usize, length: usize, first: u32) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let room = Self { folder, model: Path::new(MODELS).join("stories260k") };
-        fs::create_dir(room.path("tokens")).expect("a folder");
-        let mut writer = TokenSetWriter::new(&room.path("tokens"), length, false);
-        for sequence in 0..sequences {
-            let mut ids: Vec<u32> = (0..length).map(|at| 259 + ((at * at + 31 * sequence) % 250) as u32).collect();
-            ids[0] = first;
-            writer.push(&ids, None).expect("a sequence");
-        }
-        writer.finish(&room.model.join("tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
-        room
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     fn score(
         &self,
         name: &str,
@@ -190,29 +154,7 @@ impl Room {
         settings: &str,
         watch: impl Fn(&StageEvent) -> bool + Send + Sync + 'static,
     ) -> Result<(), StageError> {
-        let (output, scratch) = (self.path(name), self.path(&format!("{name}.scratch")));
-        if output.exists() {
-            fs::remove_dir_all(&output).expect("removed");
-        }
-        fs::create_dir_all(&output).expect("a folder");
-        fs::create_dir_all(&scratch).expect("a folder");
-        let stage: Score =
-            ron_options().from_str(&format!("(model: \"model\", tokens: \"tokens\", {settings})")).expect("settings");
-        stage.check()?;
-        let cancel = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cancel);
-        let context = Context::builder(output, scratch)
-            .input("model", &self.model)
-            .input("tokens", self.path("tokens"))
-            .threads(threads)
-            .cancel(cancel)
-            .events(move |event| {
-                if watch(&event) {
-                    flag.store(true, Ordering::Relaxed);
-                }
-            })
-            .build();
-        stage.run(&context)
+        self.run::<Score>(name, threads, &format!("(model: \"model\", tokens: \"tokens\", {settings})"), watch)
     }
 
     fn losses(&self, name: &str) -> ArraySet {
@@ -220,22 +162,18 @@ impl Room {
     }
 }
 
-fn in_peace(_: &StageEvent) -> bool {
-    false
-}
-
 const WINDOWS: &str = "windows: (length: 16, step: 8)";
 
 #[test]
 fn real_windows_are_scored_like_sequences_of_their_own() {
-    let room = Room::new(3, 48, 1);
+    let room = room_of(3, 48, 1);
     room.score("short", 2, WINDOWS, in_peace).expect("losses");
     room.score("long", 2, "", in_peace).expect("losses");
     let (short, long) = (room.losses("short"), room.losses("long"));
     assert!(short.metadata().windows.is_some_and(|windows| windows.bos));
     assert_eq!(long.metadata().windows, None);
-    let model = Model::open(&room.model).expect("a model");
-    let tokens = twdag_stages::data::TokenSet::open(&room.path("tokens")).expect("tokens");
+    let model = Model::open(&stories()).expect("a model");
+    let tokens = TokenSet::open(&room.path("tokens")).expect("tokens");
     let ids = tokens.sequence(2).expect("a sequence");
     assert_eq!(long.row(2).expect("a row"), model.score(&ids, 1).expect("losses").cross_entropy);
     let mut window = ids[24..40].to_vec();
@@ -248,17 +186,17 @@ fn real_windows_are_scored_like_sequences_of_their_own() {
 
 #[test]
 fn bos_replaces_nothing_where_sequences_do_not_start_with_it() {
-    let room = Room::new(2, 48, 300);
+    let room = room_of(2, 48, 300);
     room.score("short", 1, WINDOWS, in_peace).expect("losses");
     assert!(room.losses("short").metadata().windows.is_some_and(|windows| !windows.bos));
-    let room = Room::new(2, 48, 1);
+    let room = room_of(2, 48, 1);
     room.score("kept", 1, &format!("{WINDOWS}, bos: Keep"), in_peace).expect("losses");
     assert!(room.losses("kept").metadata().windows.is_some_and(|windows| !windows.bos));
 }
 
 #[test]
 fn another_rotary_embedding_can_be_asked_for() {
-    let room = Room::new(2, 48, 1);
+    let room = room_of(2, 48, 1);
     room.score("own", 1, "", in_peace).expect("losses");
     room.score("same", 1, "rope: Default(theta: 10000)", in_peace).expect("losses");
     room.score("other", 1, "rope: Default(theta: 500000)", in_peace).expect("losses");
@@ -269,7 +207,7 @@ fn another_rotary_embedding_can_be_asked_for() {
 
 #[test]
 fn an_interrupted_scoring_goes_on_with_the_next_part() {
-    let room = Room::new(520, 32, 1);
+    let room = room_of(520, 32, 1);
     room.score("peace", 1, WINDOWS, in_peace).expect("losses");
     let stop = |event: &StageEvent| matches!(event, StageEvent::Progress { done, .. } if *done >= 300 * 32);
     assert!(matches!(room.score("other", 2, WINDOWS, stop), Err(StageError::Canceled)));
@@ -302,9 +240,9 @@ fn an_interrupted_scoring_goes_on_with_the_next_part() {
 
 #[test]
 fn tokens_of_another_tokenizer_are_refused() {
-    let mut room = Room::new(2, 32, 1);
-    room.model = Path::new(MODELS).join("babyllama-char105");
+    let model = model_folder("babyllama-char105");
+    let room = room_of(2, 32, 1).with("model", &model);
     let error = room.score("no", 1, "", in_peace).expect_err("an error").to_string();
-    let message = error.replace(room.model.to_str().expect("a path"), "MODEL");
+    let message = error.replace(model.to_str().expect("a path"), "MODEL");
     insta::assert_snapshot!(message, @r#"MODEL/tokenizer.json: the tokenizer of model `model` (BLAKE3 ed4c22b4a942…) is not the one that made `tokens` (BLAKE3 b1eb7ead6ce3…); tokenize with `tokenizer: "model"`, or choose a model with the same tokenizer"#);
 }

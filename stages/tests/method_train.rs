@@ -2,25 +2,27 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod stage_support;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use serde::Deserialize;
-use tempfile::TempDir;
+use stage_support::{Room, in_peace, stories};
 use twdag_stages::{
-    data::{ArrayKind, ArraySetWriter, PartLayout, TokenSet, TokenSetWriter},
+    data::{ArrayKind, ArraySet},
+    model::Model,
     registry::ron_options,
-    stage::{Context, Kind, StageError, StageEvent},
+    score::Score,
+    stage::{StageError, StageEvent},
     train::{Train, TrainingStep, learning_rate},
+    weighting::{Shape, weigh},
 };
-
-const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/models/stories260k");
 
 #[derive(Deserialize)]
 struct Reference {
@@ -43,84 +45,23 @@ fn reference() -> Reference {
 }
 
 /// The sequences of the reference as artifacts: `tokens`, `short` and `weights` in one folder.
-struct Room {
-    folder: TempDir,
+fn room() -> Room {
+    let room = Room::new();
+    let reference = reference();
+    room.tokens(&reference.ids, None);
+    room.arrays("short", ArrayKind::CrossEntropy, &reference.short.concat());
+    room.arrays("weights", ArrayKind::Weights, &reference.r#static.concat());
+    room
 }
 
 impl Room {
-    fn new() -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let room = Self { folder };
-        let reference = reference();
-        for name in ["tokens", "short", "weights"] {
-            fs::create_dir(room.path(name)).expect("a folder");
-        }
-        let mut writer = TokenSetWriter::new(&room.path("tokens"), reference.ids[0].len(), false);
-        for ids in &reference.ids {
-            writer.push(ids, None).expect("a sequence");
-        }
-        writer.finish(&Path::new(STORIES).join("tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
-        let tokens = TokenSet::open(&room.path("tokens")).expect("tokens");
-        for (name, kind, values) in
-            [("short", ArrayKind::CrossEntropy, &reference.short), ("weights", ArrayKind::Weights, &reference.r#static)]
-        {
-            let layout = PartLayout::even(values.len());
-            let writer = ArraySetWriter::new(&room.path(name), kind, layout, tokens.length(), tokens.digest(), None);
-            writer.write_part(0, &values.concat()).expect("a part");
-            writer.finish().expect("the describing file");
-        }
-        room
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Trains with a scratch folder `NAME.scratch` into `NAME`, which is emptied first.
     fn train(&self, name: &str, threads: usize, settings: &str, watch: impl Watch) -> Result<(), StageError> {
-        let (output, scratch) = (self.path(name), self.path(&format!("{name}.scratch")));
-        if output.exists() {
-            fs::remove_dir_all(&output).expect("removed");
-        }
-        fs::create_dir_all(&output).expect("an output folder");
-        fs::create_dir_all(&scratch).expect("a scratch folder");
-        let stage: Train =
-            ron_options().from_str(&format!("(model: \"model\", tokens: \"tokens\", {settings})")).expect("settings");
-        stage.check()?;
-        let cancel = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cancel);
-        let context = Context::builder(output, scratch)
-            .input("model", STORIES)
-            .input("tokens", self.path("tokens"))
-            .input("short", self.path("short"))
-            .input("weights", self.path("weights"))
-            .threads(threads)
-            .cancel(cancel)
-            .events(move |event| {
-                if watch(&event) {
-                    flag.store(true, Ordering::Relaxed);
-                }
-            })
-            .build();
-        stage.run(&context)
+        self.run::<Train>(name, threads, &format!("(model: \"model\", tokens: \"tokens\", {settings})"), watch)
     }
 
     fn log(&self, name: &str) -> Vec<TrainingStep> {
         let text = fs::read_to_string(self.path(name).join("training.jsonl")).expect("training.jsonl");
         text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
-    }
-
-    /// Every file of an output folder with its content.
-    fn files(&self, name: &str) -> Vec<(String, Vec<u8>)> {
-        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(self.path(name))
-            .expect("a folder")
-            .map(|entry| {
-                let path = entry.expect("an entry").path();
-                (path.file_name().expect("a name").to_string_lossy().into_owned(), fs::read(path).expect("a file"))
-            })
-            .collect();
-        files.sort();
-        files
     }
 }
 
@@ -128,10 +69,6 @@ impl Room {
 trait Watch: Fn(&StageEvent) -> bool + Send + Sync + 'static {}
 
 impl<F: Fn(&StageEvent) -> bool + Send + Sync + 'static> Watch for F {}
-
-fn in_peace(_: &StageEvent) -> bool {
-    false
-}
 
 fn stop_after(steps: u64) -> impl Watch {
     move |event| matches!(event, StageEvent::Progress { done, .. } if *done == steps)
@@ -153,14 +90,14 @@ const COMMON: &str = "steps: 20, batch: 4, learning_rate: 3e-4, warmup: 3";
 
 #[test]
 fn twenty_uniform_steps_are_those_of_pytorch() {
-    let room = Room::new();
+    let room = room();
     room.train("model", 2, COMMON, in_peace).expect("a model");
     follows(&room.log("model"), &reference().runs["uniform"]);
 }
 
 #[test]
 fn static_weights_and_a_linear_schedule_are_those_of_pytorch() {
-    let room = Room::new();
+    let room = room();
     let settings = format!("{COMMON}, weighting: Static(weights: \"weights\"), schedule: Linear");
     room.train("model", 2, &settings, in_peace).expect("a model");
     follows(&room.log("model"), &reference().runs["static"]);
@@ -168,7 +105,7 @@ fn static_weights_and_a_linear_schedule_are_those_of_pytorch() {
 
 #[test]
 fn frozen_scoring_is_that_of_pytorch() {
-    let room = Room::new();
+    let room = room();
     let settings = format!("{COMMON}, weighting: Frozen(short: \"short\", shape: Dense(lambda: 0.5))");
     room.train("model", 2, &settings, in_peace).expect("a model");
     follows(&room.log("model"), &reference().runs["frozen"]);
@@ -176,7 +113,7 @@ fn frozen_scoring_is_that_of_pytorch() {
 
 #[test]
 fn unfrozen_scoring_is_that_of_pytorch() {
-    let room = Room::new();
+    let room = room();
     let settings = format!(
         "{COMMON}, weighting: Unfrozen(windows: (length: 32, step: 24), shape: Dense(lambda: 0.25)), micro_batch: 2"
     );
@@ -185,8 +122,55 @@ fn unfrozen_scoring_is_that_of_pytorch() {
 }
 
 #[test]
+fn focal_weights_follow_the_model_in_training() {
+    let room = room();
+    room.train("uniform", 2, COMMON, in_peace).expect("a model");
+    room.train("zero", 2, &format!("{COMMON}, weighting: Focal(gamma: 0)"), in_peace).expect("a model");
+    assert!(room.files("uniform") == room.files("zero"), "an exponent of 0 is uniform");
+    room.train("two", 2, &format!("{COMMON}, weighting: Focal()"), in_peace).expect("a model");
+    let (uniform, two) = (room.log("uniform"), room.log("two"));
+    // Weights of at most 1 that are not brought to a mean of 1; the model of the first step is the same.
+    assert_eq!(two[0].unweighted_loss, uniform[0].unweighted_loss);
+    assert!(two.iter().all(|step| step.loss < step.unweighted_loss));
+    let model = Model::open(&stories()).expect("a model");
+    let ids = reference().ids;
+    assert_eq!(ids.len(), 4, "the first step sees every sequence");
+    let losses: Vec<f32> = ids.iter().flat_map(|ids| model.score(ids, 1).expect("losses").cross_entropy).collect();
+    let weighted = |loss: f32| (1.0 - (-f64::from(loss)).exp()).powi(2) * f64::from(loss);
+    let mean = losses.iter().map(|&loss| weighted(loss)).sum::<f64>() / losses.len() as f64;
+    assert!((two[0].loss - mean).abs() < 1e-5, "{}, expected {mean}", two[0].loss);
+}
+
+/// With LongCE's windows and context, the short side of tokens up to the end of the first window is the long side.
+#[test]
+fn long_ce_in_training_is_that_of_its_windows() {
+    let room = room();
+    let windows = "windows: (length: 45, step: 20, rest: Shorter), bos: Keep";
+    room.run::<Score>("own", 2, &format!("(model: \"model\", tokens: \"tokens\", {windows})"), in_peace)
+        .expect("losses");
+    let first = "steps: 1, batch: 4, learning_rate: 0";
+    let settings = format!("{first}, weighting: Unfrozen({windows}, compat_overwrite: false, shape: LongCE(gamma: 3))");
+    room.train("unfrozen", 2, &settings, in_peace).expect("a model");
+    room.train("frozen", 2, &format!("{first}, weighting: Frozen(short: \"own\", shape: LongCE(gamma: 3))"), in_peace)
+        .expect("a model");
+    let (unfrozen, frozen) = (room.log("unfrozen"), room.log("frozen"));
+    assert!((unfrozen[0].loss - frozen[0].loss).abs() < 1e-6, "{unfrozen:?} {frozen:?}");
+    assert!((unfrozen[0].loss - unfrozen[0].unweighted_loss).abs() > 1e-3, "the weights are not all 1");
+    let (own, model) = (ArraySet::open(&room.path("own"), ArrayKind::CrossEntropy), Model::open(&stories()));
+    let (own, model) = (own.expect("losses"), model.expect("a model"));
+    let mut whole = 0;
+    for (sequence, ids) in reference().ids.iter().enumerate() {
+        let (short, long) = (own.row(sequence).expect("a row"), model.score(ids, 1).expect("losses").cross_entropy);
+        let weights = weigh(None, &Shape::LongCE { gamma: 3.0 }, &long, &short, 0).expect("weights");
+        assert!(weights[..44].iter().all(|&weight| weight == 1.0), "sequence {sequence}: {weights:?}");
+        whole += usize::from(weights[44..].iter().any(|&weight| weight != 1.0));
+    }
+    assert_eq!(whole, reference().ids.len());
+}
+
+#[test]
 fn small_micro_batches_have_the_gradient_of_the_batch() {
-    let room = Room::new();
+    let room = room();
     let settings = format!("{COMMON}, weighting: Frozen(short: \"short\", shape: Sparse(kappa: 0.4)), micro_batch: 1");
     room.train("small", 2, &settings, in_peace).expect("a model");
     room.train("whole", 2, &settings.replace("micro_batch: 1", "micro_batch: 4"), in_peace).expect("a model");
@@ -201,7 +185,7 @@ const INTERRUPTED: &str = "steps: 12, batch: 3, learning_rate: 1e-3, warmup: 2, 
 
 #[test]
 fn interruption_and_threads_change_no_byte() {
-    let room = Room::new();
+    let room = room();
     room.train("peace", 1, INTERRUPTED, in_peace).expect("a model");
     assert!(matches!(room.train("other", 2, INTERRUPTED, stop_after(5)), Err(StageError::Canceled)));
     assert!(matches!(room.train("other", 2, INTERRUPTED, stop_after(8)), Err(StageError::Canceled)));
@@ -220,7 +204,7 @@ fn interruption_and_threads_change_no_byte() {
 
 #[test]
 fn a_damaged_checkpoint_is_not_used() {
-    let room = Room::new();
+    let room = room();
     room.train("peace", 2, INTERRUPTED, in_peace).expect("a model");
     assert!(room.train("other", 2, INTERRUPTED, stop_after(7)).is_err());
     let scratch = room.path("other.scratch");
@@ -244,7 +228,7 @@ fn a_damaged_checkpoint_is_not_used() {
 
 #[test]
 fn a_training_that_diverges_says_where() {
-    let room = Room::new();
+    let room = room();
     let settings = "steps: 50, batch: 4, learning_rate: 1e30, clip_norm: None";
     let message = room.train("model", 2, settings, in_peace).expect_err("an error").to_string();
     assert!(message.contains("training diverged: try a smaller `learning_rate`"), "{message}");
@@ -276,11 +260,12 @@ fn warm_up_of_both_conventions() {
 
 #[test]
 fn impossible_settings_are_refused() {
-    let room = Room::new();
+    let room = room();
     let refused = |settings: &str| room.train("no", 1, settings, in_peace).expect_err("an error").to_string();
     insta::assert_snapshot!(refused("steps: 0, batch: 1"), @"setting `steps` is 0, expected a number above 0");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, betas: (0.9, 1.0)"), @"setting `betas.1` is 1, expected a number from 0 to below 1");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Frozen(short: \"short\", shape: Dense(lambda: 2))"), @"setting `weighting.shape.lambda` is 2, expected a number from 0 (the scores alone) to 1 (uniform weights)");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Focal(gamma: -1)"), @"setting `weighting.gamma` is -1, expected a finite number, 0 (uniform weights) or more");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Unfrozen(windows: (length: 32, step: 20), shape: Uniform)"), @"setting `weighting.windows.step` is 20, expected a divisor of 96, which is 128 (tokens in a sequence) - 32 (tokens in a window); the nearest: 16, 24");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Unfrozen(windows: (length: 32, step: 32), shape: Uniform)"), @"setting `weighting.windows.step` is 32, expected 1 to 31: less than the window, or tokens are left out");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Frozen(short: \"short\", shape: Sparse(kappa: 0.001))"), @"setting `weighting.shape.kappa` is 0.001, expected at least 0.007875: of 127 targets it must keep one or more");

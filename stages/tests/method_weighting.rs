@@ -2,47 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod stage_support;
+
 use proptest::prelude::*;
+use stage_support::toy;
 use twdag_stages::weighting::{Compare, Normalization, Shape, Transform, check, weigh, weighted_mean};
-
-const LONG_3: [(u32, u32); 15] = [
-    (1, 5),
-    (1, 6),
-    (2, 7),
-    (1, 8),
-    (2, 9),
-    (3, 10),
-    (3, 11),
-    (1, 3),
-    (2, 13),
-    (3, 14),
-    (4, 15),
-    (5, 16),
-    (5, 17),
-    (2, 9),
-    (6, 19),
-];
-const SHORT_3: [(u32, u32); 15] = [
-    (1, 5),
-    (1, 6),
-    (2, 7),
-    (1, 8),
-    (2, 9),
-    (3, 10),
-    (3, 11),
-    (1, 4),
-    (1, 9),
-    (1, 5),
-    (3, 11),
-    (1, 8),
-    (2, 9),
-    (3, 10),
-    (2, 11),
-];
-
-fn losses(probabilities: &[(u32, u32)]) -> Vec<f32> {
-    probabilities.iter().map(|&(part, whole)| (f64::from(whole) / f64::from(part)).ln() as f32).collect()
-}
 
 /// Scores as losses of a long side over a short side of zeros.
 fn from_scores(shape: &Shape, scores: &[f32]) -> Vec<f32> {
@@ -77,7 +41,7 @@ const UNFROZEN_STYLE: [f64; 7] = [1.24493319, 0.85493089, 0.78417885, 2.14358168
 
 #[test]
 fn scores_and_dense_weights_of_the_toy_model() {
-    let (long, mut short) = (losses(&LONG_3), losses(&SHORT_3));
+    let (long, mut short) = (toy::losses(&toy::LONG), toy::losses(&toy::SHORT));
     let scores = weigh(None, &pipeline(vec![Transform::Absolute], None), &long, &short, 0).expect("scores");
     let mut expected = vec![0.0; 7];
     expected.extend([0.28768207, 0.32542240, 0.06899287, 0.02247286, 0.91629073, 0.28030197, 0.30010459, 0.55206858]);
@@ -172,6 +136,8 @@ fn long_ce() {
     let (long, short) = ([1.0, 0.2, 3.0, 0.5], [1.0, 2.2, 2.0, 0.8]);
     let weights = weigh(None, &Shape::LongCE { gamma: 5.0 }, &long, &short, 0).expect("weights");
     close(&weights, &[1.0, 5.0, 0.36787944, 1.34985881]);
+    // Not brought to a mean of 1.
+    assert!((weighted_mean(&[1.0; 4], &weights) - 1.92943456).abs() < 1e-6);
     assert!((weighted_mean(&long, &weights) - 0.9446419318).abs() < 1e-6);
     let spelled_out = Shape::Pipeline {
         transforms: vec![Transform::Minus, Transform::Exp],
@@ -242,6 +208,23 @@ fn softmax_and_quotient() {
 }
 
 #[test]
+fn focal() {
+    let losses = [0.9f64, 0.5, 0.1].map(|probability| -probability.ln() as f32);
+    let focal = |gamma| Shape::Focal { gamma };
+    // Whatever the short side says.
+    let weights = weigh(None, &focal(2.0), &losses, &[0.0, 7.0, 1.0], 0).expect("weights");
+    close(&weights, &[0.01, 0.25, 0.81]);
+    assert!((weighted_mean(&losses, &weights) - 0.6798114419).abs() < 1e-6);
+    close(&from_scores(&focal(1.0), &losses), &[0.1, 0.5, 0.9]);
+    assert_eq!(from_scores(&focal(0.0), &losses), [1.0; 3]);
+    // A token that is certain, one whose loss is below zero by rounding, one that is impossible.
+    assert_eq!(from_scores(&focal(2.0), &[0.0, -1e-7, 1e4]), [0.0, 0.0, 1.0]);
+    // Where 1 - p cannot be had by subtraction.
+    let weights = from_scores(&focal(0.5), &[1e-12]);
+    assert!((f64::from(weights[0]) - 1e-6).abs() < 1e-12, "{weights:?}");
+}
+
+#[test]
 fn bad_losses_are_named() {
     let error = weigh(None, &dense(0.5), &[1.0, f32::NAN], &[1.0, 1.0], 12).expect_err("an error");
     insta::assert_snapshot!(error, @"sequence 12, target 1: the long-context loss is NaN; losses must be finite, so look at the model that gave it");
@@ -257,6 +240,8 @@ fn impossible_settings_are_refused_with_their_place() {
     insta::assert_snapshot!(refused(None, dense(1.5)), @"setting `weighting.shape.lambda` is 1.5, expected a number from 0 (the scores alone) to 1 (uniform weights)");
     insta::assert_snapshot!(refused(None, sparse(0.0)), @"setting `weighting.shape.kappa` is 0, expected a share of the targets above 0 and up to 1 (all of them)");
     insta::assert_snapshot!(refused(Some(Compare::Quotient), Shape::LongCE { gamma: 5.0 }), @"setting `weighting.compare` is Quotient, expected Difference, or nothing: LongCE is defined on CE_long - CE_short");
+    insta::assert_snapshot!(refused(None, Shape::Focal { gamma: f64::NAN }), @"setting `weighting.shape.gamma` is NaN, expected a finite number, 0 (uniform weights) or more");
+    insta::assert_snapshot!(refused(Some(Compare::Difference), Shape::Focal { gamma: 2.0 }), @"setting `weighting.compare` is Difference, expected nothing: focal weights depend on the long-context loss alone");
     insta::assert_snapshot!(refused(None, pipeline(vec![Transform::Minus, Transform::Shift(0.0)], None)), @"setting `weighting.shape.transforms.1` is 0, expected a finite number above 0");
     for bad in [dense(f64::NAN), dense(-0.1), sparse(1.1), sparse(f64::NAN), Shape::LongCE { gamma: 0.0 }] {
         assert!(check(None, &bad, "").is_err(), "{bad:?}");
@@ -279,6 +264,7 @@ fn impossible_settings_are_refused_with_their_place() {
 fn shapes_are_written_as_users_would() {
     let read = |text: &str| -> Shape { twdag_stages::registry::ron_options().from_str(text).expect(text) };
     assert_eq!(read("LongCE()"), Shape::LongCE { gamma: 5.0 });
+    assert_eq!(read("Focal()"), Shape::Focal { gamma: 2.0 });
     assert_eq!(read("Sparse(kappa: 0.2)"), sparse(0.2));
     assert_eq!(
         read("Pipeline(transforms: [Minus, Shift(1.2), Max], normalization: L1, sparsification: 0.5)"),

@@ -176,3 +176,51 @@ fn gradient_is_the_slope_of_the_loss() {
     let slope = (loss(step) - loss(-step)) / (2.0 * step);
     assert!((slope / length - 1.0).abs() < 1e-3, "slope {slope}, gradient {length}");
 }
+
+/// Weighted cross entropy of logits [[0, 0], [ln 3, 0]] and labels [0, 1] with weights [0.5, 1.5]: the gradient of the
+/// logits is [[-0.125, 0.125], [0.5625, -0.5625]].
+#[test]
+fn gradients_of_logits_that_are_known() {
+    let object = json!({
+        "model_type": "llama", "vocab_size": 2, "hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2, "rms_norm_eps": 1e-12,
+        "max_position_embeddings": 8, "rope_theta": 100.0, "tie_word_embeddings": false,
+    });
+    let config = Config::from_json("config.json".as_ref(), object.as_object().unwrap().clone()).unwrap();
+    let mut model = Model::initialize(config, 0.3, 7);
+    let tensors: Vec<_> = model.layout().tensors().iter().map(|t| (t.name.clone(), t.range.clone())).collect();
+    let root = 2f32.sqrt();
+    model.update(|parameters| {
+        for (name, range) in tensors {
+            // Layers that add nothing, so that the normalized embeddings are what the output layer sees.
+            let values = match name.as_str() {
+                "model.embed_tokens.weight" => vec![root, 0.0, 0.0, root],
+                "lm_head.weight" => vec![3f32.ln() / root, 0.0, 0.0, 0.0],
+                "model.norm.weight" => vec![1.0; 2],
+                _ => vec![0.0; range.len()],
+            };
+            parameters[range].copy_from_slice(&values);
+        }
+    });
+    let (ids, weights) = ([1, 0, 1], [0.5f32, 1.5]);
+    let mut gradients = Gradients::zeros_like(&model);
+    let losses = model
+        .forward_backward::<ModelError>(
+            &ids,
+            1,
+            &mut |_| Ok(weights.map(|weight| weight / 2.0).to_vec()),
+            &mut gradients,
+        )
+        .unwrap();
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+    close(f64::from(losses[0]), 2f64.ln());
+    close(f64::from(losses[1]), 4f64.ln());
+    close(twdag_stages::weighting::weighted_mean(&losses, &weights), 1.2130075660);
+    // Row v, column c of the gradient of the output layer is that of logit v at the token whose embedding is root * e_c:
+    // token 1 stands first, token 0 second.
+    let head = gradients.tensor("lm_head.weight").unwrap();
+    for (place, expected) in [-0.125, 0.125, 0.5625, -0.5625].into_iter().enumerate() {
+        let (row, column) = (place % 2, 1 - place / 2);
+        close(f64::from(head[row * 2 + column] / root), expected);
+    }
+}

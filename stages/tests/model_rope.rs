@@ -134,3 +134,21 @@ fn losses_of_babyllama_are_those_of_transformers() {
 fn losses_of_stories260k_are_those_of_transformers() {
     losses_are_those_of_transformers("stories260k");
 }
+
+/// theta^(-2i/d) of the models and bases of the method.
+#[test]
+fn inverse_frequencies_of_the_bases_of_the_method() {
+    for (theta, head_dim, expected) in [
+        (500_000.0, 128, [(1, 0.814617234), (32, 0.00141421356), (63, 2.45514079e-6)]),
+        (15_300_000.0, 128, [(1, 0.772216712), (32, 0.000255654996), (63, 8.46387757e-8)]),
+        (10_000.0, 32, [(1, 0.562341325), (8, 0.01), (15, 0.000177827941)]),
+    ] {
+        let rope = json!({ "rope_type": "default", "rope_theta": theta });
+        let config = config(rope.as_object().unwrap(), 8192, head_dim, true);
+        let (found, factor) = config.rope.inverse_frequencies(config.head_dim, 8192);
+        assert_eq!((found.len(), factor), (head_dim / 2, 1.0));
+        for (index, expected) in expected {
+            assert!((found[index] / expected - 1.0).abs() < 1e-6, "{theta}: {}, expected {expected}", found[index]);
+        }
+    }
+}

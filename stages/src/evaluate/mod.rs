@@ -3,10 +3,13 @@
 mod choice;
 mod detection;
 mod facts;
+mod long_ppl;
 mod needles;
 mod position;
 mod run;
 mod text;
+
+pub use long_ppl::{is_key, perplexity};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +87,23 @@ pub enum Task {
         /// Token sequences of a corpus with facts.
         tokens: Reference,
     },
+    /// Perplexity over the key tokens alone: those that an evaluator model knows well with long context and much worse
+    /// with short context, CE_short - CE_long > alpha and CE_long < -beta (LongPPL, arXiv 2410.23771). Beside it stands
+    /// the perplexity over all tokens.
+    LongPpl {
+        /// Per-token loss of the evaluator with short context.
+        short: Reference,
+        /// Per-token loss of the evaluator with long context.
+        long: Reference,
+        /// The token sequences that both are of.
+        tokens: Reference,
+        /// The least gain from long context, in nats.
+        #[serde(default = "default_alpha")]
+        alpha: f64,
+        /// The least logarithm of the probability with long context, in nats.
+        #[serde(default = "default_beta")]
+        beta: f64,
+    },
 }
 
 /// How the answer to a hidden number is judged.
@@ -100,6 +120,14 @@ fn default_distance_buckets() -> usize {
     4
 }
 
+fn default_alpha() -> f64 {
+    2.0
+}
+
+fn default_beta() -> f64 {
+    -2.0
+}
+
 impl Task {
     /// The name of its kind, as it stands in graphs and metrics.
     pub fn kind(&self) -> &'static str {
@@ -109,6 +137,7 @@ impl Task {
             Self::Needles { .. } => "Needles",
             Self::MultipleChoice { .. } => "MultipleChoice",
             Self::FarTokenDetection { .. } => "FarTokenDetection",
+            Self::LongPpl { .. } => "LongPpl",
         }
     }
 
@@ -133,6 +162,14 @@ impl Task {
             }
             Self::MultipleChoice { limit, .. } => positive("limit", limit.unwrap_or(1)),
             Self::FarTokenDetection { .. } => Ok(()),
+            Self::LongPpl { alpha, beta, .. } => {
+                for (field, value) in [("alpha", *alpha), ("beta", *beta)] {
+                    if !value.is_finite() {
+                        return Err(SettingError::new(format!("{inside}.{field}"), value, "a finite number of nats"));
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Evaluate, Task, choice, detection, facts, needles, position};
+use super::{Evaluate, Task, choice, detection, facts, long_ppl, needles, position};
 use crate::{
     data::{read_json, write_json},
     model::Model,
@@ -116,6 +116,9 @@ fn measure(bench: &Bench<'_>, name: &str, task: &Task) -> Result<Findings, Stage
             choice::measure(bench, name, data, *shots, *limit, subjects.as_deref())
         }
         Task::FarTokenDetection { short, long, tokens } => detection::measure(bench, name, short, long, tokens),
+        Task::LongPpl { short, long, tokens, alpha, beta } => {
+            long_ppl::measure(bench, name, (short, long), tokens, (*alpha, *beta))
+        }
     }
 }
 

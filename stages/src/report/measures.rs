@@ -24,6 +24,8 @@ pub(super) enum Measure {
     NeedleAccuracy,
     ChoiceAccuracy,
     AreaUnderCurve,
+    LongPerplexity,
+    Perplexity,
 }
 
 impl Measure {
@@ -37,6 +39,8 @@ impl Measure {
             Self::NeedleAccuracy => "needles found",
             Self::ChoiceAccuracy => "right answers",
             Self::AreaUnderCurve => "far tokens found, AUC",
+            Self::LongPerplexity => "LongPPL",
+            Self::Perplexity => "perplexity",
         }
     }
 
@@ -54,13 +58,17 @@ impl Measure {
             Self::AreaUnderCurve => {
                 "area under the ROC curve when the scores pick out the tokens that need far context (0.5 is chance)"
             }
+            Self::LongPerplexity => {
+                "perplexity on the key tokens, which an evaluator model knows by long context alone"
+            }
+            Self::Perplexity => "perplexity on all tokens: the exponential of the mean loss",
         }
     }
 
     pub(super) fn unit(self) -> &'static str {
         if self.is_share() {
             "%"
-        } else if self == Self::AreaUnderCurve {
+        } else if matches!(self, Self::AreaUnderCurve | Self::LongPerplexity | Self::Perplexity) {
             ""
         } else {
             "nats"
@@ -69,7 +77,12 @@ impl Measure {
 
     pub(super) fn better(self) -> Better {
         match self {
-            Self::LossFar | Self::MeanLoss | Self::LossAtEnd | Self::LossOther => Better::Lower,
+            Self::LossFar
+            | Self::MeanLoss
+            | Self::LossAtEnd
+            | Self::LossOther
+            | Self::LongPerplexity
+            | Self::Perplexity => Better::Lower,
             _ => Better::Higher,
         }
     }
@@ -124,6 +137,9 @@ fn measures(task: &Task) -> Vec<(Measure, Option<f64>, Option<u64>)> {
         Task::Needles { accuracy, samples, .. } => vec![(Measure::NeedleAccuracy, *accuracy, Some(*samples))],
         Task::MultipleChoice { accuracy, questions } => vec![(Measure::ChoiceAccuracy, *accuracy, Some(*questions))],
         Task::FarTokenDetection { area_under_curve, .. } => vec![(Measure::AreaUnderCurve, *area_under_curve, None)],
+        Task::LongPpl { long_perplexity, perplexity } => {
+            vec![(Measure::LongPerplexity, *long_perplexity, None), (Measure::Perplexity, *perplexity, None)]
+        }
         Task::Other => Vec::new(),
     }
 }

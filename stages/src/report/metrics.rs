@@ -44,6 +44,10 @@ pub(super) enum Task {
         area_under_curve: Option<f64>,
         curve: Vec<[f64; 2]>,
     },
+    LongPpl {
+        long_perplexity: Option<f64>,
+        perplexity: Option<f64>,
+    },
     /// Kinds of measurement that this report does not know yet.
     #[serde(other)]
     Other,

@@ -33,7 +33,8 @@ pub struct Score {
     pub rope: Option<Rope>,
 }
 
-/// The windows of the short-context side (method.md, section 1.4): `(L - length) mod step` must be 0.
+/// The windows of the short-context side (method.md, section 1.4): `(L - length) mod step` must be 0, unless `rest`
+/// says otherwise. LongCE with context K and step d has `(length: K + d, step: d, rest: Shorter)` and `bos: Keep`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Windows {
@@ -41,6 +42,17 @@ pub struct Windows {
     pub length: usize,
     /// Distance between window starts, T.
     pub step: usize,
+    /// What becomes of the tokens at the end of a sequence that whole windows do not reach: refused if absent, as the
+    /// authors of the method do it.
+    #[serde(default)]
+    pub rest: Option<Rest>,
+}
+
+/// What becomes of the tokens at the end of a sequence that whole windows do not reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// They get a window of fewer tokens, as in LongCE.
+    Shorter,
 }
 
 /// What the first token of each window is.

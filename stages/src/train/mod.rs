@@ -128,6 +128,13 @@ pub enum Weighting {
         /// The weights.
         weights: Reference,
     },
+    /// (1 - p)^gamma, where p is the probability that the model in training gives to the target at each step; no
+    /// gradient flows through it (focal loss, see the shape `Focal`).
+    Focal {
+        /// 0 is uniform; the larger, the less a token weighs that is known already.
+        #[serde(default = "weighting::focusing")]
+        gamma: f64,
+    },
     /// Short side from a `Score` stage, long side from the model in training at each step (frozen, live: the paper).
     Frozen {
         /// Per-token loss with short context.
@@ -146,7 +153,7 @@ pub enum Weighting {
         #[serde(default)]
         bos: Bos,
         /// Whether the short loss of the first S targets is taken from the long side, as the authors do it. Window 0
-        /// has only S - 1 targets; with `false`, target S - 1 keeps what window 1 says of it.
+        /// has only S - 1 targets; with `false`, target S - 1 keeps what window 1 says of it, as LongCE wants it.
         #[serde(default = "yes")]
         compat_overwrite: bool,
         /// How losses are compared; the shape chooses if absent (see [`Compare`]).
@@ -194,6 +201,7 @@ impl Kind for Train {
         }
         match &self.weighting {
             Weighting::Uniform | Weighting::Static { .. } => Ok(()),
+            Weighting::Focal { gamma } => weighting::focal("weighting.gamma".to_owned(), *gamma),
             Weighting::Frozen { compare, shape, .. } => weighting::check(*compare, shape, "weighting."),
             Weighting::Unfrozen { windows, compare, shape, .. } => {
                 windows.check("weighting.windows.")?;

@@ -1,4 +1,4 @@
-//! The weights of the targets of a micro-batch, in the four modes.
+//! The weights of the targets of a micro-batch, in all modes.
 
 use super::{Train, Weighting};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     model::Model,
     score::WindowPlan,
     stage::{Context, StageError},
-    weighting::weigh,
+    weighting::{Shape, weigh},
 };
 
 /// Tokens that go through the model at once in the pass over short windows; no result depends on it.
@@ -16,6 +16,7 @@ const TOKENS_AT_ONCE: usize = 8192;
 pub(super) enum Targets<'a> {
     Uniform,
     Static { weights: ArraySet },
+    Focal { shape: Shape },
     Frozen { settings: &'a Weighting, short: ArraySet },
     Unfrozen { settings: &'a Weighting, plan: WindowPlan, overwritten: usize },
 }
@@ -30,6 +31,7 @@ impl<'a> Targets<'a> {
                 weights.check_tokens(tokens)?;
                 Self::Static { weights }
             }
+            Weighting::Focal { gamma } => Self::Focal { shape: Shape::Focal { gamma: *gamma } },
             settings @ Weighting::Frozen { short, .. } => {
                 let short = ArraySet::open(context.input(short)?, ArrayKind::CrossEntropy)?;
                 short.check_tokens(tokens)?;
@@ -73,6 +75,10 @@ impl<'a> Targets<'a> {
             match self {
                 Self::Uniform => all.resize(all.len() + targets, 1.0),
                 Self::Static { weights } => all.extend(weights.row(sequence)?),
+                Self::Focal { shape } => {
+                    let weights = weigh(None, shape, long, long, sequence as u64);
+                    all.extend(weights.map_err(|error| error.in_stage("weighting."))?);
+                }
                 Self::Frozen { settings, short } => {
                     all.extend(shaped(settings, long, &short.row(sequence)?, sequence)?);
                 }
@@ -92,6 +98,6 @@ fn shaped(settings: &Weighting, long: &[f32], short: &[f32], sequence: usize) ->
         Weighting::Frozen { compare, shape, .. } | Weighting::Unfrozen { compare, shape, .. } => {
             weigh(*compare, shape, long, short, sequence as u64).map_err(|error| error.in_stage("weighting."))
         }
-        Weighting::Uniform | Weighting::Static { .. } => Ok(vec![1.0; long.len()]),
+        Weighting::Uniform | Weighting::Static { .. } | Weighting::Focal { .. } => Ok(vec![1.0; long.len()]),
     }
 }

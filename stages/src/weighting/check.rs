@@ -21,6 +21,16 @@ pub fn check(compare: Option<Compare>, shape: &Shape, inside: &str) -> Result<()
             }
             positive(place("gamma"), *gamma)
         }
+        Shape::Focal { gamma } => {
+            if let Some(compare) = compare {
+                return Err(SettingError::new(
+                    format!("{inside}compare"),
+                    format!("{compare:?}"),
+                    "nothing: focal weights depend on the long-context loss alone",
+                ));
+            }
+            focal(place("gamma"), *gamma)
+        }
         Shape::Pipeline { transforms, truncation, sparsification, normalization, interpolation, .. } => {
             for (index, transform) in transforms.iter().enumerate() {
                 if let Transform::Shift(by) = transform {
@@ -47,6 +57,15 @@ pub fn check(compare: Option<Compare>, shape: &Shape, inside: &str) -> Result<()
             }
             Ok(())
         }
+    }
+}
+
+/// Refuses an exponent of focal weights, which stands at `path`, that cannot work.
+pub fn focal(path: String, gamma: f64) -> Result<(), SettingError> {
+    if gamma >= 0.0 && gamma.is_finite() {
+        Ok(())
+    } else {
+        Err(SettingError::new(path, gamma, "a finite number, 0 (uniform weights) or more"))
     }
 }
 

@@ -5,14 +5,15 @@ mod error;
 mod pipeline;
 mod select;
 
-pub use check::check;
+pub use check::{check, focal};
 pub use error::{Side, WeightingError};
 pub use pipeline::{Weights, weigh, weighted_mean};
 
 use serde::{Deserialize, Serialize};
 
 /// How the losses of the two sides are compared. Where a setting of this type is left out, the shape chooses:
-/// `AbsoluteDifference` for `Dense` and `Sparse`, `Difference` for `LongCE` and `Pipeline`.
+/// `AbsoluteDifference` for `Dense` and `Sparse`, `Difference` for `LongCE` and `Pipeline`; `Uniform` and `Focal`
+/// compare nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compare {
     /// |CE_long - CE_short|, in nats (the paper's).
@@ -49,6 +50,13 @@ pub enum Shape {
         #[serde(default = "gamma")]
         gamma: f64,
     },
+    /// (1 - p)^gamma, where p = exp(-CE_long) is the probability of the target; not normalised, and no gradient flows
+    /// through it. The short side is not looked at (focal loss, arXiv 1708.02002, without its factor alpha).
+    Focal {
+        /// 0 is uniform; the larger, the less a token weighs that is known already.
+        #[serde(default = "focusing")]
+        gamma: f64,
+    },
     /// Any combination of the steps, in this order: transforms, truncation, sparsification, normalization,
     /// interpolation.
     Pipeline {
@@ -75,6 +83,11 @@ pub enum Shape {
 
 fn gamma() -> f64 {
     5.0
+}
+
+/// The default of focal loss.
+pub(crate) fn focusing() -> f64 {
+    2.0
 }
 
 /// One change of every compared value d.

@@ -17,7 +17,7 @@ struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// None for uniform weights, which need no losses.
+    /// None for weights that compare nothing.
     fn of(compare: Option<Compare>, shape: &'a Shape) -> Option<Self> {
         let plain = Self {
             compare: compare.unwrap_or(Compare::AbsoluteDifference),
@@ -29,7 +29,7 @@ impl<'a> Steps<'a> {
             seed: 0,
         };
         Some(match shape {
-            Shape::Uniform => return None,
+            Shape::Uniform | Shape::Focal { .. } => return None,
             Shape::Dense { lambda } => Self { interpolation: Some(*lambda), ..plain },
             Shape::Sparse { kappa, seed } => Self { sparsification: Some(*kappa), seed: *seed, ..plain },
             Shape::LongCE { gamma } => Self {
@@ -70,6 +70,11 @@ pub fn weigh(
         if let Some(target) = losses.iter().position(|loss| !loss.is_finite()) {
             return Err(WeightingError::Loss { sequence, target, side, value: losses[target] });
         }
+    }
+    if let Shape::Focal { gamma } = shape {
+        // A loss below 0 is rounding, and its power would be no number.
+        let weight = |&loss: &f32| libm::pow((-libm::expm1(-f64::from(loss))).max(0.0), *gamma) as f32;
+        return Ok(long.iter().map(weight).collect());
     }
     let Some(steps) = Steps::of(compare, shape) else { return Ok(vec![1.0; long.len()]) };
     let mut values: Vec<f64> =
