@@ -1,12 +1,12 @@
 //! What most commands take: a graph, parameters, a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
 use super::{failure::Failure, output, words::damage};
 use crate::{
-    graph::Graph,
+    graph::{Graph, workspace},
     plan::{self, Plan, PlannedStage},
     store::Store,
 };
@@ -21,6 +21,26 @@ pub(super) struct GraphArguments {
     pub(super) options: GraphOptions,
 }
 
+/// A store that is there already.
+#[derive(Debug, Args)]
+pub(super) struct StoreArguments {
+    /// The store [default: the folder `artifacts` of the workspace that the current folder lies in]
+    #[arg(long, value_name = "DIR", env = "TWDAG_STORE", hide_env_values = true)]
+    store: Option<PathBuf>,
+}
+
+impl StoreArguments {
+    /// Opens it.
+    pub(super) fn open(&self) -> Result<Store, Failure> {
+        let root = match &self.store {
+            Some(root) => root.clone(),
+            // As for a graph in the current folder.
+            None => workspace(Path::new("graph.ron"))?.join("artifacts"),
+        };
+        Ok(Store::existing(&root)?)
+    }
+}
+
 /// How the graph is read and where results live.
 #[derive(Debug, Args)]
 pub(super) struct GraphOptions {
@@ -32,16 +52,33 @@ pub(super) struct GraphOptions {
     store: Option<PathBuf>,
 }
 
+impl GraphOptions {
+    /// Opens the store that belongs to the graph.
+    pub(super) fn open(&self, graph: &Graph) -> Result<Store, Failure> {
+        let root = self.store.clone().unwrap_or_else(|| graph.workspace.join("artifacts"));
+        Ok(Store::open(&root)?)
+    }
+
+    /// Opens the store of the current folder's workspace, without a graph.
+    pub(super) fn here(&self) -> Result<Store, Failure> {
+        StoreArguments { store: self.store.clone() }.open()
+    }
+}
+
+/// Reads and checks a graph.
+pub(super) fn load(path: &Path, options: &GraphOptions) -> Result<Graph, Failure> {
+    Ok(Graph::load(path, &options.set)?)
+}
+
 impl GraphArguments {
     /// Reads and checks the graph.
     pub(super) fn load(&self) -> Result<Graph, Failure> {
-        Ok(Graph::load(&self.graph, &self.options.set)?)
+        load(&self.graph, &self.options)
     }
 
     /// Opens the store that belongs to the graph.
     pub(super) fn open(&self, graph: &Graph) -> Result<Store, Failure> {
-        let root = self.options.store.clone().unwrap_or_else(|| graph.workspace.join("artifacts"));
-        Ok(Store::open(&root)?)
+        self.options.open(graph)
     }
 
     /// Plans one stage and what it needs.

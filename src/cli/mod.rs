@@ -6,9 +6,12 @@ mod graph;
 mod live;
 mod output;
 mod path;
+mod pin;
 mod plan;
 mod run;
+mod runs;
 mod show;
+mod store;
 mod words;
 mod worker;
 
@@ -47,6 +50,11 @@ enum Command {
     Show(show::Arguments),
     Path(path::Arguments),
     Graph(graph::Arguments),
+    Runs(runs::Arguments),
+    Pin(pin::PinArguments),
+    Unpin(pin::UnpinArguments),
+    Pins(pin::PinsArguments),
+    Store(store::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
 }
@@ -80,6 +88,11 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
+        Command::Pin(arguments) => pin::pin(&arguments),
+        Command::Unpin(arguments) => pin::unpin(&arguments),
+        Command::Pins(arguments) => pin::list(&arguments),
+        Command::Store(arguments) => store::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments),
     }
 }

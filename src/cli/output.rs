@@ -30,6 +30,12 @@ pub(super) fn out(text: impl Display) {
     drop_errors(write!(stream, "{text}").and_then(|()| stream.flush()));
 }
 
+/// Writes a document as JSON to standard output.
+pub(super) fn json(document: &impl serde::Serialize) {
+    // Documents are text, numbers and digests: they always have a JSON form.
+    out(serde_json::to_string_pretty(document).unwrap_or_default() + "\n");
+}
+
 /// Writes text to standard error.
 pub(super) fn err(text: impl Display) {
     let mut stream = anstream::stderr().lock();

@@ -104,7 +104,7 @@ fn read(path: &Path) -> Result<String, GraphError> {
 }
 
 /// The nearest folder at or above the graph that holds the workspace file, else the current folder.
-fn workspace(path: &Path) -> Result<PathBuf, GraphError> {
+pub fn workspace(path: &Path) -> Result<PathBuf, GraphError> {
     let refuse = |error: std::io::Error| {
         let problem = Problem::of_file(format!("the current folder cannot be found: {error}"));
         GraphError::new(path, "", vec![problem])

@@ -15,5 +15,6 @@ pub mod syntax;
 mod translate;
 mod typing;
 
+pub use load::workspace;
 pub use model::{Graph, Input, Node, Parameter};
 pub use problem::{GraphError, Problem, Remark};

@@ -154,7 +154,10 @@ impl Attempt {
         let store = &self.shared.store;
         let action = self.resolve()?;
         let key = action.key();
+        // Nothing that is found here is collected before it is leased.
+        let _hold = store.hold()?;
         if let Some(record) = store.record(&key)? {
+            store.need([record.artifact])?;
             self.remember(&action);
             return Ok(Looked::Cached(record.artifact));
         }
@@ -164,6 +167,7 @@ impl Attempt {
         };
         // Whoever held the claim until now may have finished the work.
         if let Some(record) = store.record(&key)? {
+            store.need([record.artifact])?;
             self.remember(&action);
             return Ok(Looked::Cached(record.artifact));
         }
@@ -293,7 +297,10 @@ impl Attempt {
                 Blame::Input,
             ));
         }
+        // Until the record is there and leased, nothing points to the files.
+        let _hold = store.hold()?;
         let artifact = store.ingest(&mine.job.output)?;
+        store.need([artifact])?;
         let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
         let record = Record {
             key: mine.key,

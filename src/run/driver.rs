@@ -72,6 +72,11 @@ pub fn run(
     tell: &mut dyn FnMut(&RunEvent),
 ) -> Result<Summary, RunError> {
     let folder = store.run_folder()?;
+    // What is cached is relied on until the end, unless nothing runs: then the end is now.
+    if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
+        store.need(plan.stages.iter().filter_map(|stage| stage.artifact))?;
+        store.release();
+    }
     let in_folder = |source| RunError::Folder { path: folder.clone(), source };
     fs::create_dir(folder.join("logs")).map_err(in_folder)?;
     let journal = Journal::create(&folder).map_err(in_folder)?;

@@ -4,6 +4,7 @@
 pub mod driver;
 pub mod error;
 pub mod event;
+pub mod history;
 pub mod job;
 pub mod journal;
 pub mod state;

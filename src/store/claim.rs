@@ -35,6 +35,8 @@ impl Store {
     /// Tries to claim an action, without waiting. `owner` tells others who has it: a line such as
     /// `process 4711 on host since 12:00`. Text of an owner that is gone does no harm, since the lock counts.
     pub fn claim(&self, key: &Key, owner: &str) -> Result<ClaimAttempt, StoreError> {
+        // Collecting removes the files of claims that nobody holds.
+        let _hold = self.hold()?;
         let path = self.local("claims").join(format!("{key}.lock"));
         folder::parent(&path)?;
         // The file stays when the claim ends: removing a locked file lets two processes hold "the same" lock.

@@ -73,6 +73,20 @@ pub enum StoreError {
         /// What was found and what to do.
         problem: String,
     },
+    /// A pin that cannot be read.
+    #[error("the pin {} cannot be read: {problem}; what it keeps is unknown, so nothing is collected: remove the file and pin again", path.display())]
+    Pin {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no store where one is looked for.
+    #[error("there is no store in {}; name one with --store", path.display())]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A pattern that chooses files and cannot be read.
     #[error("the pattern `{pattern}` cannot be read: {problem}")]
     Pattern {
@@ -150,10 +164,10 @@ impl StoreError {
     /// Whose fault this is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Unusable { .. } | Self::Io { .. } | Self::Artifact { .. } => Blame::Environment,
+            Self::Unusable { .. } | Self::Io { .. } | Self::Artifact { .. } | Self::Pin { .. } => Blame::Environment,
             Self::Output { .. } | Self::Nondeterministic(_) => Blame::Stage,
             Self::NotInside { .. } | Self::Pattern { .. } => Blame::Graph,
-            Self::Source { .. } => Blame::Input,
+            Self::Source { .. } | Self::NoStore { .. } => Blame::Input,
             Self::Bug { .. } => Blame::Bug,
         }
     }

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use walkdir::WalkDir;
@@ -41,6 +42,51 @@ pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(StoreError::io("remove", folder)),
+    }
+}
+
+/// What lies in a folder, sorted; nothing if there is no such folder.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let listing = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(StoreError::io("read", folder))?,
+    };
+    let mut paths = listing
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(StoreError::io("read", folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The length of a file, or of all files below a folder.
+pub(super) fn size(path: &Path) -> u64 {
+    let files = WalkDir::new(path).into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+    files.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
+}
+
+/// How long ago a file or folder was last written to.
+pub(super) fn age(path: &Path, now: SystemTime) -> Option<Duration> {
+    let written = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    Some(now.duration_since(written).unwrap_or_default())
+}
+
+/// Whether a name is one that is given up before anything relies on it.
+pub(super) fn is_draft(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(".new-") || name.starts_with(".old-") || name.starts_with(".tmp")
+}
+
+/// Removes a file or a folder with all it holds.
+pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
+    failpoint::pass("collect.remove").map_err(StoreError::io("remove", path))?;
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => remove(path),
+        Ok(_) => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
     }
 }
 

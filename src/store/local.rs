@@ -42,12 +42,20 @@ impl Store {
         for attempt in 0_u32.. {
             let path = runs.join(if attempt == 0 { name.clone() } else { format!("{name}-{attempt}") });
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(path),
+                Ok(()) => {
+                    self.need_run(&path.file_name().unwrap_or_default().to_string_lossy())?;
+                    return Ok(path);
+                }
                 Err(error) if is_taken(&error) => {}
                 Err(error) => return Err(StoreError::io("create", path)(error)),
             }
         }
         Err(StoreError::io("create", runs)(io::Error::other("every name is taken")))
+    }
+
+    /// The folders of past runs and of those that go on.
+    pub fn run_folders(&self) -> Result<Vec<PathBuf>, StoreError> {
+        folder::entries(&self.local("runs"))
     }
 
     /// What [`Store::remember_action`] was given for this stage; `None` also if that cannot be read any more, since
@@ -92,7 +100,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 /// Any text as the name of a file: letters, digits, `-` and `_` stay, other bytes become `%XX`; long names end in
 /// a digest.
-fn file_name(text: &str) -> String {
+pub(super) fn file_name(text: &str) -> String {
     const LONGEST: usize = 120;
     let mut name = String::new();
     for byte in text.bytes() {

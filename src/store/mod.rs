@@ -4,7 +4,8 @@
 //! objects/ab/REST   contents of files, named by their BLAKE3
 //! trees/ab/REST     manifests of artifacts, named by their BLAKE3
 //! actions/ab/REST   records, named by the key of the action
-//! local/            what is derived or private to this machine: views, stat index, scratch, claims, runs
+//! pins/NAME.json    results that stay, whatever is collected
+//! local/            what is derived or private to this machine: views, indexes, scratch, claims, leases, runs, quarantine
 //! ```
 //!
 //! Whatever has its final name is complete: it was written and flushed under another name, or inside a stage's
@@ -12,13 +13,18 @@
 //! it had when its content was last hashed; one that differs in any of them (copied, touched, tampered with) is hashed
 //! again before it is trusted. What turns out to be damaged is set aside in `local/quarantine` and computed again.
 
+mod check;
 mod claim;
+mod collect;
 mod error;
 mod folder;
 mod ingest;
+mod inventory;
+mod lease;
 mod local;
 mod manifest;
 mod object;
+mod pin;
 mod provenance;
 mod quarantine;
 mod record;
@@ -30,12 +36,17 @@ mod view;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
 };
 
+pub use check::{Checked, Finding, Hashing, Sort};
 pub use claim::{Claim, ClaimAttempt};
+pub use collect::{Collected, Kept, Removed, Retention, Root, RootSort};
 pub use error::{StoreError, TwoResults};
+pub use inventory::RoomSize;
+pub use lease::{Hold, InUse};
 pub use manifest::{Entry, Manifest};
+pub use pin::{Pin, PinnedStage};
 pub use provenance::Provenance;
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput};
@@ -48,10 +59,13 @@ pub struct Store {
     stat_index: Mutex<stat_index::StatIndex>,
     seals: Mutex<seals::Seals>,
     damage: Mutex<Vec<Damage>>,
+    opened: Mutex<Option<Hold>>,
+    lease: Mutex<Option<lease::Lease>>,
 }
 
 impl Store {
-    /// Opens the store at `root`, and creates it if it is not there.
+    /// Opens the store at `root`, and creates it if it is not there. Nothing is collected until [`Store::release`], or
+    /// the end of the store.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
         for folder in ["objects", "trees", "actions", "local"] {
@@ -62,7 +76,26 @@ impl Store {
         tempfile::tempfile_in(&local).map_err(StoreError::unusable(&root, "write into", &local))?;
         let stat_index = Mutex::new(stat_index::StatIndex::new(local.join("stat-index.json")));
         let seals = Mutex::new(seals::Seals::new(local.join("seals")));
-        Ok(Self { root, stat_index, seals, damage: Mutex::default() })
+        let store = Self {
+            root,
+            stat_index,
+            seals,
+            damage: Mutex::default(),
+            opened: Mutex::default(),
+            lease: Mutex::default(),
+        };
+        let hold = store.hold()?;
+        *store.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+        Ok(store)
+    }
+
+    /// Opens a store that is there.
+    pub fn existing(root: &Path) -> Result<Self, StoreError> {
+        if root.join("objects").is_dir() && root.join("actions").is_dir() {
+            Self::open(root)
+        } else {
+            Err(StoreError::NoStore { path: root.to_owned() })
+        }
     }
 
     /// The folder that the store lies in.

@@ -95,7 +95,7 @@ impl Store {
         }
     }
 
-    fn read_record(&self, key: &Key) -> Result<Option<Record>, String> {
+    pub(super) fn read_record(&self, key: &Key) -> Result<Option<Record>, String> {
         let path = self.named("actions", key.digest());
         let (bytes, inode) = match sealed::read(&path) {
             Ok(read) => read,

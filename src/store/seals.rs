@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::local;
+use super::{Store, StoreError, local};
 use crate::{digest::Digest, failpoint};
 
 const CONTENT: usize = 48;
@@ -80,6 +80,12 @@ impl Seals {
         }
     }
 
+    /// Writes an index that holds what was added and nothing else.
+    pub(super) fn replace(&mut self) -> Result<(), StoreError> {
+        let bytes: Vec<u8> = self.added.drain(..).flat_map(|seen| [&seen.0[..], &seen.check()].concat()).collect();
+        local::replace(&self.path, &bytes)
+    }
+
     /// Appends what was added, in one write. What cannot be kept is looked at again some day.
     pub(super) fn save(&mut self) {
         let mut bytes = Vec::with_capacity(self.added.len() * ENTRY);
@@ -134,6 +140,25 @@ impl Seals {
             .collect();
         let _ = local::replace(&self.path, &bytes);
     }
+}
+
+/// Those of some objects that are as they were when they were last hashed, before names of theirs go.
+pub(super) fn known(store: &Store, digests: Vec<Digest>) -> Vec<Digest> {
+    let mut seals = store.seals();
+    let as_noted =
+        |digest: &Digest| fs::symlink_metadata(store.object(digest)).is_ok_and(|metadata| seals.has(digest, &metadata));
+    digests.into_iter().filter(as_noted).collect()
+}
+
+/// Notes objects that names were just taken from.
+pub(super) fn note(store: &Store, digests: &[Digest]) {
+    let mut seals = store.seals();
+    for digest in digests {
+        if let Ok(metadata) = fs::symlink_metadata(store.object(digest)) {
+            seals.add(digest, &metadata);
+        }
+    }
+    seals.save();
 }
 
 /// The intact entries, and how many bytes need not be read again. After a torn entry, the next one is found by

@@ -89,6 +89,16 @@ impl StatIndex {
         self.added.insert(path.to_string_lossy().into_owned(), Known { identity, digest });
     }
 
+    /// Removes an index that cannot be read, so that it fills again.
+    pub(super) fn repair(&mut self) -> Result<(), StoreError> {
+        let unreadable = fs::read(&self.path).is_ok_and(|bytes| sealed::open::<Content>(&bytes).is_err());
+        if unreadable {
+            fs::remove_file(&self.path).map_err(StoreError::io("remove", &self.path))?;
+            self.loaded = None;
+        }
+        Ok(())
+    }
+
     /// Writes what was added. Entries that another process wrote in the meantime stay; if two write in the same
     /// moment, one set is lost and hashed again some day.
     pub(super) fn save(&mut self) -> Result<(), StoreError> {

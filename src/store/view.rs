@@ -16,6 +16,7 @@ impl Store {
     /// A read-only folder that holds an artifact, looked at file by file: hard links to the objects, or copies where those cannot be (files
     /// that may be run, file systems without links). It is made once, and again if somebody damaged it.
     pub fn view(&self, artifact: &ArtifactId) -> Result<PathBuf, StoreError> {
+        let _hold = self.hold()?;
         let manifest = self.manifest(artifact)?;
         let view = self.local("views").join(artifact.to_string());
         if self.is_whole(&view, &manifest) {
@@ -74,7 +75,7 @@ impl Store {
     }
 
     /// Whether a view holds exactly the files of the manifest; a file that was not seen as it is now is hashed.
-    fn is_whole(&self, view: &Path, manifest: &Manifest) -> bool {
+    pub(super) fn is_whole(&self, view: &Path, manifest: &Manifest) -> bool {
         let mut entries = manifest.files().iter();
         let mut found = Vec::with_capacity(manifest.files().len());
         for entry in WalkDir::new(view).min_depth(1) {

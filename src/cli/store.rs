@@ -1,0 +1,37 @@
+//! `twdag store`: looking after a store.
+
+mod check;
+mod collect;
+mod quantity;
+mod size;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Failure;
+
+/// Look after the store: check it, see its size, remove what nobody needs
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag store size
+  twdag store check
+  twdag store gc --keep-runs 3 --dry-run")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Arguments),
+    Gc(collect::Arguments),
+    Size(size::Arguments),
+}
+
+/// Does what is asked for.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    match &arguments.command {
+        Command::Check(arguments) => check::run(arguments),
+        Command::Gc(arguments) => collect::run(arguments),
+        Command::Size(arguments) => size::run(arguments),
+    }
+}

@@ -1,0 +1,111 @@
+//! `twdag store check`: every byte looked at, and repaired what can be repaired.
+
+use std::{io::IsTerminal, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::{
+    blame::exit,
+    cli::{
+        arguments::StoreArguments,
+        failure::Failure,
+        output::{self, BAD, FAINT, GOOD, NOTE, paint},
+        words::{bytes, path, quantity},
+    },
+    store::{Checked, Finding, Sort},
+};
+
+/// Hash everything, set damage aside, and repair what can be repaired
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag store check
+  twdag store check --json | jq -r '.findings[] | select(.sort == \"lost\") | .problem'
+
+Damaged files are set aside in local/quarantine, records of lost results are removed, so that the
+next run computes them again, and what interrupted processes left is removed. Runs may go on
+meanwhile. The exit code is 1 if anything was damaged or lost; a second check then gives 0.")]
+pub(super) struct Arguments {
+    /// Print one JSON object (docs/machine-readable.md)
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArguments,
+}
+
+#[derive(Serialize)]
+struct Document {
+    store: String,
+    whole: bool,
+    #[serde(flatten)]
+    checked: Checked,
+}
+
+/// Checks.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let store = arguments.store.open()?;
+    let bar = bar();
+    let checked = store.check(&|hashing| {
+        bar.set_length(hashing.total);
+        bar.set_position(hashing.done);
+    })?;
+    bar.finish_and_clear();
+    let whole = checked.is_whole();
+    let root = store.root().display().to_string();
+    if arguments.json {
+        output::json(&Document { store: root, whole, checked });
+    } else {
+        output::out(told(&checked, &path(store.root())));
+    }
+    Ok(if whole { exit::SUCCESS } else { exit::STAGE_FAILED })
+}
+
+fn bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "  hashing {bar:20.cyan/dim} {percent:>3}%  {bytes} of {total_bytes}, {bytes_per_sec}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+    .progress_chars("━╸─");
+    let bar = ProgressBar::new(0).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn told(checked: &Checked, root: &str) -> String {
+    let lines: String = checked.findings.iter().map(line).collect();
+    let count = |sort| checked.findings.iter().filter(|finding| finding.sort == sort).count();
+    let verdict = if checked.is_whole() {
+        paint(GOOD, "whole")
+    } else {
+        let counts = format!("{} damaged, {} lost", count(Sort::Damaged), count(Sort::Lost));
+        paint(BAD, counts)
+    };
+    let again = if checked.is_whole() { "" } else { "runs compute again what they need of it\n" };
+    format!(
+        "{lines}{root}: {verdict}; {}, {}, {}, {} are as they should be\n{again}",
+        quantity(checked.records, "records"),
+        quantity(checked.artifacts, "artifacts"),
+        quantity(checked.objects, "objects"),
+        bytes(checked.bytes as f64),
+    )
+}
+
+fn line(finding: &Finding) -> String {
+    let (style, word) = match finding.sort {
+        Sort::Damaged => (BAD, "damaged "),
+        Sort::Lost => (BAD, "lost    "),
+        Sort::Foreign => (NOTE, "foreign "),
+        Sort::Leftover => (FAINT, "leftover"),
+    };
+    format!(
+        "  {} {}\n           {}; {}\n",
+        paint(style, word),
+        path(&finding.path),
+        finding.problem,
+        paint(FAINT, &finding.repair)
+    )
+}

@@ -1,0 +1,139 @@
+//! `twdag store gc`: what nobody needs goes.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::quantity::{age, size};
+use crate::{
+    blame::exit,
+    cli::{
+        arguments::StoreArguments,
+        failure::Failure,
+        output::{self, FAINT, NOTE, STRONG, paint, table},
+        words::{bytes, duration, quantity},
+    },
+    run::history,
+    store::{Collected, Kept, Retention, Root, RootSort},
+};
+
+/// Remove results that no pin, no recent run and no running process needs
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag store gc --dry-run                      what would go, and what keeps how much
+  twdag store gc --keep-runs 3 --older-than 2d
+  twdag store gc --max-size 20GiB               let the oldest runs go until the rest fits
+
+A result stays if a pin keeps it (twdag pin), if one of the last runs of a graph gave or used it, if it
+was recorded a short time ago, or if a process that runs now relies on it.")]
+pub(super) struct Arguments {
+    /// Keep the results of the last N runs of each graph
+    #[arg(long, value_name = "N", default_value = "10")]
+    keep_runs: usize,
+    /// Keep whatever was run or recorded later than this long ago (s, min, h, d, w)
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
+    older_than: Duration,
+    /// Let the oldest runs go until what stays is no larger than this (B, kB, MB, GB, TB, KiB … TiB); pins stay
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
+    /// Remove nothing, and tell what would go and what keeps how much
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object (docs/machine-readable.md)
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArguments,
+}
+
+#[derive(Serialize)]
+struct Document {
+    store: String,
+    dry_run: bool,
+    #[serde(flatten)]
+    collected: Collected,
+}
+
+/// Collects.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let store = arguments.store.open()?;
+    let since = SystemTime::now().checked_sub(arguments.older_than).unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut roots: Vec<Root> = store
+        .pins()?
+        .into_iter()
+        .map(|pin| Root {
+            sort: RootSort::Pin,
+            name: pin.name,
+            artifacts: pin.stages.iter().map(|stage| stage.artifact).collect(),
+            time: pin.time,
+        })
+        .collect();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    // The latest come first.
+    for past in history::runs(&store)? {
+        let number = seen.entry(past.graph).or_default();
+        *number += 1;
+        if *number <= arguments.keep_runs || SystemTime::try_from(past.last).is_ok_and(|last| last >= since) {
+            let artifacts = past.stages.iter().filter_map(|stage| stage.artifact).collect();
+            roots.push(Root { sort: RootSort::Run, name: past.name, artifacts, time: past.last });
+        }
+    }
+    let (max_size, dry_run) = (arguments.max_size, arguments.dry_run);
+    let collected = store.collect(Retention { roots, since, max_size, dry_run })?;
+    if arguments.json {
+        output::json(&Document { store: store.root().display().to_string(), dry_run, collected });
+    } else {
+        output::out(told(&collected, arguments));
+        if collected.over_size {
+            let problem = "pins, and what runs now, keep more than that; unpin something to get below it";
+            output::err(format!("{}: {problem}\n", paint(NOTE, "warning")));
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn told(collected: &Collected, arguments: &Arguments) -> String {
+    let mut rows: Vec<Vec<String>> = collected.roots.iter().map(|kept| row(kept, arguments)).collect();
+    rows.push(vec![paint(STRONG, "together"), String::new(), String::new(), bytes(collected.kept_bytes as f64)]);
+    let removed = &collected.removed;
+    let counts: Vec<String> = [
+        (removed.records, "records"),
+        (removed.artifacts, "artifacts"),
+        (removed.objects, "objects"),
+        (removed.views, "views"),
+        (removed.scratch, "unfinished"),
+        (removed.runs, "run folders"),
+        (removed.quarantined, "quarantined"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, word)| quantity(count, word))
+    .collect();
+    let goes = if arguments.dry_run { "would go" } else { "gone" };
+    let what = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+    let let_go: String = collected
+        .let_go
+        .iter()
+        .map(|name| format!("  {} run {name}, to stay below the size\n", paint(NOTE, "let go")))
+        .collect();
+    format!("kept by\n{}{let_go}{goes}: {} ({what})\n", table(&rows), paint(STRONG, bytes(removed.bytes as f64)))
+}
+
+fn row(kept: &Kept, arguments: &Arguments) -> Vec<String> {
+    let name = match kept.sort {
+        RootSort::Running => kept.name.clone(),
+        RootSort::Pin => format!("pin {}", kept.name),
+        RootSort::Run => format!("run {}", kept.name),
+        RootSort::Recent => format!("recorded in the last {}", duration(arguments.older_than.as_secs_f64())),
+    };
+    vec![
+        name,
+        quantity(kept.artifacts, "artifacts"),
+        bytes(kept.bytes as f64),
+        paint(FAINT, format!("{} of it by nothing else", bytes(kept.alone_bytes as f64))),
+    ]
+}

@@ -1,0 +1,158 @@
+//! Who uses the store right now, so that nothing is collected that somebody needs.
+//!
+//! A *hold* is a shared lock on `local/lock`, for moments: while the store is looked into, while a result is taken in
+//! and recorded. Collecting takes the same lock alone. A *lease* is for as long as a process lives: a locked file in
+//! `local/leases` that lists the artifacts it relies on and the run it keeps. Both end with their process.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, TryLockError},
+    path::PathBuf,
+    sync::PoisonError,
+};
+
+use super::{Store, StoreError, folder};
+use crate::{digest::ArtifactId, failpoint};
+
+/// While one is held, nothing is collected.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: File,
+}
+
+/// The open and locked file of a lease.
+#[derive(Debug)]
+pub(super) struct Lease {
+    path: PathBuf,
+    file: File,
+    held: BTreeSet<ArtifactId>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // One that stays is of nobody, which its missing lock shows.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What the processes that live now rely on.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Artifacts.
+    pub artifacts: BTreeSet<ArtifactId>,
+    /// Names of run folders.
+    pub runs: BTreeSet<String>,
+}
+
+impl Store {
+    /// Keeps collectors out until the hold is dropped; waits for one that is at work.
+    pub fn hold(&self) -> Result<Hold, StoreError> {
+        self.lock(File::lock_shared)
+    }
+
+    /// Waits until nobody holds the store, and keeps everybody out.
+    pub(super) fn alone(&self) -> Result<Hold, StoreError> {
+        self.release();
+        self.lock(File::lock)
+    }
+
+    fn lock(&self, lock: fn(&File) -> std::io::Result<()>) -> Result<Hold, StoreError> {
+        let path = self.local("lock");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StoreError::io("open", &path))?;
+        lock(&file).map_err(StoreError::io("lock", &path))?;
+        Ok(Hold { _lock: file })
+    }
+
+    /// Ends the hold that opening the store began. What is needed later must be leased before.
+    pub fn release(&self) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Keeps artifacts from being collected until this process ends, or drops the store.
+    pub fn need(&self, artifacts: impl IntoIterator<Item = ArtifactId>) -> Result<(), StoreError> {
+        let mut new: Vec<ArtifactId> = artifacts.into_iter().collect();
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = &*lease {
+            new.retain(|artifact| !lease.held.contains(artifact));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let lines: String = new.iter().map(|artifact| format!("artifact {artifact}\n")).collect();
+        self.write_lease(&mut lease, &lines)?.held.extend(new);
+        Ok(())
+    }
+
+    /// Keeps a run folder from being collected until this process ends.
+    pub(super) fn need_run(&self, name: &str) -> Result<(), StoreError> {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_lease(&mut lease, &format!("run {name}\n")).map(drop)
+    }
+
+    fn write_lease<'a>(&self, lease: &'a mut Option<Lease>, lines: &str) -> Result<&'a mut Lease, StoreError> {
+        let _hold = self.hold()?;
+        let lease = match lease {
+            Some(lease) => lease,
+            None => lease.insert(self.begin_lease()?),
+        };
+        failpoint::write("run.lease", &mut lease.file, lines.as_bytes())
+            .map_err(StoreError::io("write", &lease.path))?;
+        Ok(lease)
+    }
+
+    fn begin_lease(&self) -> Result<Lease, StoreError> {
+        let leases = self.local("leases");
+        fs::create_dir_all(&leases).map_err(StoreError::io("create", &leases))?;
+        let (file, path) = tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempfile_in(&leases)
+            .map_err(StoreError::io("write into", &leases))?
+            .keep()
+            .map_err(|error| StoreError::io("write into", &leases)(error.error))?;
+        let lease = Lease { path, file, held: BTreeSet::new() };
+        lease.file.lock().map_err(StoreError::io("lock", &lease.path))?;
+        Ok(lease)
+    }
+
+    /// What the processes that live now rely on. Call it while the store is held; with `sweep` (alone) the leases of
+    /// the dead go.
+    pub(super) fn leased(&self, sweep: bool) -> Result<InUse, StoreError> {
+        let mut in_use = InUse::default();
+        for path in folder::entries(&self.local("leases"))? {
+            let Ok(file) = File::open(&path) else { continue };
+            match file.try_lock() {
+                Ok(()) => {
+                    if sweep {
+                        let _ = fs::remove_file(&path);
+                    }
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+                    for line in text.lines() {
+                        match line.split_once(' ') {
+                            Some(("artifact", id)) => in_use.artifacts.extend(id.parse::<ArtifactId>()),
+                            Some(("run", name)) => {
+                                in_use.runs.insert(name.to_owned());
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            }
+        }
+        Ok(in_use)
+    }
+
+    /// What the processes that live now rely on.
+    pub fn in_use(&self) -> Result<InUse, StoreError> {
+        let _hold = self.hold()?;
+        self.leased(false)
+    }
+}
