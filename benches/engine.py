@@ -1,0 +1,79 @@
+"""Scoring and training beside PyTorch: the same shapes and precision, in turn, in one run.
+
+    python benches/engine.py                            all cases, 2 rounds
+    python benches/engine.py --cases "score 15m 2048 1" --rounds 3
+    python benches/engine.py --preload /usr/lib/x86_64-linux-gnu/libjemalloc.so.2
+
+Run it from the repository with a Python that has PyTorch; it builds the other side itself. Each figure is the better
+round of a median over repetitions. `others` is how many cores other processes used meanwhile: above 0.1 the figure
+does not count. PyTorch needs a caching allocator for a fair race: name one with --preload.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+CASES = [
+    *(f"score {model} {length} 1" for model in ("15m", "135m") for length in (512, 2048, 8192)),
+    *(f"train 15m {case}" for case in ("512 1", "512 4", "2048 1", "2048 4", "8192 1")),
+    "train 135m 2048 1",
+]
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def build():
+    """Builds the benchmark and answers its path."""
+    command = ["cargo", "bench", "--workspace", "--bench", "engine", "--no-run", "--message-format=json"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    built = [message for message in map(json.loads, lines) if message.get("target", {}).get("name") == "engine"]
+    return next(message["executable"] for message in built if message.get("executable"))
+
+
+def run(command, environment):
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH, quoted")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--preload", help="an allocator for PyTorch, such as jemalloc's shared library")
+    options = parser.parse_args()
+    ours = [build()]
+    theirs = [sys.executable, str(ROOT / "benches" / "engine_torch.py")]
+    plain = dict(os.environ)
+    preloaded = {**plain, "LD_PRELOAD": options.preload} if options.preload else plain
+    preloaded["MALLOC_CONF"] = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
+
+    print("| case | twdag, tokens/s | PyTorch | ratio | twdag, peak MiB | PyTorch | ratio | others |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    ratios = {}
+    for case in options.cases:
+        best = {}
+        for _ in range(options.rounds):
+            for side, command, environment in (("ours", ours, plain), ("theirs", theirs, preloaded)):
+                found = run([*command, *case.split()], environment)
+                if found and found["tokens_per_second"] > best.get(side, {"tokens_per_second": 0})["tokens_per_second"]:
+                    best[side] = found
+        if len(best) < 2:
+            print(f"| {case} | failed: {sorted({'ours', 'theirs'} - set(best))} | | | | | | |", flush=True)
+            continue
+        ours_, theirs_ = best["ours"], best["theirs"]
+        speed = ours_["tokens_per_second"] / theirs_["tokens_per_second"]
+        ratios.setdefault(case.split()[0], []).append(speed)
+        print(
+            f"| {case} | {ours_['tokens_per_second']:.0f} | {theirs_['tokens_per_second']:.0f} | {speed:.2f}"
+            f" | {ours_['peak_mib']} | {theirs_['peak_mib']} | {ours_['peak_mib'] / theirs_['peak_mib']:.2f}"
+            f" | {max(ours_['others'], theirs_['others']):.2f} |",
+            flush=True,
+        )
+    for task, values in ratios.items():
+        print(f"\n{task}: geometric mean of the ratios {math.exp(sum(map(math.log, values)) / len(values)):.2f}")
+
+
+main()

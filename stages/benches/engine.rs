@@ -1,0 +1,125 @@
+//! Measures the engine on random weights and prints one JSON object a case; `benches/engine.py` puts PyTorch beside it.
+//!
+//!     cargo bench --workspace --bench engine -- score 15m 2048 1
+//!     cargo bench --workspace --bench engine -- train 15m 512 4
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError};
+
+// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Repetitions after one to warm up: as many as fit this time, but no fewer than [`LEAST`].
+const BUDGET: Duration = Duration::from_secs(10);
+const LEAST: usize = 3;
+
+fn main() {
+    // Cargo adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [task, name, length, batch] = &arguments[..] else {
+        panic!("expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`; found {arguments:?}");
+    };
+    let (length, batch): (usize, usize) = (length.parse().expect("a length"), batch.parse().expect("a batch"));
+    let mut model = Model::initialize(config(name), 0.02, 0);
+    let vocabulary = model.config().vocab_size as u32;
+    let ids: Vec<u32> = (0..(batch * length) as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
+    let measured = match task.as_str() {
+        "score" => measure(|| {
+            model.score(&ids, batch).expect("scores");
+        }),
+        "train" => {
+            let mut optimizer = AdamW::new(&model, AdamWSettings::default());
+            let mut gradients = Gradients::zeros_like(&model);
+            measure(move || {
+                gradients.zero();
+                let mut mean = |losses: &[f32]| Ok::<_, ModelError>(vec![1.0 / losses.len() as f32; losses.len()]);
+                model.forward_backward(&ids, batch, &mut mean, &mut gradients).expect("gradients");
+                let clip_factor = (1.0 / gradients.global_norm()).min(1.0);
+                optimizer.step(&mut model, &gradients, 1e-4, clip_factor).expect("a step");
+            })
+        }
+        other => panic!("unknown task `{other}`, expected `score` or `train`"),
+    };
+    let tokens = (batch * length) as f64;
+    println!(
+        "{}",
+        json!({
+            "tokens_per_second": tokens / measured.seconds, "repetitions": measured.repetitions,
+            "peak_mib": peak_mib(), "others": measured.others,
+        })
+    );
+}
+
+/// The shapes that both sides know.
+fn config(name: &str) -> Config {
+    let (hidden, layers, heads, key_value_heads, intermediate, vocabulary) = match name {
+        "15m" => (288, 6, 6, 6, 768, 32_000),
+        "135m" => (576, 30, 9, 3, 1536, 49_152),
+        other => panic!("unknown model `{other}`, expected `15m` or `135m`"),
+    };
+    let object = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
+        "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads, "rms_norm_eps": 1e-5, "max_position_embeddings": 65_536,
+        "rope_theta": 10_000.0, "tie_word_embeddings": true,
+    });
+    let Value::Object(object) = object else { unreachable!() };
+    Config::from_json("config.json".as_ref(), object).expect("a configuration")
+}
+
+struct Measured {
+    /// Median of the repetitions.
+    seconds: f64,
+    repetitions: usize,
+    /// Cores that other processes kept busy meanwhile.
+    others: f64,
+}
+
+fn measure(mut work: impl FnMut()) -> Measured {
+    work();
+    let mut seconds = Vec::new();
+    let (started, busy, own) = (Instant::now(), machine_seconds(), own_seconds());
+    while seconds.len() < LEAST || started.elapsed() < BUDGET {
+        let started = Instant::now();
+        work();
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    let wall = started.elapsed().as_secs_f64();
+    let others = ((machine_seconds() - busy) - (own_seconds() - own)).max(0.0) / wall;
+    seconds.sort_by(f64::total_cmp);
+    Measured { seconds: seconds[seconds.len() / 2], repetitions: seconds.len(), others }
+}
+
+/// Clock ticks a second in /proc, the same on every Linux that Rust runs on.
+const TICKS: f64 = 100.0;
+
+/// Seconds that all cores were busy since the start of the machine.
+fn machine_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/stat").expect("/proc/stat");
+    let fields = text.lines().next().expect("a line").split_whitespace().skip(1).take(8);
+    let ticks: Vec<f64> = fields.map(|field| field.parse().expect("ticks")).collect();
+    // The fourth and fifth count idle time.
+    (ticks.iter().sum::<f64>() - ticks[3] - ticks[4]) / TICKS
+}
+
+/// Seconds of all cores that this process used.
+fn own_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/self/stat").expect("/proc/self/stat");
+    let after_name = text.rsplit_once(')').expect("a name").1;
+    after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("ticks")).sum::<f64>() / TICKS
+}
+
+/// The largest resident size of this process.
+fn peak_mib() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = text.lines().find(|line| line.starts_with("VmHWM")).expect("a peak");
+    line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") / 1024
+}
