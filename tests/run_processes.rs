@@ -107,6 +107,94 @@ fn a_killed_driver_takes_its_workers_along() {
     ends_well(&place);
 }
 
+/// A stage whose program starts two others and waits: one stays in its process group, one leaves it.
+fn with_descendants(place: &Place) {
+    let file = place.path("started");
+    let script = "sleep 600 & echo $! > $1.new; setsid sleep 600 & echo $$ $! >> $1.new; mv $1.new $1; \
+                  until test -e $2; do sleep 0.02; done; echo result > $0/file";
+    let gate = place.path("gate");
+    place.graph(&[&format!(
+        r#""gated": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}", "{}"])"#,
+        file.display(),
+        gate.display()
+    )]);
+}
+
+/// The worker, then the programs.
+fn descendants(place: &Place, run: &mut Running) -> Vec<i32> {
+    let worker = pid(&run.until("stage-started", "gated"));
+    wait_until("the stage starts", || place.path("started").exists());
+    let programs = std::fs::read_to_string(place.path("started")).unwrap();
+    let mut processes: Vec<i32> = programs.split_whitespace().map(|process| process.parse().unwrap()).collect();
+    assert!(processes.len() == 3 && processes.iter().all(|process| lives(*process)));
+    processes.insert(0, worker);
+    processes
+}
+
+/// The children of a process.
+fn children(process: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap();
+    list.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+/// Kills processes without any of them seeing another one end.
+fn kill_at_the_same_instant(processes: &[i32]) {
+    for signal in [Signal::STOP, Signal::KILL] {
+        for &process in processes {
+            send(process, signal);
+        }
+    }
+}
+
+#[test]
+fn a_driver_and_a_worker_that_are_killed_together_leave_no_program_behind() {
+    let place = Place::new();
+    with_descendants(&place);
+    let mut run = place.start(&[]);
+    let processes = descendants(&place, &mut run);
+    kill_at_the_same_instant(&[run.pid(), processes[0]]);
+    assert_eq!(run.end_killed(), Some(Signal::KILL.as_raw()));
+    all_end(&processes);
+    place.write("gate", "");
+    assert_eq!(place.run(&[]).with_outcome("ran"), ["gated"]);
+}
+
+#[test]
+fn what_even_the_guard_could_not_end_the_next_attempt_does() {
+    let place = Place::new();
+    with_descendants(&place);
+    let mut run = place.start(&[]);
+    let processes = descendants(&place, &mut run);
+    let guards: Vec<i32> = children(run.pid()).into_iter().filter(|child| *child != processes[0]).collect();
+    let [guard] = guards.as_slice() else { panic!("one guard expected: {guards:?}") };
+    kill_at_the_same_instant(&[*guard, run.pid(), processes[0]]);
+    assert_eq!(run.end_killed(), Some(Signal::KILL.as_raw()));
+    let [worker, stays, program, leaves] = processes.as_slice() else { panic!("{processes:?}") };
+    all_end(&[*worker, *program]);
+    let left = [*stays, *leaves];
+    assert!(left.iter().all(|process| lives(*process)), "nobody is left to end them");
+    place.write("gate", "");
+    assert_eq!(place.run(&[]).with_outcome("ran"), ["gated"]);
+    assert!(!left.iter().any(|process| lives(*process)), "before the new attempt writes its output");
+}
+
+#[test]
+fn the_guard_goes_with_the_run_and_does_not_hear_the_terminal() {
+    let place = Place::new();
+    with_descendants(&place);
+    let mut run = place.start(&[]);
+    let processes = descendants(&place, &mut run);
+    let guard: Vec<i32> = children(run.pid()).into_iter().filter(|child| *child != processes[0]).collect();
+    assert!(guard.len() == 1 && lives(guard[0]));
+    assert_eq!(std::fs::read_to_string(format!("/proc/{}/comm", guard[0])).unwrap(), "run-guard\n");
+    let group = rustix::process::getpgid(rustix::process::Pid::from_raw(guard[0])).unwrap();
+    assert_eq!(group.as_raw_nonzero().get(), guard[0], "a process group of its own");
+    place.write("gate", "");
+    assert_eq!(run.end().code, Some(0));
+    assert!(!lives(guard[0]), "before the driver ends");
+    all_end(&processes);
+}
+
 #[test]
 fn an_interrupt_stops_the_workers_and_exits_with_130() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {

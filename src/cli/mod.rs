@@ -3,6 +3,7 @@
 mod arguments;
 mod failure;
 mod graph;
+mod guard;
 mod live;
 mod output;
 mod path;
@@ -57,6 +58,9 @@ enum Command {
     Store(store::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
+    /// Wait for the end of a run and end what it left behind
+    #[command(hide = true)]
+    Guard,
 }
 
 /// Reads the command line and does what it says.
@@ -94,6 +98,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Pins(arguments) => pin::list(&arguments),
         Command::Store(arguments) => store::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments),
+        Command::Guard => Ok(guard::run()),
     }
 }
 

@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     blame::exit,
-    graph::Graph,
+    graph::{Available, Graph, Workspace},
     plan,
     run::{
         driver::{self, Options, Summary},
         event::{RunEvent, RunOutcome},
+        resources::{Budget, Totals},
     },
     store::Store,
 };
@@ -27,6 +28,7 @@ use crate::{
 #[command(after_help = "Examples:
   twdag run graphs/quickstart.ron
   twdag run graphs/quickstart.ron report --set lambda=0.5
+  twdag run graphs/quickstart.ron --jobs 2 --resource memory=12GiB --resource gpu=0,1
   twdag run graphs/quickstart.ron --json | jq -c 'select(.event == \"stage-finished\")'
 
 Ctrl-C asks the running stages to keep what is done and stop; a second Ctrl-C ends them at once.
@@ -37,9 +39,13 @@ pub(super) struct Arguments {
     /// Only these stages and what they need
     #[arg(value_name = "STAGE", value_parser = stage_name())]
     stages: Vec<String>,
-    /// Stages that may run at the same time; they share the cores, and each is parallel inside
-    #[arg(long, value_name = "N", default_value = "1")]
-    jobs: NonZeroUsize,
+    /// Stages that may run at the same time, which share the cores [default: as many as the resources allow; a
+    /// stage whose policy does not say how much `cpu` it wants takes all]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
+    #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
+    resources: Vec<(String, Available)>,
     /// Print events as JSON Lines (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -57,13 +63,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
+    let totals = Totals::find(&arguments.resources, &Workspace::load(&graph.workspace)?);
+    let jobs = arguments.jobs.map(NonZeroUsize::get);
     if arguments.dry_run {
         tell_damage(&store);
+        Budget::new(&graph, &plan, &totals, jobs)?;
         plan_command::tell(&graph, &plan, arguments.json);
         return Ok(exit::SUCCESS);
     }
     let reports = reports(&graph, &targets);
-    let options = Options::new(arguments.jobs.get(), arguments.keep_going);
+    let options = Options { jobs, keep_going: arguments.keep_going, totals };
     let root = store.root().to_owned();
     let summary = if arguments.json {
         driver::run(graph, plan, store, options, &mut |event| json_line(event))?
@@ -79,6 +88,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         RunOutcome::Failed => exit::STAGE_FAILED,
         RunOutcome::Interrupted => exit::INTERRUPTED,
     })
+}
+
+/// `--resource` needs a name, an equals sign and an amount.
+fn resource(text: &str) -> Result<(String, Available), String> {
+    let Some((name, amount)) = text.split_once('=') else {
+        return Err("expected NAME=AMOUNT, such as cpu=4, memory=16GiB or gpu=0,1".to_owned());
+    };
+    Ok((name.trim().to_owned(), Available::from_argument(name.trim(), amount)?))
 }
 
 fn json_line(event: &RunEvent) {

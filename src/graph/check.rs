@@ -4,7 +4,7 @@ use petgraph::algo::tarjan_scc;
 use twdag_stages::stage::{Reference, SettingError};
 
 use super::{
-    Input, Node, Problem,
+    Input, Node, Policy, Problem,
     model::edges,
     suggest::similar,
     syntax::{Span, Value},
@@ -36,7 +36,7 @@ pub(super) fn nodes(typed: Vec<(Site<'_>, Typed)>, problems: &mut Vec<Problem>) 
         }
         links.push(found);
         if let Some(stage) = stage {
-            nodes.push(Node { name: site.stage.to_owned(), stage, inputs });
+            nodes.push(Node { name: site.stage.to_owned(), stage, inputs, policy: Policy::default() });
         }
     }
     cycles(&names, &links, problems);

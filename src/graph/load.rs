@@ -9,14 +9,12 @@ use std::{
 use super::{
     Graph, GraphError, Parameter, Problem, check,
     model::Parts,
-    outline, parameters,
+    outline, parameters, policy,
     syntax::{Span, parse},
     translate::Site,
     typing,
+    workspace::WORKSPACE_FILE,
 };
-
-/// The file that marks the folder of a workspace.
-const WORKSPACE_FILE: &str = "twdag.ron";
 
 /// A larger file is not read: it is surely no graph.
 const LARGEST: u64 = 16 << 20;
@@ -52,7 +50,8 @@ impl Graph {
             let site = Site { source, stage: entry.name, value: entry.value, parameters: &parameters };
             typed.push((site, typing::stage(site, &parsed.commas, &mut problems)));
         }
-        let nodes = check::nodes(typed, &mut problems);
+        let mut nodes = check::nodes(typed, &mut problems);
+        policy::apply(&outline.policies, &outline.stages, &parameters, source, &mut nodes, &mut problems);
         if !problems.is_empty() {
             return Err(refuse(problems));
         }

@@ -9,6 +9,8 @@ use petgraph::{
 };
 use twdag_stages::stage::{Reference, Stage};
 
+use super::Policy;
+
 /// A graph whose stages are typed, whose references exist, and which has no cycle.
 #[derive(Debug)]
 pub struct Graph {
@@ -46,6 +48,8 @@ pub struct Node {
     pub stage: Box<dyn Stage>,
     /// What it reads, in the order of [`Stage::references`].
     pub inputs: Vec<Input>,
+    /// How it is run; no part of its key.
+    pub policy: Policy,
 }
 
 impl fmt::Debug for Node {
@@ -55,6 +59,7 @@ impl fmt::Debug for Node {
             .field("name", &self.name)
             .field("kind", &self.stage.kind().name)
             .field("inputs", &self.inputs)
+            .field("policy", &self.policy)
             .finish()
     }
 }

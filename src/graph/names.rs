@@ -32,6 +32,19 @@ pub(super) fn refuse_parameter(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Why `name` cannot be a resource's name.
+pub(super) fn refuse_resource(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("a name may not be empty")
+    } else if name.starts_with('-') {
+        Some("a name may not start with `-`")
+    } else if !name.chars().all(|next| next.is_ascii_alphanumeric() || matches!(next, '.' | '_' | '-')) {
+        Some("only A-Z a-z 0-9 . _ - may be in a resource's name")
+    } else {
+        None
+    }
+}
+
 fn is_allowed(next: char) -> bool {
     next.is_ascii_alphanumeric() || matches!(next, '.' | '_' | '-' | '=' | ',' | '[' | ']')
 }

@@ -1,4 +1,4 @@
-//! The top level of a graph: version, title, parameters, stages.
+//! The top level of a graph: version, title, parameters, stages, policy.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
 
 /// The version of the language that is read.
 const VERSION: &str = "1";
-const FIELDS: [&str; 4] = ["version", "title", "params", "stages"];
+const FIELDS: [&str; 5] = ["version", "title", "params", "stages", "policy"];
 const EXTENSIONS: [&str; 3] = ["implicit_some", "unwrap_newtypes", "unwrap_variant_newtypes"];
 
 /// What stands at the top level, stages still untyped.
@@ -20,6 +20,7 @@ pub(super) struct Outline<'a> {
     pub(super) title: Option<String>,
     pub(super) parameters: Vec<Entry<'a>>,
     pub(super) stages: Vec<Entry<'a>>,
+    pub(super) policies: Vec<Entry<'a>>,
 }
 
 /// A named value.
@@ -68,6 +69,9 @@ pub(super) fn read<'a>(parsed: &'a Parsed, source: &str, problems: &mut Vec<Prob
                 {
                     problems.push(Problem::at(field.value.span, "the graph has no stages", "nothing in here"));
                 }
+            }
+            "policy" if outline.policies.is_empty() => {
+                outline.policies = entries("policy", "policy", &field.value, source, problems);
             }
             _ => {}
         }
@@ -167,7 +171,12 @@ fn entries<'a>(what: &str, field: &str, value: &'a Value, source: &str, problems
     let mut seen: HashMap<&str, Span> = HashMap::new();
     for (key, value) in map {
         let Some(name) = names::quoted(key, what, source, problems) else { continue };
-        let refused = if what == "stage" { names::refuse_stage(name) } else { names::refuse_parameter(name) };
+        let refused = match what {
+            "stage" => names::refuse_stage(name),
+            // Whether there is such a stage is judged later.
+            "policy" => None,
+            _ => names::refuse_parameter(name),
+        };
         if let Some(why) = refused {
             problems.push(
                 Problem::at(
@@ -179,11 +188,13 @@ fn entries<'a>(what: &str, field: &str, value: &'a Value, source: &str, problems
             );
         }
         if let Some(&first) = seen.get(name) {
-            problems.push(
-                Problem::at(key.span, format!("two {what}s are named `{}`", name.escape_debug()), "here again")
-                    .with_place(first, "first here")
-                    .with_hint("rename one of them"),
-            );
+            let (message, hint) = if what == "policy" {
+                (format!("stage `{}` has two policies", name.escape_debug()), "make one of them")
+            } else {
+                (format!("two {what}s are named `{}`", name.escape_debug()), "rename one of them")
+            };
+            let problem = Problem::at(key.span, message, "here again");
+            problems.push(problem.with_place(first, "first here").with_hint(hint));
             continue;
         }
         seen.insert(name, key.span);

@@ -3,26 +3,28 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc::UnboundedSender, watch};
 use twdag_stages::stage::StageEvent;
 
 use super::{
     error::Trouble,
     event::RunEvent,
+    guard::{self, Guard},
     job::{self, Job, Verdict},
-    process::{self, Ended, Wish},
+    process::{self, Ended, Lease, Wish},
     strays::Strays,
 };
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::Graph,
+    graph::{Graph, Policy},
     plan::{self, Action, Plan},
     store::{Claim, ClaimAttempt, Provenance, Record, Store, StoreError},
 };
@@ -36,9 +38,9 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
-    pub(super) threads: usize,
     pub(super) owner: String,
     pub(super) strays: Strays,
+    pub(super) guard: Mutex<Option<Guard>>,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -48,6 +50,24 @@ impl Shared {
     pub(super) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
         let error = self.store.remember_action(&self.graph.name, stage, action).err()?;
         Some(format!("later plans cannot tell what changed: {error}"))
+    }
+
+    /// Has an action guarded before its worker starts; the guard is started when there is first something to guard.
+    fn begin(&self, key: &Key) -> io::Result<()> {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            let started = Guard::start(&self.store)?;
+            // Nothing comes between the two lines on this thread that could take the guard for a stray.
+            started.id().into_iter().for_each(|guard| self.strays.spare(guard));
+            *guard = Some(started);
+        }
+        guard.iter_mut().for_each(|guard| guard.begin(key));
+        Ok(())
+    }
+
+    fn end(&self, key: &Key) {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.iter_mut().for_each(|guard| guard.end(key));
     }
 }
 
@@ -59,6 +79,8 @@ pub(super) enum Message {
     Answer(usize, Answer),
     /// Nobody else computes the stage any more.
     Freed(usize),
+    /// The pause before a stage's next attempt is over.
+    Rested(usize),
 }
 
 /// How an attempt ended.
@@ -83,6 +105,10 @@ pub(super) struct Attempt {
     /// The results so far, for each node of the graph.
     pub(super) artifacts: Arc<Vec<Option<ArtifactId>>>,
     pub(super) wish: watch::Receiver<Wish>,
+    /// What it may use.
+    pub(super) lease: Lease,
+    /// Counts the attempts that failed before this one.
+    pub(super) failures: u32,
 }
 
 /// Whose turn it is after looking into the store.
@@ -145,6 +171,10 @@ impl Attempt {
         &self.shared.plan.stages[self.stage].name
     }
 
+    fn policy(&self) -> &Policy {
+        &self.shared.graph.nodes()[self.node()].policy
+    }
+
     fn resolve(&self) -> Result<Action, Trouble> {
         Ok(plan::resolve(&self.shared.graph, self.node(), &self.artifacts, &self.shared.store)?)
     }
@@ -171,9 +201,16 @@ impl Attempt {
             self.remember(&action);
             return Ok(Looked::Cached(record.artifact));
         }
+        // An earlier attempt may have been killed together with all that watched over it.
+        let scratch = store.scratch_path(&key);
+        if scratch.exists() && !guard::end_programs(&scratch) {
+            let message =
+                "programs that an earlier attempt of this stage had started cannot be ended; end them by hand";
+            return Err(Trouble::new(message, Blame::Environment));
+        }
         let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
         let (job, job_file) = self.job(&key)?;
-        let log_file = self.shared.folder.join("logs").join(log_name(self.stage, self.name()));
+        let log_file = self.shared.folder.join("logs").join(log_name(self.stage, self.name(), self.failures + 1));
         Ok(Looked::Mine(Box::new(Mine { action, key, claim, job, job_file, log_file, reason })))
     }
 
@@ -200,7 +237,7 @@ impl Attempt {
             output: folder.join("output"),
             scratch: folder.join("kept"),
             verdict: folder.join("verdict.json"),
-            threads: self.shared.threads,
+            threads: self.lease.threads,
             driver: std::process::id(),
         };
         // An earlier attempt's verdict must not be taken for this one's.
@@ -219,7 +256,8 @@ impl Attempt {
         let log =
             File::create(&mine.log_file).map_err(Trouble::system(&format!("create {}", mine.log_file.display())))?;
         let claim = mine.claim.file().try_clone().map_err(Trouble::system("hand the claim over"))?;
-        let child = process::start(&mine.job_file, self.shared.threads, claim, log)
+        self.shared.begin(&mine.key).map_err(Trouble::system("start the process that guards this run"))?;
+        let child = process::start(&mine.job_file, &self.lease, claim, log)
             .map_err(Trouble::system("start a worker process"))?;
         let messages = self.shared.messages.clone();
         let name = self.name().to_owned();
@@ -232,17 +270,22 @@ impl Attempt {
             key: mine.key,
             pid: child.id().unwrap_or_default(),
             reason: mine.reason.clone(),
+            attempt: self.failures + 1,
+            threads: self.lease.threads,
+            devices: self.lease.devices.clone(),
         });
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
-        let ended = process::attend(child, self.wish.clone(), &self.shared.strays, move |event| {
-            if let StageEvent::Warning { message } = &event {
-                kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
-            }
-            tell(translate(&name, event));
-        })
-        .await
-        .map_err(Trouble::system("attend to the worker"))?;
+        let ended =
+            process::attend(child, self.wish.clone(), self.policy().timeout, &self.shared.strays, move |event| {
+                if let StageEvent::Warning { message } = &event {
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
+                }
+                tell(translate(&name, event));
+            })
+            .await
+            .map_err(Trouble::system("attend to the worker"))?;
+        self.shared.end(&mine.key);
         match self.judge(&mine, ended) {
             Verdict::Canceled => Ok(Answer::Canceled { seconds: clock.elapsed().as_secs_f64() }),
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
@@ -270,6 +313,7 @@ impl Attempt {
                 Verdict::Canceled
             }
             _ if asked => Verdict::Canceled,
+            _ if ended.timed_out => Verdict::Failed { message: self.out_of_time(), blame: Blame::Stage },
             Some(failed @ Verdict::Failed { .. }) => failed,
             Some(Verdict::Canceled) => Verdict::Failed {
                 message: "somebody else stopped the worker; run again, and it goes on from what it had kept".to_owned(),
@@ -279,6 +323,16 @@ impl Attempt {
                 Verdict::Failed { message: process::describe(ended.status), blame: Blame::Environment }
             }
         }
+    }
+
+    fn out_of_time(&self) -> String {
+        let timeout = self.policy().timeout.unwrap_or_default();
+        let shown =
+            SignedDuration::try_from(timeout).map_or_else(|_| format!("{timeout:?}"), |span| format!("{span:#}"));
+        format!(
+            "it did not end within its timeout of {shown} and was stopped; the next attempt goes on from what it had kept; \
+             give it a longer `timeout` in the graph's `policy` if it needs one"
+        )
     }
 
     /// Takes the output into the store and records it under the action's key.
@@ -342,9 +396,9 @@ impl Attempt {
 }
 
 /// Stage names are letters, digits and a few signs; a long one is cut, and the number keeps it unlike others.
-fn log_name(stage: usize, name: &str) -> String {
+fn log_name(stage: usize, name: &str, attempt: u32) -> String {
     let name: String = name.chars().take(80).collect();
-    format!("{stage:03}-{name}.log")
+    if attempt == 1 { format!("{stage:03}-{name}.log") } else { format!("{stage:03}-{name}.attempt{attempt}.log") }
 }
 
 fn translate(stage: &str, event: StageEvent) -> RunEvent {

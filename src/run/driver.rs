@@ -1,6 +1,11 @@
 //! Carries out what the scheduler asks for: starts attempts, passes their answers on, tells the world.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{
@@ -12,43 +17,38 @@ use tokio::{
 
 use super::{
     attempt::{self, Answer, Attempt, Message, Shared},
-    error::RunError,
+    error::{RunError, Trouble},
     event::{Announced, AnnouncedStatus, NotReproducible, RunEvent, RunOutcome, StageOutcome, StageSummary},
     journal::Journal,
-    process::Wish,
+    process::{Lease, Wish},
+    resources::{Budget, Totals},
     signals::Signals,
-    state::{Effect, Happened, Policy, Scheduler},
+    state::{Effect, Happened, Rules, Scheduler, Task},
     strays::Strays,
 };
 use crate::{
+    blame::Blame,
     digest::{ArtifactId, Key},
     graph::Graph,
-    plan::{Plan, PlannedStage, Status},
+    plan::{Action, Plan, PlannedStage, Status},
     store::{Damage, Store, TwoResults},
 };
 
 /// After an interrupt, how long until the user is told what the run still waits for.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// The longest pause between two attempts, however many have failed.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+
 /// How to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Stages that may run at the same time.
-    pub jobs: usize,
-    /// Threads of each stage.
-    pub threads: usize,
+    /// Stages that may run at the same time; without a number, as many as the resources allow.
+    pub jobs: Option<usize>,
     /// Whether stages that do not depend on a failed one still start.
     pub keep_going: bool,
-}
-
-impl Options {
-    /// `jobs` stages at a time, which share the cores of this machine. Stages are parallel inside, so one at a
-    /// time with all cores is the default.
-    pub fn new(jobs: usize, keep_going: bool) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = jobs.max(1);
-        Self { jobs, threads: (cores / jobs).max(1), keep_going }
-    }
+    /// What there is for stages to use.
+    pub totals: Totals,
 }
 
 /// What a run came to.
@@ -71,6 +71,7 @@ pub fn run(
     options: Options,
     tell: &mut dyn FnMut(&RunEvent),
 ) -> Result<Summary, RunError> {
+    let budget = Budget::new(&graph, &plan, &options.totals, options.jobs)?;
     let folder = store.run_folder()?;
     // What is cached is relied on until the end, unless nothing runs: then the end is now.
     if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
@@ -85,7 +86,7 @@ pub fn run(
         .build()
         .map_err(|source| RunError::System { action: "set up the event loop", source })?;
     let summary = runtime.block_on(async {
-        let mut driver = Driver::new(graph, plan, store, options, folder.clone(), journal, tell);
+        let mut driver = Driver::new(graph, plan, store, (options, budget), folder.clone(), journal, tell);
         driver.drive().await
     });
     // Nothing is left to do for tasks that still wait for others.
@@ -103,6 +104,7 @@ struct Driver<'a> {
     seconds: Vec<f64>,
     not_reproducible: bool,
     options: Options,
+    budget: Budget,
     journal: Journal,
     tell: &'a mut dyn FnMut(&RunEvent),
 }
@@ -112,7 +114,7 @@ impl<'a> Driver<'a> {
         graph: Graph,
         plan: Plan,
         store: Store,
-        options: Options,
+        (options, budget): (Options, Budget),
         folder: PathBuf,
         journal: Journal,
         tell: &'a mut dyn FnMut(&RunEvent),
@@ -123,9 +125,15 @@ impl<'a> Driver<'a> {
         for (place, stage) in plan.stages.iter().enumerate() {
             places[stage.node] = Some(place);
         }
-        let needs = plan.stages.iter().map(|stage| needs(&graph, stage, &places)).collect();
-        let in_file: Vec<usize> = plan.stages.iter().map(|stage| stage.node).collect();
-        let policy = Policy { jobs: options.jobs, keep_going: options.keep_going };
+        let weights = weights(&graph, &plan, &store);
+        let tasks = plan.stages.iter().zip(weights).zip(&budget.asks).map(|((stage, weight), asks)| Task {
+            needs: needs(&graph, stage, &places),
+            place: stage.node,
+            weight,
+            asks: asks.clone(),
+            retries: graph.nodes()[stage.node].policy.retries,
+        });
+        let rules = Rules { jobs: budget.jobs, keep_going: options.keep_going };
         let owner = format!(
             "the run of {} in process {} on {}",
             graph.path.display(),
@@ -133,7 +141,7 @@ impl<'a> Driver<'a> {
             rustix::system::uname().nodename().to_string_lossy()
         );
         Self {
-            scheduler: Scheduler::new(needs, &in_file, policy),
+            scheduler: Scheduler::new(tasks.collect(), &budget.capacity, rules),
             artifacts: vec![None; graph.nodes().len()],
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
@@ -144,13 +152,14 @@ impl<'a> Driver<'a> {
                 store: Arc::new(store),
                 plan,
                 folder,
-                threads: options.threads,
                 owner,
                 strays: Strays::adopt(),
+                guard: Mutex::new(None),
                 messages,
             }),
             inbox,
             options,
+            budget,
             journal,
             tell,
         }
@@ -213,6 +222,8 @@ impl<'a> Driver<'a> {
                         stage,
                         artifacts: Arc::new(self.artifacts.clone()),
                         wish: self.wishes[stage].subscribe(),
+                        lease: self.lease(stage),
+                        failures: self.scheduler.failures(stage),
                     };
                     // On this thread: a worker lives no longer than the thread that started it.
                     tokio::spawn(attempt.carry_out());
@@ -221,6 +232,14 @@ impl<'a> Driver<'a> {
                     if let Some(key) = self.busy[stage] {
                         tokio::spawn(attempt::watch_for(Arc::clone(&self.shared), stage, key));
                     }
+                }
+                Effect::Rest(stage) => {
+                    let (pause, messages) = (self.pause(stage), self.shared.messages.clone());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(pause).await;
+                        // Without a driver there is nobody to answer.
+                        let _ = messages.send(Message::Rested(stage));
+                    });
                 }
                 Effect::Stop(stage) => self.wish(stage, Wish::Stop),
                 Effect::Kill(stage) => self.wish(stage, Wish::Kill),
@@ -234,6 +253,21 @@ impl<'a> Driver<'a> {
         self.wishes[stage].send_replace(wish);
     }
 
+    /// What a stage that starts now may use.
+    fn lease(&self, stage: usize) -> Lease {
+        let named = |all: &[String]| {
+            self.scheduler.devices(stage).iter().filter_map(|&device| all.get(device).cloned()).collect()
+        };
+        Lease { threads: self.budget.threads[stage], devices: self.options.totals.devices().map(named) }
+    }
+
+    /// How long a stage that has failed waits for its next attempt.
+    fn pause(&self, stage: usize) -> Duration {
+        let policy = &self.shared.graph.nodes()[self.shared.plan.stages[stage].node].policy;
+        let doublings = self.scheduler.failures(stage).saturating_sub(1).min(31);
+        policy.back_off.saturating_mul(1 << doublings).min(LONGEST_PAUSE.max(policy.back_off))
+    }
+
     fn hear(&mut self, message: Message) -> Vec<Effect> {
         self.tell_damage();
         let (stage, answer) = match message {
@@ -242,6 +276,7 @@ impl<'a> Driver<'a> {
                 return Vec::new();
             }
             Message::Freed(stage) => return self.scheduler.on(Happened::Freed(stage)),
+            Message::Rested(stage) => return self.scheduler.on(Happened::Rested(stage)),
             Message::Answer(stage, answer) => (stage, answer),
         };
         let name = self.name(stage);
@@ -272,19 +307,33 @@ impl<'a> Driver<'a> {
             }
             Answer::Failed { trouble, log, seconds } => {
                 self.seconds[stage] = seconds;
-                let not_reproducible = trouble.two_results.map(|results| not_reproducible(*results));
-                self.not_reproducible |= not_reproducible.is_some();
-                self.event(RunEvent::StageFailed {
-                    stage: name,
-                    message: trouble.message,
-                    blame: trouble.blame,
-                    log,
-                    not_reproducible,
-                });
-                Happened::Failed(stage)
+                return self.failed(stage, trouble, log);
             }
         };
         self.scheduler.on(happened)
+    }
+
+    fn failed(&mut self, stage: usize, trouble: Trouble, log: Option<PathBuf>) -> Vec<Effect> {
+        let Trouble { message, blame, two_results } = trouble;
+        let not_reproducible = two_results.map(|results| not_reproducible(*results));
+        self.not_reproducible |= not_reproducible.is_some();
+        // What is wrong with the graph, the input or the program would be wrong again, and another attempt must not
+        // hide that two results differ.
+        let effects = self.scheduler.on(match blame {
+            Blame::Environment | Blame::Stage if not_reproducible.is_none() => Happened::Faltered(stage),
+            _ => Happened::Failed(stage),
+        });
+        let name = self.name(stage);
+        self.event(if effects.contains(&Effect::Rest(stage)) {
+            let retries = self.shared.graph.nodes()[self.shared.plan.stages[stage].node].policy.retries;
+            let attempt = self.scheduler.failures(stage);
+            let pause = self.pause(stage).as_secs_f64();
+            let retries_left = (retries + 1).saturating_sub(attempt);
+            RunEvent::StageRetrying { stage: name, message, blame, log, attempt, retries_left, pause }
+        } else {
+            RunEvent::StageFailed { stage: name, message, blame, log, not_reproducible }
+        });
+        effects
     }
 
     /// A stage's result was in the store.
@@ -325,8 +374,9 @@ impl<'a> Driver<'a> {
         self.event(RunEvent::RunStarted {
             graph: self.shared.graph.path.display().to_string(),
             folder: self.shared.folder.clone(),
-            jobs: self.options.jobs,
-            threads: self.options.threads,
+            jobs: self.budget.jobs,
+            threads: self.budget.default_threads,
+            resources: self.options.totals.amounts().clone(),
             stages,
         });
     }
@@ -347,6 +397,9 @@ impl<'a> Driver<'a> {
                 seconds: self.seconds[stage],
             })
             .collect();
+        if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            guard.dismiss();
+        }
         self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
         Summary { outcome, stages, not_reproducible: self.not_reproducible }
     }
@@ -373,6 +426,26 @@ fn needs(graph: &Graph, stage: &PlannedStage, places: &[Option<usize>]) -> Vec<u
 fn not_reproducible(results: TwoResults) -> NotReproducible {
     let TwoResults { key, existing, new, file, lost, .. } = results;
     NotReproducible { key, existing, new, file, recorded: if lost.is_some() { new } else { existing } }
+}
+
+/// How long each stage of the plan took when it was last computed, in milliseconds; a stage that never was is thought
+/// to take as long as the others do on average.
+fn weights(graph: &Graph, plan: &Plan, store: &Store) -> Vec<u64> {
+    let open = plan.stages.iter().filter(|stage| stage.status != Status::Cached).count();
+    let known = |stage: &PlannedStage| {
+        // The order of two stages does not need to be known, nor that of none.
+        if open < 3 || stage.status == Status::Cached {
+            return None;
+        }
+        // Only the order in which stages start depends on this, so that whatever cannot be read is unknown.
+        let last = store.last_action::<Action>(&graph.name, &stage.name).ok()??;
+        let record = store.record(&last.key()).ok()??;
+        Some(((record.provenance.seconds * 1000.0) as u64).max(1))
+    };
+    let known: Vec<Option<u64>> = plan.stages.iter().map(known).collect();
+    let count = known.iter().flatten().count() as u64;
+    let average = known.iter().flatten().sum::<u64>().checked_div(count).unwrap_or(1).max(1);
+    known.into_iter().map(|weight| weight.unwrap_or(average)).collect()
 }
 
 /// A planned stage as events tell of it.

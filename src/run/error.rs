@@ -1,12 +1,13 @@
 //! What can go wrong with a run as a whole, and with one stage of it.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use thiserror::Error;
 
 use super::job::JobError;
 use crate::{
     blame::Blame,
+    graph::amount::{GPU, MEMORY, Shown},
     plan::PlanError,
     store::{StoreError, TwoResults},
 };
@@ -33,6 +34,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// Stages ask for more than there is.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  and "))]
+    Excess(Vec<Excess>),
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(&'static str),
@@ -44,7 +48,57 @@ impl RunError {
         match self {
             Self::Store(error) => error.blame(),
             Self::Folder { .. } | Self::System { .. } => Blame::Environment,
+            Self::Excess(_) => Blame::Graph,
             Self::Bug(_) => Blame::Bug,
+        }
+    }
+}
+
+/// A stage that asks for more of a resource than there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excess {
+    /// The graph file.
+    pub graph: PathBuf,
+    /// The line of the request in it.
+    pub line: usize,
+    /// The column of the request.
+    pub column: usize,
+    /// The stage.
+    pub stage: String,
+    /// The resource.
+    pub resource: String,
+    /// What is asked for.
+    pub amount: u64,
+    /// What there is; `None` if nobody has heard of the resource.
+    pub total: Option<u64>,
+    /// A known resource with a similar name.
+    pub similar: Option<String>,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { graph, line, column, stage, resource, amount, total, similar } = self;
+        let shown = Shown(resource, *amount);
+        write!(formatter, "{}:{line}:{column}: stage `{stage}` asks for {shown} of `{resource}`, ", graph.display())?;
+        match (total, similar) {
+            (None, Some(similar)) => return write!(formatter, "which does not exist; did you mean `{similar}`?"),
+            (None, None) => write!(formatter, "of which nothing is known; say how much there is with ")?,
+            (Some(total), _) => write!(
+                formatter,
+                "but there is only {}; ask for less, or say what there is with ",
+                Shown(resource, *total)
+            )?,
+        }
+        if resource == GPU {
+            write!(formatter, "the names of devices, such as `--resource gpu=0,1`, or ")?;
+            write!(formatter, "`resources: {{\"gpu\": [\"0\", \"1\"]}}` in twdag.ron")
+        } else {
+            let text = shown.to_string().replace(' ', "");
+            let value = if resource == MEMORY { format!("\"{shown}\"") } else { text.clone() };
+            write!(
+                formatter,
+                "`--resource {resource}={text}`, or `resources: {{\"{resource}\": {value}}}` in twdag.ron"
+            )
         }
     }
 }

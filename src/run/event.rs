@@ -1,6 +1,6 @@
 //! The one stream of what happens in a run. The terminal, `--json` and the run folder's log read it and nothing else.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,11 @@ pub enum RunEvent {
         folder: PathBuf,
         /// Stages that may run at the same time.
         jobs: usize,
-        /// Threads of each stage.
+        /// Threads of a stage whose policy does not say how much `cpu` it wants.
         threads: usize,
+        /// How much there is of each resource; `memory` in bytes.
+        #[serde(default)]
+        resources: BTreeMap<String, u64>,
         /// Every stage of this run, in topological order.
         stages: Vec<Announced>,
     },
@@ -53,6 +56,15 @@ pub enum RunEvent {
         pid: u32,
         /// Why the stage runs.
         reason: String,
+        /// Counts the attempts of this run, from 1.
+        #[serde(default)]
+        attempt: u32,
+        /// How many threads the stage may use.
+        #[serde(default)]
+        threads: usize,
+        /// The devices that it may use, if anything is known of devices.
+        #[serde(default)]
+        devices: Option<Vec<String>>,
     },
     /// How far a stage is.
     StageProgress {
@@ -84,6 +96,23 @@ pub enum RunEvent {
         artifact: Option<ArtifactId>,
         /// Seconds from the start of the worker to the recorded result.
         seconds: f64,
+    },
+    /// An attempt failed, and another one follows.
+    StageRetrying {
+        /// The stage.
+        stage: String,
+        /// What went wrong.
+        message: String,
+        /// Whose fault it is.
+        blame: Blame,
+        /// What the worker wrote to its standard error, if a worker was started.
+        log: Option<PathBuf>,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// How many may follow it.
+        retries_left: u32,
+        /// Seconds until the next attempt.
+        pause: f64,
     },
     /// A stage has no result.
     StageFailed {

@@ -4,9 +4,12 @@
 pub mod driver;
 pub mod error;
 pub mod event;
+pub mod guard;
 pub mod history;
 pub mod job;
 pub mod journal;
+pub mod pool;
+pub mod resources;
 pub mod state;
 pub mod worker;
 

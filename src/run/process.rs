@@ -14,14 +14,18 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStdout, Command},
     sync::watch,
+    time::Instant,
 };
 use twdag_stages::stage::StageEvent;
 
 use super::{
     job::{Line, Verdict},
+    resources::VISIBLE_DEVICES,
     strays::Strays,
 };
 
+/// How long a stage may take to keep its state after its time has run out.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(10);
 /// How long to listen for last words after a worker's process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -43,11 +47,22 @@ pub(super) struct Ended {
     pub(super) status: ExitStatus,
     /// What it said last, if it came to that.
     pub(super) verdict: Option<Verdict>,
+    /// Whether its time had run out before it ended.
+    pub(super) timed_out: bool,
 }
 
-/// The program to start workers with: this very one, even if the file it came from was replaced meanwhile, because
+/// What a worker may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// Threads.
+    pub(super) threads: usize,
+    /// Devices by their names; `None` if nothing is known of devices, so that the worker sees what there is.
+    pub(super) devices: Option<Vec<String>>,
+}
+
+/// The program to start workers and guards with: this very one, even if the file it came from was replaced meanwhile, because
 /// keys carry the revisions of the running program.
-fn program() -> io::Result<PathBuf> {
+pub(super) fn program() -> io::Result<PathBuf> {
     let running = Path::new("/proc/self/exe");
     if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe() }
 }
@@ -55,7 +70,7 @@ fn program() -> io::Result<PathBuf> {
 /// Starts a worker in a process group of its own. `claim` becomes its standard input, so that the lock on the claim
 /// lives as long as the worker, even if the driver dies. Call it from a thread that lives as long as the worker
 /// shall: the kernel ends the worker when that thread ends.
-pub(super) fn start(job_file: &Path, threads: usize, claim: File, log: File) -> io::Result<Child> {
+pub(super) fn start(job_file: &Path, lease: &Lease, claim: File, log: File) -> io::Result<Child> {
     let mut command = std::process::Command::new(program()?);
     if let Ok(name) = std::env::current_exe() {
         command.arg0(name);
@@ -63,18 +78,23 @@ pub(super) fn start(job_file: &Path, threads: usize, claim: File, log: File) -> 
     command
         .arg("worker")
         .arg(job_file)
-        .env("RAYON_NUM_THREADS", threads.to_string())
+        .env("RAYON_NUM_THREADS", lease.threads.to_string())
         .stdin(claim)
         .stdout(Stdio::piped())
         .stderr(log)
         .process_group(0);
+    if let Some(devices) = &lease.devices {
+        command.env(VISIBLE_DEVICES, devices.join(","));
+    }
     Command::from(command).kill_on_drop(true).spawn()
 }
 
-/// Listens to a worker until it has ended, and passes wishes on to it.
+/// Listens to a worker until it has ended, and passes wishes on to it. One that takes longer than `timeout` is asked
+/// to stop, and after some grace ended.
 pub(super) async fn attend(
     mut child: Child,
     mut wish: watch::Receiver<Wish>,
+    timeout: Option<Duration>,
     strays: &Strays,
     on_event: impl FnMut(StageEvent) + Send + 'static,
 ) -> io::Result<Ended> {
@@ -93,8 +113,10 @@ pub(super) async fn attend(
     let listening = tokio::spawn(listen(stdout, on_event));
     let mut told = Wish::Run;
     let mut open = true;
+    let mut limit = timeout.map(|timeout| (Wish::Stop, Instant::now() + timeout));
+    let mut out_of_time = Wish::Run;
     let status = loop {
-        let now = *wish.borrow_and_update();
+        let now = out_of_time.max(*wish.borrow_and_update());
         if now > told {
             told = now;
             signal(if now == Wish::Kill { Signal::KILL } else { Signal::TERM });
@@ -102,6 +124,10 @@ pub(super) async fn attend(
         tokio::select! {
             status = child.wait() => break status?,
             changed = wish.changed(), if open => open = changed.is_ok(),
+            Some(next) = expire(limit) => {
+                out_of_time = next;
+                limit = (next == Wish::Stop).then(|| (Wish::Kill, Instant::now() + TIMEOUT_GRACE));
+            }
         }
     };
     // Programs that the stage had started and not ended.
@@ -114,7 +140,14 @@ pub(super) async fn attend(
         Ok(Ok(verdict)) => verdict,
         Ok(Err(_)) | Err(_) => None,
     };
-    Ok(Ended { status, verdict })
+    Ok(Ended { status, verdict, timed_out: out_of_time > Wish::Run })
+}
+
+/// Waits until a time comes, and says what is to be wished then; nothing if there is none.
+async fn expire(limit: Option<(Wish, Instant)>) -> Option<Wish> {
+    let (wish, time) = limit?;
+    tokio::time::sleep_until(time).await;
+    Some(wish)
 }
 
 /// Reads lines until the worker's end closes. Whatever is no line of ours was printed by accident and is dropped.

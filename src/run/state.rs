@@ -1,9 +1,16 @@
 //! The scheduler: which stage starts when. A pure state machine; the driver feeds it what happened and does what
 //! it asks for. It knows no clock, no process and no disk.
+//!
+//! Whatever could start and fits into what is free does start, those first that lie on the longest way to the end. A
+//! large stage thus may have to wait for small ones that were ready earlier, but never does anything lie idle that a
+//! ready stage could use.
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
-use super::event::{RunOutcome, StageOutcome};
+use super::{
+    event::{RunOutcome, StageOutcome},
+    pool::{Capacity, Pool},
+};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +25,12 @@ pub enum Happened {
     Freed(usize),
     /// The stage was computed.
     Ran(usize),
-    /// The stage failed.
+    /// The stage failed, and would fail again.
     Failed(usize),
+    /// The stage failed, and may do better in another attempt.
+    Faltered(usize),
+    /// The pause before the stage's next attempt is over.
+    Rested(usize),
     /// The stage stopped because it was asked to.
     Canceled(usize),
     /// The user wants the run to stop; a second time means at once.
@@ -29,10 +40,13 @@ pub enum Happened {
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Ran`, `Failed` or `Canceled`.
+    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Ran`, `Failed`, `Faltered` or
+    /// `Canceled`.
     Start(usize),
     /// Tell when nobody else computes the stage any more: answer with `Freed`.
     Watch(usize),
+    /// Wait before the next attempt: answer with `Rested`.
+    Rest(usize),
     /// Ask the running stage to keep its state and stop.
     Stop(usize),
     /// End the running stage at once.
@@ -46,57 +60,107 @@ enum State {
     Pending,
     Running,
     Watched,
+    Resting,
     Over(StageOutcome),
+}
+
+/// What the scheduler knows of a stage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    /// The stages whose results it reads, each once, all before it.
+    pub needs: Vec<usize>,
+    /// Its position in the file, which settles ties.
+    pub place: usize,
+    /// How long it is thought to take, in any unit.
+    pub weight: u64,
+    /// How much it takes of each resource while it runs.
+    pub asks: Vec<u64>,
+    /// How many attempts may follow a first one that failed.
+    pub retries: u32,
 }
 
 /// How many stages run at once and what a failure means for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct Rules {
     /// Stages that may run at the same time.
     pub jobs: usize,
     /// Whether stages that do not depend on a failed one still start.
     pub keep_going: bool,
 }
 
+/// Of two stages that could start, the lesser one goes first.
+type Rank = (Reverse<u64>, usize, usize);
+
 /// The state of all stages of a run.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says whether something has happened, in any combination")]
 pub struct Scheduler {
-    needs: Vec<Vec<usize>>,
+    tasks: Vec<Task>,
     below: Vec<Vec<usize>>,
-    rank: Vec<(Reverse<usize>, usize)>,
+    ranks: Vec<Rank>,
     states: Vec<State>,
-    policy: Policy,
+    /// How many results each stage still waits for.
+    missing: Vec<usize>,
+    failures: Vec<u32>,
+    devices: Vec<Vec<usize>>,
+    ready: BTreeSet<Rank>,
+    running: BTreeSet<usize>,
+    open: usize,
+    pool: Pool,
+    /// What every stage asks for at least: when that is not free, nothing is.
+    least: Vec<u64>,
+    rules: Rules,
     begun: bool,
     interrupts: usize,
+    failed: bool,
+    canceled: bool,
     finished: bool,
 }
 
 impl Scheduler {
-    /// `needs[i]` are the stages whose results stage `i` reads, all smaller than `i`; `place[i]` is the stage's
-    /// position in the file, which settles ties.
-    pub fn new(needs: Vec<Vec<usize>>, place: &[usize], policy: Policy) -> Self {
-        let count = needs.len();
+    /// A stage that asks for more than there is gets all there is, so that every run ends; refuse it before.
+    pub fn new(mut tasks: Vec<Task>, capacity: &Capacity, rules: Rules) -> Self {
+        let count = tasks.len();
         let mut below = vec![Vec::new(); count];
-        for (stage, inputs) in needs.iter().enumerate() {
-            for &input in inputs {
+        for (stage, task) in tasks.iter_mut().enumerate() {
+            task.asks.resize(capacity.amounts.len(), 0);
+            for (ask, total) in task.asks.iter_mut().zip(&capacity.amounts) {
+                *ask = (*ask).min(*total);
+            }
+            for &input in &task.needs {
                 below[input].push(stage);
             }
         }
-        // Stages on the longest chain go first: they decide when the run ends.
-        let mut chain = vec![0_usize; count];
+        // Stages on the longest way to the end go first: they decide when the run ends.
+        let mut way = vec![0_u64; count];
         for stage in (0..count).rev() {
-            chain[stage] = below[stage].iter().map(|&next| chain[next] + 1).max().unwrap_or(0);
+            let rest = below[stage].iter().map(|&next| way[next]).max().unwrap_or(0);
+            way[stage] = rest.saturating_add(tasks[stage].weight);
         }
-        let rank =
-            (0..count).map(|stage| (Reverse(chain[stage]), place.get(stage).copied().unwrap_or(stage))).collect();
+        let ranks: Vec<Rank> = (0..count).map(|stage| (Reverse(way[stage]), tasks[stage].place, stage)).collect();
+        let missing: Vec<usize> = tasks.iter().map(|task| task.needs.len()).collect();
+        let ready = (0..count).filter(|&stage| missing[stage] == 0).map(|stage| ranks[stage]).collect();
+        let least = (0..capacity.amounts.len())
+            .map(|resource| tasks.iter().map(|task| task.asks[resource]).min().unwrap_or(0))
+            .collect();
         Self {
-            needs,
+            tasks,
             below,
-            rank,
+            ranks,
             states: vec![State::Pending; count],
-            policy,
+            missing,
+            failures: vec![0; count],
+            devices: vec![Vec::new(); count],
+            ready,
+            running: BTreeSet::new(),
+            open: count,
+            pool: Pool::new(capacity),
+            least,
+            rules,
             begun: false,
             interrupts: 0,
+            failed: false,
+            canceled: false,
             finished: false,
         }
     }
@@ -111,7 +175,17 @@ impl Scheduler {
 
     /// The stages that run now.
     pub fn running(&self) -> impl Iterator<Item = usize> {
-        self.states.iter().enumerate().filter(|(_, state)| **state == State::Running).map(|(stage, _)| stage)
+        self.running.iter().copied()
+    }
+
+    /// How many attempts of the stage have failed.
+    pub fn failures(&self, stage: usize) -> u32 {
+        self.failures.get(stage).copied().unwrap_or(0)
+    }
+
+    /// The devices that are lent to a running stage.
+    pub fn devices(&self, stage: usize) -> &[usize] {
+        self.devices.get(stage).map_or(&[], Vec::as_slice)
     }
 
     /// Takes in what happened and says what to do, in this order.
@@ -121,11 +195,14 @@ impl Scheduler {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
-            Happened::Failed(stage) => {
-                self.end(stage, StageOutcome::Failed);
-                self.skip_below(stage);
-                if !self.policy.keep_going {
-                    self.end_unstarted(StageOutcome::Skipped);
+            Happened::Failed(stage) => self.fail(stage),
+            Happened::Faltered(stage) if self.states[stage] == State::Running => {
+                self.failures[stage] += 1;
+                if self.failures[stage] <= self.tasks[stage].retries && self.interrupts == 0 {
+                    self.leave(stage, State::Resting);
+                    effects.push(Effect::Rest(stage));
+                } else {
+                    self.fail(stage);
                 }
             }
             Happened::Canceled(stage) => {
@@ -136,18 +213,20 @@ impl Scheduler {
                 }
             }
             Happened::Busy(stage) if self.states[stage] == State::Running => {
-                if self.stopped() {
-                    self.states[stage] = State::Over(self.unstarted_outcome());
-                } else {
-                    self.states[stage] = State::Watched;
+                if self.may_start(stage) {
+                    self.leave(stage, State::Watched);
                     effects.push(Effect::Watch(stage));
+                } else {
+                    self.end(stage, self.unstarted_outcome());
                 }
             }
-            Happened::Freed(stage) if self.states[stage] == State::Watched => self.states[stage] = State::Pending,
-            Happened::Busy(_) | Happened::Freed(_) => {}
+            Happened::Freed(stage) if self.states[stage] == State::Watched => self.make_ready(stage),
+            Happened::Rested(stage) if self.states[stage] == State::Resting => self.make_ready(stage),
+            // Answers that come too late.
+            Happened::Busy(_) | Happened::Freed(_) | Happened::Faltered(_) | Happened::Rested(_) => {}
             Happened::Interrupt => {
                 self.interrupts += 1;
-                self.end_unstarted(StageOutcome::Canceled);
+                self.end_unstarted();
                 let effect = if self.interrupts == 1 { Effect::Stop } else { Effect::Kill };
                 effects.extend(self.running().map(effect));
             }
@@ -159,72 +238,105 @@ impl Scheduler {
         effects
     }
 
+    fn fail(&mut self, stage: usize) {
+        self.end(stage, StageOutcome::Failed);
+        self.skip_below(stage);
+        if !self.rules.keep_going {
+            self.end_unstarted();
+        }
+    }
+
     /// A stage that is over stays as it is: a late or doubled answer changes nothing.
     fn end(&mut self, stage: usize, outcome: StageOutcome) {
-        if !matches!(self.states[stage], State::Over(_)) {
-            self.states[stage] = State::Over(outcome);
+        if matches!(self.states[stage], State::Over(_)) {
+            return;
         }
+        self.leave(stage, State::Over(outcome));
+        self.open -= 1;
+        self.failed |= outcome == StageOutcome::Failed;
+        self.canceled |= outcome == StageOutcome::Canceled;
+        if matches!(outcome, StageOutcome::Cached | StageOutcome::Ran) {
+            for next in 0..self.below[stage].len() {
+                let next = self.below[stage][next];
+                self.missing[next] -= 1;
+                if self.missing[next] == 0 && self.states[next] == State::Pending {
+                    self.ready.insert(self.ranks[next]);
+                }
+            }
+        }
+    }
+
+    /// Puts the stage into another state, and gives back what it held in the one before.
+    fn leave(&mut self, stage: usize, state: State) {
+        if self.running.remove(&stage) {
+            let devices = std::mem::take(&mut self.devices[stage]);
+            self.pool.give_back(&self.tasks[stage].asks, &devices);
+        }
+        self.ready.remove(&self.ranks[stage]);
+        self.states[stage] = state;
+    }
+
+    fn make_ready(&mut self, stage: usize) {
+        self.states[stage] = State::Pending;
+        self.ready.insert(self.ranks[stage]);
     }
 
     fn skip_below(&mut self, stage: usize) {
         let mut next: Vec<usize> = self.below[stage].clone();
         while let Some(stage) = next.pop() {
             if !matches!(self.states[stage], State::Over(_)) {
-                self.states[stage] = State::Over(StageOutcome::Skipped);
+                self.end(stage, StageOutcome::Skipped);
                 next.extend(&self.below[stage]);
             }
         }
     }
 
-    fn end_unstarted(&mut self, outcome: StageOutcome) {
-        for state in &mut self.states {
-            if matches!(state, State::Pending | State::Watched) {
-                *state = State::Over(outcome);
+    /// Ends all stages that will not start any more.
+    fn end_unstarted(&mut self) {
+        let outcome = self.unstarted_outcome();
+        for stage in 0..self.states.len() {
+            let waits = matches!(self.states[stage], State::Pending | State::Watched | State::Resting);
+            if waits && !self.may_start(stage) {
+                self.end(stage, outcome);
             }
         }
     }
 
-    fn stopped(&self) -> bool {
-        self.interrupts > 0 || (!self.policy.keep_going && self.any(StageOutcome::Failed))
+    /// After a failure nothing new starts, but a stage between two attempts has started already.
+    fn may_start(&self, stage: usize) -> bool {
+        self.interrupts == 0 && (self.rules.keep_going || !self.failed || self.failures[stage] > 0)
     }
 
     fn unstarted_outcome(&self) -> StageOutcome {
         if self.interrupts > 0 { StageOutcome::Canceled } else { StageOutcome::Skipped }
     }
 
-    fn any(&self, outcome: StageOutcome) -> bool {
-        self.states.contains(&State::Over(outcome))
-    }
-
     fn start_ready(&mut self, effects: &mut Vec<Effect>) {
-        let mut free = self.policy.jobs.max(1).saturating_sub(self.running().count());
-        if free == 0 || self.stopped() {
-            return;
-        }
-        let has_result =
-            |stage: &usize| matches!(self.states[*stage], State::Over(StageOutcome::Cached | StageOutcome::Ran));
-        let ready: BTreeSet<_> = (0..self.states.len())
-            .filter(|&stage| self.states[stage] == State::Pending && self.needs[stage].iter().all(has_result))
-            .map(|stage| (self.rank[stage], stage))
-            .collect();
-        for (_, stage) in ready {
-            if free == 0 {
-                break;
-            }
-            free -= 1;
-            self.states[stage] = State::Running;
+        let mut after = None;
+        while self.running.len() < self.rules.jobs.max(1) && self.pool.has(&self.least) {
+            let mut candidates = match after {
+                None => self.ready.range(..),
+                Some(rank) => self.ready.range((std::ops::Bound::Excluded(rank), std::ops::Bound::Unbounded)),
+            };
+            let fits = |stage: usize| self.may_start(stage) && self.pool.has(&self.tasks[stage].asks);
+            let Some(&rank) = candidates.find(|(_, _, stage)| fits(*stage)) else { break };
+            let (_, _, stage) = rank;
+            self.leave(stage, State::Running);
+            self.running.insert(stage);
+            self.devices[stage] = self.pool.take(&self.tasks[stage].asks);
             effects.push(Effect::Start(stage));
+            after = Some(rank);
         }
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {
-        if self.finished || !self.states.iter().all(|state| matches!(state, State::Over(_))) {
+        if self.finished || self.open > 0 {
             return;
         }
         self.finished = true;
-        let outcome = if self.any(StageOutcome::Canceled) {
+        let outcome = if self.canceled {
             RunOutcome::Interrupted
-        } else if self.any(StageOutcome::Failed) {
+        } else if self.failed {
             RunOutcome::Failed
         } else {
             RunOutcome::Succeeded

@@ -1,12 +1,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use Effect::{Finish, Kill, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Freed, Interrupt, Ran};
+use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested};
+
+/// Stages that read others, take an equal time and ask for nothing.
+fn tasks(needs: &[&[usize]]) -> Vec<Task> {
+    let task = |(place, needs): (usize, &&[usize])| Task { needs: needs.to_vec(), place, weight: 1, ..Task::default() };
+    needs.iter().enumerate().map(task).collect()
+}
 
 fn scheduler(needs: &[&[usize]], jobs: usize, keep_going: bool) -> Scheduler {
-    let place: Vec<usize> = (0..needs.len()).collect();
-    Scheduler::new(needs.iter().map(|inputs| inputs.to_vec()).collect(), &place, Policy { jobs, keep_going })
+    Scheduler::new(tasks(needs), &Capacity::default(), Rules { jobs, keep_going })
 }
 
 fn outcomes(scheduler: &Scheduler) -> Vec<StageOutcome> {
@@ -26,10 +31,73 @@ fn the_longest_chain_starts_first_and_the_file_settles_ties() {
     assert_eq!(one.on(Begin), [Start(2)]);
     assert_eq!(one.on(Ran(2)), [Start(3)]);
     assert_eq!(one.on(Ran(3)), [Start(0)], "4 ends a chain as 0 does, and 0 comes first in the file");
-    let place = [4, 3, 2, 1, 0];
-    let mut backwards =
-        Scheduler::new(needs.iter().map(|i| i.to_vec()).collect(), &place, Policy { jobs: 2, keep_going: false });
+    let mut backwards = tasks(&needs);
+    for task in &mut backwards {
+        task.place = 4 - task.place;
+    }
+    let mut backwards = Scheduler::new(backwards, &Capacity::default(), Rules { jobs: 2, keep_going: false });
     assert_eq!(backwards.on(Begin), [Start(2), Start(1)]);
+}
+
+#[test]
+fn the_way_that_takes_longest_counts_and_not_the_one_with_most_stages() {
+    let mut slow = tasks(&[&[], &[0], &[1], &[]]);
+    slow[3].weight = 10;
+    let mut run = Scheduler::new(slow, &Capacity::default(), Rules { jobs: 1, keep_going: false });
+    assert_eq!(run.on(Begin), [Start(3)]);
+}
+
+#[test]
+fn what_fits_runs_and_devices_are_lent_one_by_one() {
+    // Resource 0 is an amount of 4, resource 1 are 2 devices.
+    let capacity = Capacity { amounts: vec![4, 2], devices: Some(1) };
+    let asks = [[3, 1], [2, 0], [1, 1], [0, 2]];
+    let mut wanting = tasks(&[&[], &[], &[], &[]]);
+    wanting.iter_mut().zip(asks).for_each(|(task, asks)| task.asks = asks.to_vec());
+    let mut run = Scheduler::new(wanting, &capacity, Rules { jobs: 4, keep_going: false });
+    assert_eq!(run.on(Begin), [Start(0), Start(2)], "1 finds too little of the amount, 3 too few devices");
+    assert_eq!((run.devices(0), run.devices(2)), ([0].as_slice(), [1].as_slice()));
+    assert_eq!(run.on(Ran(0)), [Start(1)], "3 still finds one device only");
+    assert_eq!(run.on(Ran(2)), [Start(3)]);
+    assert_eq!(run.devices(3), [0, 1]);
+    assert_eq!(run.on(Ran(3)), []);
+    assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn a_stage_that_falters_is_tried_again_as_often_as_it_says() {
+    let mut patient = tasks(&[&[], &[0], &[]]);
+    patient[0].retries = 2;
+    let mut run = Scheduler::new(patient, &Capacity::default(), Rules { jobs: 1, keep_going: false });
+    assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.on(Faltered(0)), [Rest(0), Start(2)], "its place is free in the meantime");
+    assert_eq!(run.on(Rested(0)), []);
+    assert_eq!(run.on(Failed(2)), [Start(0)], "after a failure elsewhere, what has begun goes on");
+    assert_eq!(run.on(Faltered(0)), [Rest(0)]);
+    assert_eq!(run.on(Rested(0)), [Start(0)]);
+    assert_eq!(run.on(Faltered(0)), [Finish(RunOutcome::Failed)]);
+    use StageOutcome as O;
+    assert_eq!(outcomes(&run), [O::Failed, O::Skipped, O::Failed]);
+}
+
+#[test]
+fn a_failure_that_would_come_again_is_not_tried_again() {
+    let mut patient = tasks(&[&[]]);
+    patient[0].retries = 2;
+    let mut run = Scheduler::new(patient, &Capacity::default(), Rules { jobs: 1, keep_going: false });
+    run.on(Begin);
+    assert_eq!(run.on(Failed(0)), [Finish(RunOutcome::Failed)]);
+}
+
+#[test]
+fn an_interrupt_ends_the_pause_between_attempts() {
+    let mut patient = tasks(&[&[]]);
+    patient[0].retries = 2;
+    let mut run = Scheduler::new(patient, &Capacity::default(), Rules { jobs: 1, keep_going: false });
+    run.on(Begin);
+    assert_eq!(run.on(Faltered(0)), [Rest(0)]);
+    assert_eq!(run.on(Interrupt), [Finish(RunOutcome::Interrupted)]);
+    assert_eq!(run.on(Rested(0)), []);
 }
 
 #[test]
@@ -70,34 +138,45 @@ fn a_last_stage_that_ends_in_spite_of_the_interrupt_makes_the_run_succeed() {
     assert_eq!(run.on(Ran(0)), [Finish(RunOutcome::Succeeded)]);
 }
 
+/// A graph, what there is, and what will come of each stage.
 #[derive(Clone, Debug)]
 struct Script {
-    needs: Vec<Vec<usize>>,
-    policy: Policy,
+    tasks: Vec<Task>,
+    capacity: Capacity,
+    rules: Rules,
     answers: Vec<u8>,
     picks: Vec<prop::sample::Index>,
     interrupt_at: Option<usize>,
 }
 
 fn scripts() -> impl Strategy<Value = Script> {
-    (1_usize..14).prop_flat_map(|count| {
-        let needs: Vec<_> =
-            (0..count).map(|stage| prop::collection::btree_set(0..stage.max(1), 0..=stage.min(3))).collect();
+    (1_usize..14, prop::collection::vec(1_u64..5, 3)).prop_flat_map(|(count, amounts)| {
+        let tasks: Vec<_> = (0..count)
+            .map(|stage| {
+                let needs = prop::collection::btree_set(0..stage.max(1), 0..=stage.min(3));
+                let asks: Vec<_> = amounts.iter().map(|&total| 0..=total).collect();
+                (needs, 0_u64..4, asks, 0_u32..3).prop_map(move |(needs, weight, asks, retries)| Task {
+                    needs: needs.into_iter().filter(|&input| input < stage).collect(),
+                    place: (stage * 5) % 7,
+                    weight,
+                    asks,
+                    retries,
+                })
+            })
+            .collect();
+        let capacity = Capacity { amounts, devices: Some(2) };
         (
-            needs,
+            (tasks, Just(capacity)),
             1_usize..5,
             any::<bool>(),
-            prop::collection::vec(0_u8..12, count),
+            prop::collection::vec(0_u8..14, count),
             prop::collection::vec(any::<prop::sample::Index>(), 4 * count + 8),
             prop::option::weighted(0.3, 0..2 * count),
         )
-            .prop_map(|(needs, jobs, keep_going, answers, picks, interrupt_at)| Script {
-                needs: needs
-                    .into_iter()
-                    .enumerate()
-                    .map(|(stage, inputs)| inputs.into_iter().filter(|&input| input < stage).collect())
-                    .collect(),
-                policy: Policy { jobs, keep_going },
+            .prop_map(|((tasks, capacity), jobs, keep_going, answers, picks, interrupt_at)| Script {
+                tasks,
+                capacity,
+                rules: Rules { jobs, keep_going },
                 answers,
                 picks,
                 interrupt_at,
@@ -105,100 +184,177 @@ fn scripts() -> impl Strategy<Value = Script> {
     })
 }
 
-proptest! {
+/// What the test itself knows of a run, told by nothing but the effects.
+#[derive(Default)]
+struct Seen {
+    active: Vec<usize>,
+    watched: Vec<usize>,
+    resting: Vec<usize>,
+    attempts: Vec<u32>,
+    was_busy: Vec<bool>,
+    failed: bool,
+    interrupted: bool,
+    finish: Option<RunOutcome>,
+    effects: Vec<Effect>,
+}
+
+impl Script {
     /// Plays a whole run with an arbitrary order of answers and checks every promise of the scheduler on the way.
-    #[test]
-    fn every_run_keeps_its_promises(script in scripts()) {
-        let count = script.needs.len();
-        let place: Vec<usize> = (0..count).collect();
-        let mut run = Scheduler::new(script.needs.clone(), &place, script.policy);
-        let mut active: Vec<usize> = Vec::new();
-        let mut watched: Vec<usize> = Vec::new();
-        let mut worked = vec![0; count];
-        let mut was_busy = vec![false; count];
-        let mut failed = false;
-        let mut interrupted = false;
-        let mut finish = None;
+    fn play(&self) -> Result<(Seen, Vec<StageOutcome>), TestCaseError> {
+        let count = self.tasks.len();
+        let mut run = Scheduler::new(self.tasks.clone(), &self.capacity, self.rules);
+        let mut seen = Seen { attempts: vec![0; count], was_busy: vec![false; count], ..Seen::default() };
         let mut queue = run.on(Begin);
         for step in 0.. {
             for effect in std::mem::take(&mut queue) {
-                prop_assert!(finish.is_none(), "{effect:?} after the end");
-                match effect {
-                    Start(stage) => {
-                        prop_assert!(!interrupted, "start after an interrupt");
-                        prop_assert!(script.policy.keep_going || !failed, "start after a failure");
-                        prop_assert!(!active.contains(&stage) && run.outcome(stage).is_none());
-                        for &input in &script.needs[stage] {
-                            let outcome = run.outcome(input);
-                            prop_assert!(matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached)), "{outcome:?}");
-                        }
-                        active.push(stage);
-                        prop_assert!(active.len() <= script.policy.jobs);
-                    }
-                    Watch(stage) => watched.push(stage),
-                    Stop(stage) | Kill(stage) => prop_assert!(interrupted && active.contains(&stage)),
-                    Finish(outcome) => finish = Some(outcome),
-                }
+                self.check(effect, &run, &mut seen)?;
             }
-            if finish.is_some() {
-                break;
+            self.check_lease(&run, &seen)?;
+            if seen.finish.is_some() {
+                prop_assert!(seen.active.is_empty(), "the run ended while {:?} ran", seen.active);
+                return Ok((seen, outcomes(&run)));
             }
-            if script.interrupt_at == Some(step) {
-                interrupted = true;
+            if self.interrupt_at == Some(step) {
+                seen.interrupted = true;
+                seen.watched.clear();
+                seen.resting.clear();
                 queue = run.on(Interrupt);
-                prop_assert_eq!(queue.iter().filter(|effect| matches!(effect, Stop(_))).count(), active.len());
+                let stops = queue.iter().filter(|effect| matches!(effect, Stop(_))).count();
+                prop_assert_eq!(stops, seen.active.len());
                 continue;
             }
-            prop_assert!(active.len() + watched.len() > 0, "the run hangs");
-            let pick = script.picks[step % script.picks.len()].index(active.len() + watched.len());
-            if pick >= active.len() {
-                let stage = watched.swap_remove(pick - active.len());
-                queue = run.on(Freed(stage));
+            self.check_nothing_idles(&run, &seen)?;
+            let waiting = seen.active.len() + seen.watched.len() + seen.resting.len();
+            prop_assert!(waiting > 0, "the run hangs");
+            let mut pick = self.picks[step % self.picks.len()].index(waiting);
+            if pick < seen.watched.len() {
+                queue = run.on(Freed(seen.watched.swap_remove(pick)));
                 continue;
             }
-            let stage = active.swap_remove(pick);
-            queue = run.on(match script.answers[stage] {
-                0 | 1 if !was_busy[stage] => {
-                    was_busy[stage] = true;
-                    Busy(stage)
-                }
-                2 | 3 => {
-                    failed = true;
-                    worked[stage] += 1;
-                    Failed(stage)
-                }
-                4 | 5 => Cached(stage),
-                6.. if interrupted && script.answers[stage] > 8 => {
-                    worked[stage] += 1;
-                    Canceled(stage)
-                }
-                _ => {
-                    worked[stage] += 1;
-                    Ran(stage)
-                }
-            });
+            pick -= seen.watched.len();
+            if pick < seen.resting.len() {
+                queue = run.on(Rested(seen.resting.swap_remove(pick)));
+                continue;
+            }
+            let stage = seen.active.swap_remove(pick - seen.resting.len());
+            let answer = self.answer(stage, &mut seen);
+            queue = run.on(answer);
         }
-        prop_assert!(active.is_empty(), "the run ended while {active:?} ran");
-        prop_assert!(worked.iter().all(|&times| times <= 1));
-        let outcomes = outcomes(&run);
-        for (stage, inputs) in script.needs.iter().enumerate() {
+        unreachable!()
+    }
+
+    fn answer(&self, stage: usize, seen: &mut Seen) -> Happened {
+        match self.answers[stage] {
+            0 | 1 if !seen.was_busy[stage] => {
+                seen.was_busy[stage] = true;
+                // It never ran.
+                seen.attempts[stage] -= 1;
+                Busy(stage)
+            }
+            2 => {
+                seen.failed = true;
+                Failed(stage)
+            }
+            // Some do better the second time.
+            3 | 4 | 12 if self.answers[stage] != 12 || seen.attempts[stage] < 2 => {
+                seen.failed |= seen.attempts[stage] > self.tasks[stage].retries || seen.interrupted;
+                Faltered(stage)
+            }
+            5 => Cached(stage),
+            9.. if seen.interrupted => Canceled(stage),
+            _ => Ran(stage),
+        }
+    }
+
+    fn check(&self, effect: Effect, run: &Scheduler, seen: &mut Seen) -> Result<(), TestCaseError> {
+        prop_assert!(seen.finish.is_none(), "{effect:?} after the end");
+        seen.effects.push(effect);
+        match effect {
+            Start(stage) => {
+                prop_assert!(!seen.interrupted, "start after an interrupt");
+                let has_begun = seen.attempts[stage] > 0;
+                prop_assert!(self.rules.keep_going || !seen.failed || has_begun, "start after a failure");
+                prop_assert!(!seen.active.contains(&stage) && run.outcome(stage).is_none());
+                for &input in &self.tasks[stage].needs {
+                    let outcome = run.outcome(input);
+                    prop_assert!(matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached)), "{outcome:?}");
+                }
+                seen.active.push(stage);
+                seen.attempts[stage] += 1;
+                prop_assert!(seen.attempts[stage] <= self.tasks[stage].retries + 1);
+                prop_assert!(seen.active.len() <= self.rules.jobs);
+            }
+            Watch(stage) => seen.watched.push(stage),
+            Rest(stage) => seen.resting.push(stage),
+            Stop(stage) | Kill(stage) => prop_assert!(seen.interrupted && seen.active.contains(&stage)),
+            Finish(outcome) => seen.finish = Some(outcome),
+        }
+        Ok(())
+    }
+
+    /// No resource is exceeded, and no device lent twice.
+    fn check_lease(&self, run: &Scheduler, seen: &Seen) -> Result<(), TestCaseError> {
+        for (resource, &total) in self.capacity.amounts.iter().enumerate() {
+            let taken: u64 = seen.active.iter().map(|&stage| self.tasks[stage].asks[resource]).sum();
+            prop_assert!(taken <= total, "{taken} of {total} of resource {resource}");
+        }
+        let mut devices = BTreeSet::new();
+        for &stage in &seen.active {
+            prop_assert_eq!(run.devices(stage).len() as u64, self.tasks[stage].asks[2]);
+            for &device in run.devices(stage) {
+                prop_assert!((device as u64) < self.capacity.amounts[2] && devices.insert(device));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever could run does.
+    fn check_nothing_idles(&self, run: &Scheduler, seen: &Seen) -> Result<(), TestCaseError> {
+        if seen.interrupted || seen.failed && !self.rules.keep_going || seen.active.len() == self.rules.jobs {
+            return Ok(());
+        }
+        for (stage, task) in self.tasks.iter().enumerate() {
+            let has_result =
+                |input: &usize| matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached));
+            let waits = [&seen.active, &seen.watched, &seen.resting].iter().any(|stages| stages.contains(&stage));
+            if run.outcome(stage).is_some() || waits || !task.needs.iter().all(has_result) {
+                continue;
+            }
+            let fits = (0..3).all(|resource| {
+                let taken: u64 = seen.active.iter().map(|&other| self.tasks[other].asks[resource]).sum();
+                taken + task.asks[resource] <= self.capacity.amounts[resource]
+            });
+            prop_assert!(!fits, "{stage} could run");
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_run_keeps_its_promises(script in scripts()) {
+        let (seen, outcomes) = script.play()?;
+        for (stage, task) in script.tasks.iter().enumerate() {
             let no_result = |outcome: StageOutcome| !matches!(outcome, StageOutcome::Ran | StageOutcome::Cached);
-            if inputs.iter().any(|&input| no_result(outcomes[input])) {
+            if task.needs.iter().any(|&input| no_result(outcomes[input])) {
                 prop_assert!(matches!(outcomes[stage], StageOutcome::Skipped | StageOutcome::Canceled));
-            } else if script.policy.keep_going && !interrupted {
+            } else if script.rules.keep_going && !seen.interrupted {
                 prop_assert!(outcomes[stage] != StageOutcome::Skipped, "an independent stage was skipped");
             }
-            if !interrupted {
+            if !seen.interrupted {
                 prop_assert!(outcomes[stage] != StageOutcome::Canceled);
             }
         }
         let expected = if outcomes.contains(&StageOutcome::Canceled) {
             RunOutcome::Interrupted
-        } else if failed {
+        } else if outcomes.contains(&StageOutcome::Failed) {
             RunOutcome::Failed
         } else {
             RunOutcome::Succeeded
         };
-        prop_assert_eq!(finish, Some(expected));
+        prop_assert_eq!(seen.finish, Some(expected));
+        prop_assert_eq!(seen.failed, outcomes.contains(&StageOutcome::Failed));
+        let (again, _) = script.play()?;
+        prop_assert_eq!(seen.effects, again.effects, "the same run takes another course");
     }
 }

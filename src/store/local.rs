@@ -19,14 +19,19 @@ impl Store {
     /// The folder that an action's work in progress lives in, made if absent. It survives until
     /// [`Store::discard_scratch`].
     pub fn scratch(&self, key: &Key) -> Result<PathBuf, StoreError> {
-        let path = self.local("scratch").join(key.to_string());
+        let path = self.scratch_path(key);
         fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         Ok(path)
     }
 
+    /// Where [`Store::scratch`] is, whether it exists or not.
+    pub fn scratch_path(&self, key: &Key) -> PathBuf {
+        self.local("scratch").join(key.to_string())
+    }
+
     /// Removes an action's work in progress, if any.
     pub fn discard_scratch(&self, key: &Key) -> Result<(), StoreError> {
-        let path = self.local("scratch").join(key.to_string());
+        let path = self.scratch_path(key);
         failpoint::pass("scratch.discard").map_err(StoreError::io("remove", &path))?;
         folder::remove(&path)
     }

@@ -8,6 +8,7 @@ mod meaning;
 mod messages;
 mod mutations;
 mod parameters;
+mod policy;
 mod spelling;
 
 use std::path::{Path, PathBuf};

@@ -73,7 +73,9 @@ impl Live {
             }
             // What the announcement has said already.
             RunEvent::StageCached { stage, .. } if self.announced.get(stage) == Some(&AnnouncedStatus::Cached) => {}
-            RunEvent::StageFinished { stage, .. } | RunEvent::StageFailed { stage, .. } => {
+            RunEvent::StageFinished { stage, .. }
+            | RunEvent::StageRetrying { stage, .. }
+            | RunEvent::StageFailed { stage, .. } => {
                 self.running.remove(stage);
                 if let Some(bars) = &mut self.bars {
                     bars.end(stage);

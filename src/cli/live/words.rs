@@ -11,7 +11,7 @@ use crate::{
 
 /// What will happen and why: a head line, and a row for each stage that is not cached.
 pub(super) fn announcement(event: &RunEvent) -> String {
-    let RunEvent::RunStarted { graph, folder, jobs, threads, stages } = event else { return String::new() };
+    let RunEvent::RunStarted { graph, folder, jobs, threads, stages, .. } = event else { return String::new() };
     let open: Vec<&Announced> = stages.iter().filter(|stage| stage.status != AnnouncedStatus::Cached).collect();
     if open.is_empty() {
         let all =
@@ -81,6 +81,15 @@ pub(super) fn complaint(event: &RunEvent) -> Option<String> {
         RunEvent::StageFailed { stage, message, log, .. } => {
             let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
             format!("{}: stage `{stage}` failed: {message}{log}\n", paint(BAD, "error"))
+        }
+        RunEvent::StageRetrying { stage, message, log, attempt, retries_left, pause, .. } => {
+            let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
+            let of = u64::from(*attempt) + u64::from(*retries_left);
+            let pause = duration(*pause);
+            format!(
+                "{}: stage `{stage}` failed, attempt {attempt} of {of}, next in {pause}: {message}{log}\n",
+                paint(NOTE, "retry")
+            )
         }
         RunEvent::StageWarning { stage, message } => {
             format!("{}: stage `{stage}`: {message}\n", paint(NOTE, "warning"))

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use twdag_stages::stage::{Context, Kind, Numerics, Reference, StageError};
 
 use super::{Action, RecordInput};
-use crate::{digest::Digest, graph::Node};
+use crate::{
+    digest::Digest,
+    graph::{Node, Policy},
+};
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Sample<const REVISION: u32> {
@@ -26,7 +29,7 @@ impl<const REVISION: u32> Kind for Sample<REVISION> {
 }
 
 fn node(name: &str, sample: impl Kind) -> Node {
-    Node { name: name.to_owned(), stage: Box::new(sample), inputs: Vec::new() }
+    Node { name: name.to_owned(), stage: Box::new(sample), inputs: Vec::new(), policy: Policy::default() }
 }
 
 fn read(role: &str, content: &str) -> Vec<RecordInput> {

@@ -27,7 +27,7 @@ pub struct Command {
     #[serde(default)]
     pub files: Vec<SourcePath>,
     /// Environment variables to set, with the same placeholders as `run`; the program sees no others but PATH, HOME,
-    /// LANG (C.UTF-8) and TMPDIR.
+    /// LANG (C.UTF-8), TMPDIR, and CUDA_VISIBLE_DEVICES where devices are lent to stages.
     #[serde(default)]
     pub env: std::collections::BTreeMap<String, String>,
     /// Files that must exist in the output folder when the program ends; empty means at least one.

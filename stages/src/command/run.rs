@@ -37,7 +37,9 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
 
     let mut command = process::Command::new(program);
     command.args(arguments).current_dir(&work).stdin(Stdio::null()).stdout(output).stderr(errors).env_clear();
-    let inherited = ["PATH", "HOME"].into_iter().filter_map(|name| env::var_os(name).map(|value| (name, value)));
+    let inherited = ["PATH", "HOME", "CUDA_VISIBLE_DEVICES"]
+        .into_iter()
+        .filter_map(|name| env::var_os(name).map(|value| (name, value)));
     command.envs(inherited).env("LANG", "C.UTF-8").env("TMPDIR", &temporary);
     for (name, text) in &settings.env {
         command.env(name, arguments::fill(settings, text, context)?);

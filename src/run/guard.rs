@@ -1,0 +1,162 @@
+//! What a run that is killed leaves behind: the programs of its stages. The kernel ends the workers of a dead driver,
+//! and a worker or the driver ends what a dead one of them had started; but if both are killed at the same instant,
+//! nobody of the run is left to end the programs that a `Command` had started in turn. The guard is: a small process
+//! that only waits for the end of the pipe that the driver holds, under a name and in a process group of its own, so
+//! that whatever kills the run by name or by group does not mean it.
+//!
+//! It knows those programs by their environment: TMPDIR leads into the scratch folder of the action, which no other
+//! program has. While somebody holds the claim of the action, its programs are in good hands.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
+
+use super::process::program;
+use crate::{
+    digest::Key,
+    store::{ClaimAttempt, Store},
+};
+
+/// Under this name the guard is seen in lists of processes.
+const NAME: &str = "run-guard";
+/// How often it looks after the driver has died.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long it goes on after that: longer than any worker may take to keep its state.
+const LIFE: Duration = Duration::from_mins(1);
+/// Those who are killed leave children of their own to be looked at.
+const ROUNDS: usize = 100;
+
+/// The driver's end of a guard.
+pub(super) struct Guard {
+    child: Child,
+    pipe: ChildStdin,
+}
+
+impl Guard {
+    /// Starts a guard for stages of this store.
+    pub(super) fn start(store: &Store) -> io::Result<Self> {
+        let mut command = Command::new(program()?);
+        command.arg0(NAME).arg("guard").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.process_group(0).spawn()?;
+        let mut pipe = child.stdin.take().ok_or_else(|| io::Error::other("the guard has no standard input"))?;
+        // Through the pipe and not as an argument, which would be part of the name that it is killed by.
+        pipe.write_all(store.root().as_os_str().as_bytes())?;
+        pipe.write_all(b"\n")?;
+        Ok(Self { child, pipe })
+    }
+
+    /// Its process.
+    pub(super) fn id(&self) -> Option<i32> {
+        i32::try_from(self.child.id()).ok()
+    }
+
+    /// From now on a worker computes the action.
+    pub(super) fn begin(&mut self, key: &Key) {
+        // A guard that is gone guards nothing; the run goes on without.
+        let _ = writeln!(self.pipe, "+{key}");
+    }
+
+    /// The worker and all that it had started have ended.
+    pub(super) fn end(&mut self, key: &Key) {
+        let _ = writeln!(self.pipe, "-{key}");
+    }
+
+    /// The run is over.
+    pub(super) fn dismiss(mut self) {
+        if writeln!(self.pipe, "end").is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The guard's own life: listens to the driver until that is gone, then ends what it left behind.
+pub fn stand(input: impl Read) {
+    // Neither matters enough to fail.
+    let _ = fs::write("/proc/self/comm", NAME);
+    let mut lines = BufReader::new(input).split(b'\n').map_while(Result::ok);
+    let Some(root) = lines.next() else { return };
+    let root = PathBuf::from(std::ffi::OsStr::from_bytes(&root));
+    let mut keys = BTreeSet::new();
+    for line in lines {
+        let line = String::from_utf8_lossy(&line);
+        match (line.split_at_checked(1), line.as_ref()) {
+            (_, "end") => return,
+            (Some(("+", key)), _) => keys.extend(key.parse::<Key>().ok()),
+            (Some(("-", key)), _) => {
+                if let Ok(key) = key.parse::<Key>() {
+                    keys.remove(&key);
+                }
+            }
+            _ => {}
+        }
+    }
+    if keys.is_empty() {
+        return;
+    }
+    let Ok(store) = Store::open(&root) else { return };
+    let begun = Instant::now();
+    while !keys.is_empty() && begun.elapsed() < LIFE {
+        keys.retain(|key| !is_clean(&store, key));
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether nothing of the action runs any more, after ending what nobody cares for.
+fn is_clean(store: &Store, key: &Key) -> bool {
+    match store.claim(key, "the guard of a run that was killed") {
+        Ok(ClaimAttempt::Held(_claim)) => end_programs(&store.scratch_path(key)),
+        Ok(ClaimAttempt::Busy(_)) | Err(_) => false,
+    }
+}
+
+/// Ends all programs that were started for the action whose scratch folder this is. Call it only while no worker
+/// computes that action. Whether none is left.
+pub(super) fn end_programs(scratch: &Path) -> bool {
+    let mut quiet = 0;
+    for _ in 0..ROUNDS {
+        let programs = programs(scratch);
+        if programs.is_empty() {
+            // One may have been missed that was just being started.
+            quiet += 1;
+            if quiet == 2 {
+                return true;
+            }
+            continue;
+        }
+        quiet = 0;
+        for (program, group) in programs {
+            // Who is gone already needs neither.
+            if group != getpgrp() {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = kill_process(program, Signal::KILL);
+        }
+        thread::sleep(PAUSE / 5);
+    }
+    false
+}
+
+/// The programs whose temporary folder lies in this scratch folder, with their process groups.
+fn programs(scratch: &Path) -> Vec<(Pid, Pid)> {
+    let mut mark = b"TMPDIR=".to_vec();
+    mark.extend_from_slice(scratch.as_os_str().as_bytes());
+    mark.push(b'/');
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let process = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            environment.split(|byte| *byte == 0).find(|variable| variable.starts_with(&mark))?;
+            Some((process, rustix::process::getpgid(Some(process)).ok()?))
+        })
+        .collect()
+}

@@ -1,0 +1,214 @@
+//! What this machine has for stages, and what each stage of a plan gets of it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    error::{Excess, RunError},
+    pool::Capacity,
+};
+use crate::{
+    graph::{
+        Available, Graph, Workspace,
+        amount::{CPU, GPU, MEMORY},
+    },
+    plan::{Plan, Status},
+};
+
+/// The environment variable by which programs learn which devices they may use.
+pub(super) const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
+/// How much there is of every resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    amounts: BTreeMap<String, u64>,
+    devices: Option<Vec<String>>,
+}
+
+impl Totals {
+    /// What the command line says counts first, then the workspace file, then the environment and the machine.
+    pub fn find(given: &[(String, Available)], workspace: &Workspace) -> Self {
+        let mut totals = Self::default();
+        totals.set(CPU, &Available::Amount(std::thread::available_parallelism().map_or(1, usize::from) as u64));
+        if let Some(bytes) = memory() {
+            totals.set(MEMORY, &Available::Amount(bytes));
+        }
+        if let Ok(text) = std::env::var(VISIBLE_DEVICES) {
+            totals.set(GPU, &Available::Devices(visible(&text)));
+        }
+        let of_workspace = workspace.resources.iter().map(|(name, available)| (name.as_str(), available));
+        for (name, available) in of_workspace.chain(given.iter().map(|(name, available)| (name.as_str(), available))) {
+            totals.set(name, available);
+        }
+        totals
+    }
+
+    fn set(&mut self, name: &str, available: &Available) {
+        let amount = match available {
+            Available::Amount(amount) => *amount,
+            Available::Devices(devices) => {
+                self.devices = Some(devices.clone());
+                devices.len() as u64
+            }
+        };
+        self.amounts.insert(name.to_owned(), amount);
+    }
+
+    /// Every resource with its amount.
+    pub fn amounts(&self) -> &BTreeMap<String, u64> {
+        &self.amounts
+    }
+
+    /// The names of the devices, if anything is known of devices here.
+    pub fn devices(&self) -> Option<&[String]> {
+        self.devices.as_deref()
+    }
+
+    fn cpus(&self) -> u64 {
+        self.amounts.get(CPU).copied().unwrap_or(1)
+    }
+}
+
+/// The devices of an environment variable as CUDA reads it: up to the first that is none.
+fn visible(text: &str) -> Vec<String> {
+    let mut devices: Vec<String> = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        if name.is_empty() || name.starts_with('-') || name == "NoDevFiles" || devices.iter().any(|known| known == name)
+        {
+            break;
+        }
+        devices.push(name.to_owned());
+    }
+    devices
+}
+
+/// The bytes of memory of this machine, or of the control group that this process is confined to.
+#[cfg(target_os = "linux")]
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let all = kibibytes * 1024;
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = limits.iter().find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    Some(limit.map_or(all, |limit| limit.min(all)))
+}
+
+/// Where the system does not tell in a file, nothing is known of memory.
+#[cfg(not(target_os = "linux"))]
+fn memory() -> Option<u64> {
+    None
+}
+
+/// What each stage of a plan gets, and how many run at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// How much there is of each resource that counts.
+    pub(super) capacity: Capacity,
+    /// What each stage takes of it, in the order of the plan.
+    pub(super) asks: Vec<Vec<u64>>,
+    /// The threads of each stage, in the order of the plan.
+    pub(super) threads: Vec<usize>,
+    /// Stages that may run at the same time.
+    pub jobs: usize,
+    /// Threads of a stage whose policy does not say how much `cpu` it wants.
+    pub default_threads: usize,
+}
+
+impl Budget {
+    /// Refuses stages that want more than there is. `jobs` is how many stages may run at once; each that does not say
+    /// how much `cpu` it wants gets its equal share, or all if nothing is said of `jobs` either.
+    pub fn new(graph: &Graph, plan: &Plan, totals: &Totals, jobs: Option<usize>) -> Result<Self, RunError> {
+        let names: Vec<&str> = totals.amounts.keys().map(String::as_str).collect();
+        let cpus = totals.cpus();
+        let default_cpu = cpus / jobs.unwrap_or(1).max(1) as u64;
+        let (mut asks, mut threads, mut excesses) = (Vec::new(), Vec::new(), Vec::new());
+        let mut open_cpu = Vec::new();
+        for stage in &plan.stages {
+            let requests = &graph.nodes()[stage.node].policy.resources;
+            let ask = |name: &str| match requests.get(name) {
+                Some(request) => request.amount,
+                None if name == CPU => default_cpu,
+                None => 0,
+            };
+            asks.push(names.iter().map(|name| ask(name)).collect::<Vec<u64>>());
+            threads.push(usize::try_from(ask(CPU)).unwrap_or(usize::MAX).max(1));
+            // What has its result needs nothing.
+            if stage.status == Status::Cached {
+                continue;
+            }
+            open_cpu.push(ask(CPU));
+            for (name, request) in requests {
+                let total = totals.amounts.get(name).copied();
+                if request.amount > total.unwrap_or(0) {
+                    excesses.push(Excess {
+                        graph: graph.path.clone(),
+                        line: request.line,
+                        column: request.column,
+                        stage: stage.name.clone(),
+                        resource: name.clone(),
+                        amount: request.amount,
+                        total,
+                        similar: crate::graph::similar_name(name, &names).map(str::to_owned),
+                    });
+                }
+            }
+        }
+        if !excesses.is_empty() {
+            return Err(RunError::Excess(excesses));
+        }
+        let devices = names.iter().position(|name| *name == GPU).filter(|_| totals.devices.is_some());
+        Ok(Self {
+            capacity: Capacity { amounts: totals.amounts.values().copied().collect(), devices },
+            asks,
+            threads,
+            jobs: jobs.unwrap_or_else(|| at_once(open_cpu, cpus)),
+            default_threads: usize::try_from(default_cpu).unwrap_or(usize::MAX).max(1),
+        })
+    }
+}
+
+/// How many stages can run at the same time at most: the smallest that fit together.
+fn at_once(mut asks: Vec<u64>, mut cpus: u64) -> usize {
+    asks.sort_unstable();
+    let fit = asks.into_iter().take_while(|&ask| {
+        let fits = ask <= cpus;
+        cpus = cpus.saturating_sub(ask);
+        fits
+    });
+    fit.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_the_environment_end_where_cuda_ends_them() {
+        assert_eq!(visible("0,1"), ["0", "1"]);
+        assert_eq!(visible("GPU-8932f937, 2,-1,3"), ["GPU-8932f937", "2"]);
+        assert_eq!(visible(""), [""; 0]);
+        assert_eq!(visible("NoDevFiles"), [""; 0]);
+    }
+
+    #[test]
+    fn the_command_line_outweighs_the_workspace_file_and_that_the_machine() {
+        let given = [("cpu".to_owned(), Available::Amount(3)), ("licence".to_owned(), Available::Amount(1))];
+        let text = r#"Workspace(version: 1, resources: {"cpu": 64, "gpu": ["a", 1], "memory": "2 GiB"})"#;
+        let workspace = Workspace::from_text(std::path::Path::new("twdag.ron"), text).unwrap();
+        let totals = Totals::find(&given, &workspace);
+        let amounts: Vec<_> = totals.amounts().iter().map(|(name, amount)| (name.as_str(), *amount)).collect();
+        assert_eq!(amounts, [("cpu", 3), ("gpu", 2), ("licence", 1), ("memory", 2 << 30)]);
+        assert_eq!(totals.devices(), Some(["a".to_owned(), "1".to_owned()].as_slice()));
+        let machine = Totals::find(&[], &Workspace::default());
+        assert!(machine.cpus() >= 1);
+        #[cfg(target_os = "linux")]
+        assert!(machine.amounts()[MEMORY] > 64 << 20);
+    }
+
+    #[test]
+    fn as_many_run_at_once_as_the_smallest_allow() {
+        assert_eq!(at_once(vec![8, 8], 8), 1);
+        assert_eq!(at_once(vec![4, 1, 2, 2], 5), 3);
+        assert_eq!(at_once(vec![], 5), 1);
+    }
+}
