@@ -252,7 +252,7 @@ impl Store {
                 checked.add(Sort::Damaged, view, problem, "removed; it is made anew when it is asked for".to_owned());
             }
             // A view that goes takes a name from each of its objects.
-            self.note(&manifest);
+            self.note(manifest.files().iter().filter_map(|entry| Some((entry, good.get(&entry.digest)?.ino()))));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ impl Store {
     /// Takes the files below `folder` into the store and removes the folder. If something is in the way (a full
     /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again.
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
-        let mut entries = Vec::new();
+        let (mut entries, mut inodes) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
             failpoint::pass("ingest.seal")
@@ -17,7 +17,7 @@ impl Store {
                 .map_err(StoreError::io("protect", &file.path))?;
             let (digest, size) = object::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
-            self.adopt(&file.path, &entry)?;
+            inodes.push(self.adopt(&file.path, &entry)?);
             let metadata = file.path.symlink_metadata().map_err(StoreError::io("read", &file.path))?;
             if !object::is_sealed(&metadata, size) {
                 return Err(StoreError::output(file.path, "was written to after the stage had ended; run it again"));
@@ -30,7 +30,7 @@ impl Store {
         failpoint::pass("ingest.discard").map_err(StoreError::io("remove", folder))?;
         folder::remove(folder)?;
         // Only now: each name that a file gains or loses changes its change time.
-        self.note(&manifest);
+        self.note(manifest.files().iter().zip(inodes));
         Ok(artifact)
     }
 

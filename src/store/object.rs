@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Entry, Manifest, Store, StoreError, folder, seals::Seals};
+use super::{Entry, Store, StoreError, folder, sealed::Existing, seals::Seals};
 use crate::{digest::Digest, failpoint};
 
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
@@ -87,27 +87,30 @@ impl Store {
         self.named("objects", digest)
     }
 
-    /// What is wrong with the object that a manifest names, if anything; what is damaged is set aside. Costs one
-    /// `stat`, unless this machine has not seen the file as it is now: then it is hashed, and noted if it is as it
-    /// should be.
+    /// What is wrong with the object that a manifest names, if anything; see [`Store::look`].
     pub(super) fn object_problem(&self, entry: &Entry) -> Option<String> {
+        self.look(entry).err()
+    }
+
+    /// The inode of the object that a manifest names, or what is wrong with it; what is damaged is set aside. Costs
+    /// one `stat`, unless this machine has not seen the file as it is now: then it is hashed, and noted if it is as it
+    /// should be.
+    pub(super) fn look(&self, entry: &Entry) -> Result<u64, String> {
         let path = self.object(&entry.digest);
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Some(format!("the content of `{}` is no longer in the store", entry.path));
-            }
-            Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
-        };
+        let metadata = fs::symlink_metadata(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("the content of `{}` is no longer in the store", entry.path),
+            _ => format!("{} cannot be read: {error}", path.display()),
+        })?;
         match self.holds(&path, &metadata, entry) {
-            Ok(true) => return None,
-            Ok(false) => {}
+            Ok(true) => Ok(metadata.ino()),
+            Ok(false) => {
+                let problem = format!("the content of `{}` was changed in the store ({})", entry.path, path.display());
+                self.set_aside(&path, metadata.ino(), &problem);
+                Err(problem)
+            }
             // A disk that refuses to read is no reason to move anything.
-            Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
+            Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
         }
-        let problem = format!("the content of `{}` was changed in the store ({})", entry.path, path.display());
-        self.set_aside(&path, metadata.ino(), &problem);
-        Some(problem)
     }
 
     /// Whether a file holds what an entry says. One that was not seen as it is now is hashed, sealed again if it was
@@ -139,11 +142,12 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes the objects of a manifest, just after they were found whole and given or deprived of a name.
-    pub(super) fn note(&self, manifest: &Manifest) {
+    /// Notes objects that were found whole under these inodes, just after they got or lost a name.
+    pub(super) fn note<'a>(&self, found: impl IntoIterator<Item = (&'a Entry, u64)>) {
         let mut seals = self.seals();
-        for entry in manifest.files() {
+        for (entry, inode) in found {
             if let Ok(metadata) = fs::symlink_metadata(self.object(&entry.digest))
+                && metadata.ino() == inode
                 && is_sealed(&metadata, entry.size)
             {
                 seals.add(&entry.digest, &metadata);
@@ -156,14 +160,14 @@ impl Store {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the sealed file at `from` a second name as an object. An intact object that is there already stays.
-    /// No object may be run: that stands in manifests, since two artifacts may share the content and not that; so
-    /// a program is copied.
-    pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<(), StoreError> {
+    /// Gives the sealed file at `from` a second name as an object, and says which inode that has. An intact object that
+    /// is there already stays. No object may be run: that stands in manifests, since two artifacts may share the
+    /// content and not that; so a program is copied.
+    pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<u64, StoreError> {
         let to = self.object(&entry.digest);
         // Whoever looks after a damaged one was set aside finds a miss, and waits for this very action.
-        if to.symlink_metadata().is_ok() && self.object_problem(entry).is_none() {
-            return Ok(());
+        if let Ok(inode) = self.look(entry) {
+            return Ok(inode);
         }
         let parent = folder::parent(&to)?;
         failpoint::pass("object.flush")
@@ -175,29 +179,39 @@ impl Store {
             failpoint::pass("object.link").map_err(StoreError::io("write", &to))?;
             fs::hard_link(from, &to)
         };
-        match linked {
+        let stored = match linked {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            Err(_) => copy(from, &to, parent, Existing::Keep),
+        };
+        match stored {
             Ok(()) => {}
-            // Another process stored the same content a moment ago.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(_) => copy(from, &to, parent)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Another process stored the same content a moment ago, or a damaged object could not be set aside.
+                if let Ok(inode) = self.look(entry) {
+                    return Ok(inode);
+                }
+                copy(from, &to, parent, Existing::Replace).map_err(StoreError::io("write", &to))?;
+            }
+            Err(error) => return Err(StoreError::io("write", &to)(error)),
         }
-        folder::flush(parent)
+        folder::flush(parent)?;
+        fs::symlink_metadata(&to).map(|metadata| metadata.ino()).map_err(StoreError::io("read", &to))
     }
 }
 
-/// The way in for file systems without hard links, and for scratch folders on another one.
-fn copy(from: &Path, to: &Path, parent: &Path) -> Result<(), StoreError> {
-    let copied =
-        tempfile::Builder::new().prefix(".new-").tempfile_in(parent).map_err(StoreError::io("write into", parent))?;
-    failpoint::pass("object.copy")
-        .and_then(|()| fs::copy(from, copied.path()))
-        .and_then(|_| seal(copied.path(), false))
-        .and_then(|()| copied.as_file().sync_all())
-        .and_then(|()| failpoint::pass("object.rename"))
-        .map_err(StoreError::io("write", to))?;
-    match copied.persist_noclobber(to) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(StoreError::io("write", to)(error.error)),
-    }
+/// The way in for file systems without hard links, for scratch folders on another one, and for whatever has to take
+/// the place of something.
+fn copy(from: &Path, to: &Path, parent: &Path, existing: Existing) -> io::Result<()> {
+    let copied = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+    failpoint::pass("object.copy")?;
+    fs::copy(from, copied.path())?;
+    seal(copied.path(), false)?;
+    copied.as_file().sync_all()?;
+    failpoint::pass("object.rename")?;
+    match existing {
+        Existing::Keep => copied.persist_noclobber(to)?,
+        Existing::Replace => copied.persist(to)?,
+    };
+    Ok(())
 }

@@ -22,9 +22,8 @@ impl Store {
         if self.is_whole(&view, &manifest) {
             return Ok(view);
         }
-        if let Some(problem) = manifest.files().iter().find_map(|entry| self.object_problem(entry)) {
-            return Err(StoreError::Artifact { artifact: *artifact, problem });
-        }
+        let inodes = manifest.files().iter().map(|entry| self.look(entry)).collect::<Result<Vec<_>, _>>();
+        let inodes = inodes.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
         let views = folder::parent(&view)?;
         let building = tempfile::Builder::new()
             .prefix(".new-")
@@ -35,7 +34,7 @@ impl Store {
         if building.exists() {
             folder::remove(&building)?;
         }
-        self.note(&manifest);
+        self.note(manifest.files().iter().zip(inodes));
         built.map(|()| view)
     }
 

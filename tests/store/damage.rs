@@ -238,3 +238,15 @@ fn damage_is_set_aside_with_its_reason_and_told_once() {
         assert!(place.store.record(&key("x")).unwrap().is_some(), "{room}");
     }
 }
+
+#[test]
+fn damage_that_cannot_be_set_aside_is_replaced_and_never_trusted() {
+    let (place, published) = published();
+    fs::write(place.store.root().join("local/quarantine"), "a file in place of the folder").unwrap();
+    flip_unseen(&place.object("two"));
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+    assert_eq!(place.store.take_damage()[0].quarantine, None);
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+    assert_eq!(place.ingest(FILES), published.artifact);
+    assert_eq!(read_files(&place.store.view(&published.artifact).unwrap()), listed(FILES));
+}
