@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs, path::Path};
 use candle_core::{DType, Device, Tensor};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
-use twdag_stages::model::{Config, Model};
+use twdag_stages::model::{Config, Model, Rope};
 
 fn fields() -> Value {
     json!({
@@ -37,23 +37,55 @@ fn set(field: &str, value: Value) -> String {
 #[test]
 fn configurations() {
     assert_snapshot!(removed("hidden_size"), @"config.json: field `hidden_size`: missing, expected a positive whole number");
-    assert_snapshot!(removed("rope_theta"), @"config.json: field `rope_theta`: missing, expected a positive number");
+    // The first Llamas have no such field; every reader takes it for 10000.
+    assert!(removed("rope_theta").contains("rope: Default { theta: 10000.0 }"));
+    assert_snapshot!(set("rope_theta", json!(0)), @"config.json: field `rope_theta`: found 0, expected a positive number");
     assert_snapshot!(set("hidden_size", json!("wide")), @r#"config.json: field `hidden_size`: found "wide", expected a positive whole number"#);
     assert_snapshot!(set("hidden_size", json!(0)), @"config.json: field `hidden_size`: found 0, expected a positive whole number");
     assert_snapshot!(set("rms_norm_eps", json!(-1)), @"config.json: field `rms_norm_eps`: found -1, expected a positive number");
-    assert_snapshot!(set("model_type", json!("phi")), @r#"config.json: field `model_type`: found "phi", only "llama" is supported"#);
+    assert_snapshot!(set("model_type", json!("gpt2")), @r#"config.json: field `model_type`: found "gpt2", "llama" and "phi" are supported"#);
+    assert_snapshot!(removed("model_type"), @r#"config.json: field `model_type`: missing; "llama" and "phi" are supported"#);
+    assert_snapshot!(set("model_type", json!("phi")), @r#"config.json: field `architectures`: found ["LlamaForCausalLM"], only ["PhiForCausalLM"] is supported"#);
     assert_snapshot!(set("architectures", json!(["LlamaForSequenceClassification"])), @r#"config.json: field `architectures`: found ["LlamaForSequenceClassification"], only ["LlamaForCausalLM"] is supported"#);
-    assert_snapshot!(set("attention_bias", json!(true)), @"config.json: field `attention_bias`: found true, only false is supported");
+    assert_snapshot!(set("attention_bias", json!("no")), @r#"config.json: field `attention_bias`: found "no", expected true or false"#);
+    assert_snapshot!(set("partial_rotary_factor", json!(0.5)), @"config.json: field `partial_rotary_factor`: found 0.5, only 1.0 is supported");
+    assert_snapshot!(set("quantization_config", json!({"bits": 4})), @"config.json: field `quantization_config`: quantised models are not supported");
     assert_snapshot!(set("hidden_act", json!("gelu")), @r#"config.json: field `hidden_act`: found "gelu", only "silu" is supported"#);
     assert_snapshot!(set("num_attention_heads", json!(3)), @"config.json: field `head_dim`: missing, and 8 is no multiple of 3 heads");
     assert_snapshot!(set("num_key_value_heads", json!(4)), @"config.json: field `num_key_value_heads`: found 4, expected a divisor of the 2 attention heads");
     assert_snapshot!(set("tie_word_embeddings", json!("yes")), @r#"config.json: field `tie_word_embeddings`: found "yes", expected true or false"#);
     assert_snapshot!(set("eos_token_id", json!("</s>")), @r#"config.json: field `eos_token_id`: found "</s>", expected a token id or a list of them"#);
-    assert_snapshot!(set("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0})), @r#"config.json: field `rope_scaling.rope_type`: found "longrope", expected one of default, linear, dynamic, yarn, llama3"#);
+    assert_snapshot!(set("rope_scaling", json!({"rope_type": "proportional", "factor": 4.0})), @r#"config.json: field `rope_scaling.rope_type`: found "proportional", expected one of default, linear, dynamic, yarn, llama3, longrope"#);
+    assert_snapshot!(set("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0})), @"config.json: field `rope_scaling.short_factor`: missing, expected a list of 2 positive numbers, one for each pair that is rotated");
+    assert_snapshot!(set("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [1.0]})), @"config.json: field `rope_scaling.long_factor`: found 1 numbers, expected a list of 2 positive numbers, one for each pair that is rotated");
+    assert_snapshot!(set("rope_scaling", json!({"rope_type": "longrope", "short_factor": [1.0, -1.0], "long_factor": [1.0, 1.0]})), @"config.json: field `rope_scaling.short_factor`: found [1.0,-1.0], expected a list of 2 positive numbers, one for each pair that is rotated");
     assert_snapshot!(set("rope_scaling", json!({"type": "linear"})), @"config.json: field `rope_scaling.factor`: missing, expected a positive number");
     assert_snapshot!(set("rope_scaling", json!({"factor": 4.0})), @"config.json: field `rope_scaling.rope_type`: missing, expected the name of a scaling method");
     assert_snapshot!(set("rope_scaling", json!(4)), @"config.json: field `rope_scaling`: found 4, expected an object");
     assert_snapshot!(set("rope_parameters", json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 4.0})), @"config.json: field `rope_parameters.low_freq_factor`: missing, expected a positive number");
+}
+
+#[test]
+fn configurations_of_phi() {
+    let phi = |field: &str, value: Value| {
+        read(|object| {
+            object["model_type"] = json!("phi");
+            object["architectures"] = json!(["PhiForCausalLM"]);
+            object["layer_norm_eps"] = json!(1e-5);
+            object[field] = value;
+        })
+    };
+    assert!(phi("partial_rotary_factor", Value::Null).contains("partial_rotary_factor: 0.5"));
+    assert_snapshot!(phi("partial_rotary_factor", json!(0.3)), @"config.json: field `partial_rotary_factor`: found 0.3, which rotates 1 of 4 numbers of a head, expected an even number of them");
+    assert_snapshot!(phi("partial_rotary_factor", json!(1.5)), @"config.json: field `partial_rotary_factor`: found 1.5, 1.0 at most is supported");
+    assert_snapshot!(read(|object| {
+        object["rope_theta"] = Value::Null;
+        object["rope_parameters"] = json!({"rope_type": "default"});
+    }), @"config.json: field `rope_parameters.rope_theta`: missing, expected a positive number");
+    assert_snapshot!(phi("qk_layernorm", json!(true)), @"config.json: field `qk_layernorm`: found true, only false is supported");
+    assert_snapshot!(phi("hidden_act", json!("gelu")), @r#"config.json: field `hidden_act`: found "gelu", only "gelu_new" is supported"#);
+    assert_snapshot!(phi("layer_norm_eps", Value::Null), @"config.json: field `layer_norm_eps`: missing, expected a positive number");
+    assert_snapshot!(phi("architectures", json!(["LlamaForCausalLM"])), @r#"config.json: field `architectures`: found ["LlamaForCausalLM"], only ["PhiForCausalLM"] is supported"#);
 }
 
 /// Opens a model folder whose tensors were changed.
@@ -140,6 +172,21 @@ fn calls() {
     assert_snapshot!(model.score(&[1, 2, 3, 4, 5, 10], 2).unwrap_err(), @"token 10 at sequence 1, position 2 is outside the model's vocabulary of 10; the tokens were made with another tokenizer");
     assert_snapshot!(model.score(&[1, 2, 3], 2).unwrap_err(), @"number of token ids: found 3, expected a positive multiple of the 2 sequences");
     assert_snapshot!(model.score(&[], 0).unwrap_err(), @"number of token ids: found 0, expected a positive multiple of the 0 sequences");
+    let long_rope = |factors: Vec<f64>| Rope::LongRope {
+        theta: 100.0,
+        original_context: 8,
+        context: 16,
+        short_factors: vec![1.0, 1.0],
+        long_factors: factors,
+        attention_factor: None,
+    };
+    let with = |factors| {
+        let config = Config::from_json(Path::new("config.json"), fields().as_object().unwrap().clone()).unwrap();
+        Model::initialize(config, 0.1, 1).with_rope(long_rope(factors))
+    };
+    assert_snapshot!(with(vec![1.0]).unwrap_err(), @"`long_factors` of the rotary embedding: found [1.0], expected 2 positive numbers, one for each pair that the model rotates");
+    assert_snapshot!(with(vec![1.0, f64::NAN]).unwrap_err(), @"`long_factors` of the rotary embedding: found [1.0, NaN], expected 2 positive numbers, one for each pair that the model rotates");
+    assert_snapshot!(with(vec![1.0, 2.0]).unwrap().score(&[1; 17], 1).unwrap_err(), @"found sequences of 17 tokens, expected 16 at most: the model's LongRoPE factors end there");
     // Longer than the context is the caller's decision; one token has no target.
     assert_eq!(model.score(&[1; 100], 1).unwrap().cross_entropy.len(), 99);
     assert_eq!(model.score(&[1, 2], 2).unwrap().cross_entropy.len(), 0);

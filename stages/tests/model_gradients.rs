@@ -40,7 +40,7 @@ fn oracle(model: &Model, variables: &BTreeMap<String, Var>, ids: &[u32], batch: 
     let (length, device) = (ids.len() / batch, Device::Cpu);
     let get = |name: &str| variables[name].as_tensor().clone();
     let linear = |x: &Tensor, name: &str| x.broadcast_matmul(&get(name).t()?);
-    let epsilon = config.rms_norm_eps as f32;
+    let epsilon = config.norm_epsilon as f32;
     let norm = |x: &Tensor, name: &str| ops::rms_norm_slow(x, &get(name), epsilon);
     let (frequencies, scaling) = config.rope.inverse_frequencies(config.head_dim, length);
     let angles: Vec<f64> = (0..length).flat_map(|t| frequencies.iter().map(move |f| t as f64 * f)).collect();

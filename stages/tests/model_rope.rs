@@ -13,17 +13,21 @@ fn data() -> PathBuf {
 }
 
 /// A configuration with the given rotary settings, in the layout of `transformers` 5 or 4.
-fn config(rope: &Map<String, Value>, positions: usize, head_dim: usize, new_layout: bool) -> Config {
+fn config(model: &str, rope: &Map<String, Value>, positions: usize, head_dim: usize, new_layout: bool) -> Config {
     let mut object = json!({
-        "model_type": "llama", "vocab_size": 8, "hidden_size": head_dim, "intermediate_size": 8,
-        "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": head_dim, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": positions,
+        "model_type": model, "vocab_size": 8, "hidden_size": head_dim, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": head_dim, "max_position_embeddings": positions,
     });
+    object[if model == "phi" { "layer_norm_eps" } else { "rms_norm_eps" }] = json!(1e-5);
     if new_layout {
         object["rope_parameters"] = json!(rope);
     } else {
         let mut rope = rope.clone();
-        object["rope_theta"] = rope.remove("rope_theta").unwrap();
+        for field in ["rope_theta", "partial_rotary_factor"] {
+            if let Some(value) = rope.remove(field) {
+                object[field] = value;
+            }
+        }
         // The legacy name of the key.
         let kind = rope.remove("rope_type").unwrap();
         rope.insert("type".to_owned(), kind);
@@ -35,6 +39,7 @@ fn config(rope: &Map<String, Value>, positions: usize, head_dim: usize, new_layo
 #[derive(Deserialize)]
 struct Case {
     model: String,
+    head_dim: Option<usize>,
     rope: Map<String, Value>,
     max_position_embeddings: usize,
     seq_len: usize,
@@ -42,21 +47,24 @@ struct Case {
     inv_freq: Vec<f64>,
 }
 
-#[test]
-fn inverse_frequencies_are_those_of_transformers() {
+fn frequencies_are_those_of_transformers(file: PathBuf, count: usize) {
     #[derive(Deserialize)]
     struct File {
         cases: Vec<Case>,
     }
-    let file: File = serde_json::from_slice(&fs::read(data().join("reference/rope_inv_freq.json")).unwrap()).unwrap();
-    assert_eq!(file.cases.len(), 20);
+    let file: File = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(file.cases.len(), count);
     for case in file.cases {
-        // Phi-2 rotates 32 of 80 numbers; the frequencies are those of a head of 32.
-        let mut rope = case.rope.clone();
-        rope.remove("partial_rotary_factor");
+        let (model, head_dim) = match (case.model.as_str(), case.head_dim) {
+            // Phi-2 rotates 32 of 80 numbers.
+            ("phi-2", _) => ("phi", 80),
+            ("phi", Some(head_dim)) => ("phi", head_dim),
+            _ => ("llama", 2 * case.inv_freq.len()),
+        };
         for new_layout in [true, false] {
-            let config = config(&rope, case.max_position_embeddings, 2 * case.inv_freq.len(), new_layout);
-            let (found, factor) = config.rope.inverse_frequencies(config.head_dim, case.seq_len);
+            let config = config(model, &case.rope, case.max_position_embeddings, head_dim, new_layout);
+            assert_eq!(config.rotary_dim(), 2 * case.inv_freq.len());
+            let (found, factor) = config.rope.inverse_frequencies(config.rotary_dim(), case.seq_len);
             assert!((factor - case.attention_factor).abs() < 1e-12, "{} {:?}", case.model, case.rope);
             assert_eq!(found.len(), case.inv_freq.len());
             for (found, expected) in found.iter().zip(&case.inv_freq) {
@@ -64,9 +72,23 @@ fn inverse_frequencies_are_those_of_transformers() {
             }
             // What is written means the same.
             let again = Config::from_json(&PathBuf::from("config.json"), config.to_json()).unwrap();
-            assert_eq!((again.rope, again.context), (config.rope, config.context));
+            assert_eq!(
+                (&again.rope, again.context, again.rotary_dim()),
+                (&config.rope, config.context, config.rotary_dim())
+            );
         }
     }
+}
+
+#[test]
+fn inverse_frequencies_are_those_of_transformers() {
+    frequencies_are_those_of_transformers(data().join("reference/rope_inv_freq.json"), 20);
+}
+
+#[test]
+fn longrope_is_that_of_transformers() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/longrope.json");
+    frequencies_are_those_of_transformers(PathBuf::from(file), 18);
 }
 
 #[derive(Deserialize)]
@@ -94,7 +116,8 @@ fn losses_are_those_of_transformers(name: &str) {
     assert_eq!(reference.variants.len(), 6);
     let head_dim = Config::read(&folder).unwrap().head_dim;
     for (name, variant) in reference.variants {
-        let rope = config(&variant.rope_parameters, reference.original_max_position_embeddings, head_dim, true).rope;
+        let rope =
+            config("llama", &variant.rope_parameters, reference.original_max_position_embeddings, head_dim, true).rope;
         let (frequencies, scaling) = rope.inverse_frequencies(head_dim, reference.input_ids.len());
         assert!((scaling - variant.attention_scaling).abs() < 1e-12, "{name}");
         for (found, expected) in frequencies.iter().zip(&variant.inv_freq) {
@@ -144,7 +167,7 @@ fn inverse_frequencies_of_the_bases_of_the_method() {
         (10_000.0, 32, [(1, 0.562341325), (8, 0.01), (15, 0.000177827941)]),
     ] {
         let rope = json!({ "rope_type": "default", "rope_theta": theta });
-        let config = config(rope.as_object().unwrap(), 8192, head_dim, true);
+        let config = config("llama", rope.as_object().unwrap(), 8192, head_dim, true);
         let (found, factor) = config.rope.inverse_frequencies(config.head_dim, 8192);
         assert_eq!((found.len(), factor), (head_dim / 2, 1.0));
         for (index, expected) in expected {

@@ -41,7 +41,7 @@ fn extended(settings: &ExtendRope, config: &Config) -> Result<Rope, StageError> 
     Ok(match settings.method {
         Method::Base { theta } => Rope::Default { theta },
         Method::Linear => Rope::Linear { theta, factor },
-        Method::NtkAware => Rope::Default { theta: Rope::ntk_aware_theta(theta, factor, config.head_dim) },
+        Method::NtkAware => Rope::Default { theta: Rope::ntk_aware_theta(theta, factor, config.rotary_dim()) },
         Method::DynamicNtk => Rope::DynamicNtk { theta, factor, original_context },
         Method::Yarn { beta_fast, beta_slow } => {
             Rope::Yarn { theta, factor, original_context, beta_fast, beta_slow, attention_factor: None, truncate: true }

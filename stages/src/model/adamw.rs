@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{
     Gradients, Layout, Model, ModelError,
     kernels::{self, AdamWStep},
+    linear::take,
     safetensors_file::{self, Named, TensorFile},
 };
 
@@ -93,10 +94,10 @@ impl AdamW {
                     let len = CHUNK.min(tensor.range.end - start);
                     tasks.push((
                         step,
-                        super::head::take(&mut parameters, len),
+                        take(&mut parameters, len),
                         &values[start..start + len],
-                        super::head::take(&mut first, len),
-                        super::head::take(&mut second, len),
+                        take(&mut first, len),
+                        take(&mut second, len),
                     ));
                     start += len;
                 }

@@ -3,9 +3,12 @@
 
 use super::{
     Gradients, Model,
-    head::{self, take},
+    feed::{FeedBuffers, FeedGradients},
+    forward::rotate,
+    head,
     kernels::{self, Matrix, multiply},
     layout::BlockLayout,
+    linear::{Applied, take, weight_gradients},
     rope::RopeTables,
     shape::{BLOCK, Place, Shape},
     workspace::{Backward, Saved, Scratch, State, Workspace},
@@ -30,7 +33,7 @@ pub(super) fn backward(
     workspace: &mut Workspace,
     gradients: &mut Gradients,
 ) {
-    prepare(shape, &mut workspace.backward);
+    prepare(model, shape, &mut workspace.backward);
     let gradients = gradients.values_mut();
     head::backward(model, shape, ids, coefficients, workspace, gradients);
     for (index, layer) in model.layout().blocks.iter().enumerate().rev() {
@@ -42,16 +45,16 @@ pub(super) fn backward(
     }
 }
 
-fn prepare(shape: &Shape, buffers: &mut Backward) {
+fn prepare(model: &Model, shape: &Shape, buffers: &mut Backward) {
     let rows = shape.rows();
     for (buffer, width) in [
         (&mut buffers.output, shape.hidden),
-        (&mut buffers.middle, shape.hidden),
+        (&mut buffers.middle, shape.middle),
         (&mut buffers.input, shape.hidden),
         (&mut buffers.activation, shape.inner),
-        (&mut buffers.gate_up, 2 * shape.inner),
-        (&mut buffers.feed_normalized, shape.hidden),
-        (&mut buffers.attention_normalized, shape.hidden),
+        (&mut buffers.raised, shape.raised),
+        (&mut buffers.feed_normalized, shape.middle),
+        (&mut buffers.normalized, shape.hidden),
         (&mut buffers.attended, shape.attended()),
         (&mut buffers.delta, shape.heads),
         (&mut buffers.projected, shape.projected()),
@@ -62,8 +65,9 @@ fn prepare(shape: &Shape, buffers: &mut Backward) {
     buffers.queries.resize(heads * query_part(shape), 0.0);
     buffers.keys_values.resize(heads * 2 * shape.length * shape.head_dim, 0.0);
     let blocks = shape.batch * shape.blocks();
-    buffers.feed_norm.resize(blocks * shape.hidden, 0.0);
-    buffers.attention_norm.resize(blocks * shape.hidden, 0.0);
+    let layer = model.layout().blocks.first();
+    buffers.feed_norm.resize(blocks * layer.map_or(0, |layer| layer.feed.norm().map_or(0, |range| range.len())), 0.0);
+    buffers.norm.resize(blocks * layer.map_or(0, |layer| layer.norm.range().len()), 0.0);
 }
 
 /// Numbers in one part of the queries' gradients.
@@ -80,28 +84,32 @@ fn layer_backward(
     workspace: &mut Workspace,
     gradients: &mut [f32],
 ) {
-    let (hidden, inner) = (shape.hidden, shape.inner);
+    let hidden = shape.hidden;
     let (state, saved) = (&workspace.states[index], &workspace.saved[index]);
     let buffers = &mut workspace.backward;
 
     buffers.feed_norm.fill(0.0);
     let output = &buffers.output;
+    let mut norms = buffers.feed_norm.as_mut_slice();
+    let norm_len = layer.feed.norm().map_or(0, |range| range.len());
     let tasks = shape
         .places()
-        .zip(shape.split(&mut buffers.middle, hidden))
-        .zip(shape.split(&mut buffers.gate_up, 2 * inner))
-        .zip(shape.split(&mut buffers.activation, inner))
-        .zip(shape.split(&mut buffers.feed_normalized, hidden))
+        .zip(shape.split(&mut buffers.middle, shape.middle))
+        .zip(shape.split(&mut buffers.raised, shape.raised))
+        .zip(shape.split(&mut buffers.activation, shape.inner))
+        .zip(shape.split(&mut buffers.feed_normalized, shape.middle))
         .zip(shape.split(&mut buffers.attended, shape.attended()))
         .zip(shape.split(&mut buffers.delta, shape.heads))
-        .zip(buffers.feed_norm.chunks_mut(hidden))
-        .map(|(((((((place, middle), gate_up), activation), normalized), attended), delta), norm)| {
-            (place, FeedGradients { middle, gate_up, activation, normalized, attended, delta, norm })
+        .map(|((((((place, middle), raised), activation), normalized), attended), delta)| {
+            let norm = take(&mut norms, norm_len);
+            (place, delta, FeedGradients { middle, raised, activation, normalized, attended, norm })
         })
         .collect();
-    workspace.scratch.run(tasks, |(place, gradients), scratch| {
-        let output = &output[place.row * hidden..][..place.rows * hidden];
-        feed_backward(model, layer, shape, place, saved, output, gradients, scratch);
+    workspace.scratch.run(tasks, |(place, delta, mut gradients), scratch| {
+        let output = place.of(output, hidden);
+        layer.feed.backward(model, layer, shape, place, saved, output, &mut gradients, scratch);
+        let before = place.of(&saved.attended, shape.attended());
+        kernels::row_products(gradients.attended, before, shape.head_dim, delta);
     });
 
     let parts = parts(shape);
@@ -119,76 +127,37 @@ fn layer_backward(
         attend_backward(shape, part, state, saved, attended, delta, queries, keys_values, scratch);
     });
 
-    buffers.attention_norm.fill(0.0);
-    let (queries, keys_values, middle) = (&buffers.queries, &buffers.keys_values, &buffers.middle);
+    buffers.norm.fill(0.0);
+    let (queries, keys_values) = (&buffers.queries, &buffers.keys_values);
+    let feed = FeedBuffers { output: &buffers.output, middle: &buffers.middle, raised: &buffers.raised };
     let tasks = shape
         .places()
         .zip(shape.split(&mut buffers.projected, shape.projected()))
         .zip(shape.split(&mut buffers.input, hidden))
-        .zip(shape.split(&mut buffers.attention_normalized, hidden))
-        .zip(buffers.attention_norm.chunks_mut(hidden))
+        .zip(shape.split(&mut buffers.normalized, hidden))
+        .zip(buffers.norm.chunks_mut(layer.norm.range().len()))
         .collect();
     workspace.scratch.run(tasks, |((((place, projected), input), normalized), norm), scratch| {
         gather(shape, place, queries, keys_values, projected);
-        let head_dim = shape.head_dim;
-        let angles = place.first * head_dim / 2..(place.first + place.rows) * head_dim / 2;
-        let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
-        let width = shape.projected();
-        kernels::rotate(projected, width, shape.heads + shape.key_value_heads, head_dim, cos, sin, -1.0);
+        rotate(shape, tables, place, projected, -1.0);
         let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-        let weights = Matrix::new(&model.parameters()[layer.query_key_value.clone()], width, hidden, hidden);
-        multiply(gradient, hidden, Matrix::new(projected, place.rows, width, width), weights, false);
-        let rows = place.row * hidden..(place.row + place.rows) * hidden;
-        input.copy_from_slice(&middle[rows.clone()]);
-        let weight = &model.parameters()[layer.attention_norm.clone()];
-        kernels::normalize_backward(&state.input[rows], weight, shape.epsilon, gradient, input, norm, normalized);
+        layer.query_key_value.input_gradient(model.parameters(), projected, gradient, false);
+        layer.feed.input_gradient(model, shape, place, &feed, input, gradient);
+        let before = place.of(&state.input, hidden);
+        layer.norm.backward(model.parameters(), shape.epsilon, before, gradient, input, norm, normalized);
     });
 
-    weight_gradients(shape, layer, saved, buffers, gradients, &workspace.scratch);
+    let query_key_value =
+        Applied { linear: &layer.query_key_value, inputs: &buffers.normalized, gradients: &buffers.projected };
+    let [output, first, second] = layer.feed.applied(layer, saved, buffers);
+    weight_gradients(shape.rows(), &[query_key_value, output, first, second], gradients, &workspace.scratch);
+    for (range, parts) in [(Some(layer.norm.range()), &buffers.norm), (layer.feed.norm(), &buffers.feed_norm)] {
+        let Some(range) = range else { continue };
+        for part in parts.chunks_exact(range.len()) {
+            kernels::add(&mut gradients[range.clone()], part);
+        }
+    }
     std::mem::swap(&mut buffers.output, &mut buffers.input);
-}
-
-/// What [`feed_backward`] writes: gradients, and in `activation` and `normalized` values of the forward pass again.
-struct FeedGradients<'a> {
-    middle: &'a mut [f32],
-    gate_up: &'a mut [f32],
-    activation: &'a mut [f32],
-    normalized: &'a mut [f32],
-    attended: &'a mut [f32],
-    delta: &'a mut [f32],
-    norm: &'a mut [f32],
-}
-
-/// From the gradient of a block's output to that of attention's output.
-#[allow(clippy::too_many_arguments)]
-fn feed_backward(
-    model: &Model,
-    layer: &BlockLayout,
-    shape: &Shape,
-    place: Place,
-    saved: &Saved,
-    output: &[f32],
-    gradients: FeedGradients<'_>,
-    scratch: &mut Scratch,
-) {
-    let (rows, hidden, inner, width) = (place.rows, shape.hidden, shape.inner, shape.attended());
-    let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
-    let parameters = model.parameters();
-    let FeedGradients { middle, gate_up, activation, normalized, attended, delta, norm } = gradients;
-    let down = Matrix::new(&parameters[layer.down.clone()], hidden, inner, inner);
-    multiply(activation_gradient, inner, Matrix::new(output, rows, hidden, hidden), down, false);
-    let before = &saved.gate_up[place.row * 2 * inner..][..rows * 2 * inner];
-    kernels::gated_backward(before, inner, activation_gradient, gate_up, activation);
-    let weights = Matrix::new(&parameters[layer.gate_up.clone()], 2 * inner, hidden, hidden);
-    multiply(normalized_gradient, hidden, Matrix::new(gate_up, rows, 2 * inner, 2 * inner), weights, false);
-    middle.copy_from_slice(output);
-    let before = &saved.middle[place.row * hidden..][..rows * hidden];
-    let weight = &parameters[layer.feed_norm.clone()];
-    kernels::normalize_backward(before, weight, shape.epsilon, normalized_gradient, middle, norm, normalized);
-    let weights = Matrix::new(&parameters[layer.output.clone()], hidden, width, width);
-    multiply(attended, width, Matrix::new(middle, rows, hidden, hidden), weights, false);
-    let before = &saved.attended[place.row * width..][..rows * width];
-    kernels::row_products(attended, before, shape.head_dim, delta);
 }
 
 /// The query blocks `part`, `part + parts`, … of the heads that share one key head.
@@ -287,43 +256,6 @@ fn gather(shape: &Shape, place: Place, queries: &[f32], keys_values: &[f32], pro
                     }
                 }
             }
-        }
-    }
-}
-
-/// `gradient of weights += (gradient of outputs)^T * inputs` over all rows, for the four matrices and two norms.
-fn weight_gradients(
-    shape: &Shape,
-    layer: &BlockLayout,
-    saved: &Saved,
-    buffers: &Backward,
-    gradients: &mut [f32],
-    scratch: &super::workspace::ScratchPool,
-) {
-    let mut rest = &mut gradients[layer.attention_norm.start..layer.down.end];
-    let attention_norm = take(&mut rest, layer.attention_norm.len());
-    let query_key_value = take(&mut rest, layer.query_key_value.len());
-    let output = take(&mut rest, layer.output.len());
-    let feed_norm = take(&mut rest, layer.feed_norm.len());
-    let gate_up = take(&mut rest, layer.gate_up.len());
-    let down = take(&mut rest, layer.down.len());
-    let (rows, hidden, inner) = (shape.rows(), shape.hidden, shape.inner);
-    let mut tasks = Vec::new();
-    for (target, outputs, inputs, output_width, input_width) in [
-        (query_key_value, &buffers.projected, &buffers.attention_normalized, shape.projected(), hidden),
-        (output, &buffers.middle, &saved.attended, hidden, shape.attended()),
-        (gate_up, &buffers.gate_up, &buffers.feed_normalized, 2 * inner, hidden),
-        (down, &buffers.output, &buffers.activation, hidden, inner),
-    ] {
-        for (index, target) in target.chunks_mut(BLOCK * input_width).enumerate() {
-            let left = Matrix::new(&outputs[index * BLOCK..], rows, target.len() / input_width, output_width);
-            tasks.push((target, input_width, left.transposed(), Matrix::new(inputs, rows, input_width, input_width)));
-        }
-    }
-    scratch.run(tasks, |(target, width, left, right), _| multiply(target, width, left, right, true));
-    for (target, parts) in [(attention_norm, &buffers.attention_norm), (feed_norm, &buffers.feed_norm)] {
-        for part in parts.chunks_exact(hidden) {
-            kernels::add(target, part);
         }
     }
 }

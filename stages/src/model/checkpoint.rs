@@ -34,7 +34,7 @@ impl Model {
 
     /// Opens a model folder, with another rotary embedding than its configuration says.
     pub fn open_with_rope(folder: &Path, rope: Rope) -> Result<Self, ModelError> {
-        Ok(Self::open(folder)?.with_rope(rope))
+        Self::open(folder)?.with_rope(rope)
     }
 
     /// Writes `config.json` and the weights into a folder; the same model always gives the same bytes. Weights of more

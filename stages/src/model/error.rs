@@ -69,6 +69,24 @@ pub enum ModelError {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
+    /// A sequence that is longer than the rotary embedding is made for.
+    #[error("found sequences of {length} tokens, expected {longest} at most: the model's LongRoPE factors end there")]
+    Length {
+        /// Tokens in each sequence.
+        length: usize,
+        /// Most tokens that the embedding allows.
+        longest: usize,
+    },
+    /// A rotary embedding that does not fit the model.
+    #[error("`{setting}` of the rotary embedding: found {found}, expected {expected}")]
+    Rope {
+        /// The setting.
+        setting: &'static str,
+        /// Found.
+        found: String,
+        /// Expected.
+        expected: String,
+    },
     /// The caller broke the agreement on sizes.
     #[error("{what}: found {found}, expected {expected}")]
     Size {
@@ -102,7 +120,9 @@ impl From<ModelError> for StageError {
             ModelError::Tensor { path, tensor, problem } => {
                 Self::Input { path, problem: format!("tensor `{tensor}`: {problem}") }
             }
-            error @ ModelError::Token { .. } => Self::Failed(error.to_string()),
+            error @ (ModelError::Token { .. } | ModelError::Length { .. } | ModelError::Rope { .. }) => {
+                Self::Failed(error.to_string())
+            }
             error @ ModelError::Size { .. } => Self::Bug(error.to_string()),
         }
     }

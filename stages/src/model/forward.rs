@@ -2,6 +2,7 @@
 
 use super::{
     Model,
+    feed::FeedOutput,
     kernels::{self, Matrix, multiply},
     layout::BlockLayout,
     rope::RopeTables,
@@ -39,16 +40,17 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
             .places()
             .zip(shape.split(&mut saved.attended, shape.attended()))
             .zip(shape.split(&mut saved.log_sum, shape.heads))
-            .zip(shape.split(&mut saved.middle, shape.hidden))
-            .zip(shape.split(&mut saved.gate_up, 2 * shape.inner))
+            .zip(shape.split(&mut saved.middle, shape.middle))
+            .zip(shape.split(&mut saved.raised, shape.raised))
             .zip(shape.split(&mut next.input, shape.hidden))
             .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
             .collect();
         workspace.scratch.run(tasks, |task, scratch| {
-            let ((((((place, attended), log_sum), middle), gate_up), output), projection) = task;
+            let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
             attend(shape, current, place, attended, log_sum, scratch);
-            let input = &current.input[place.row * shape.hidden..][..place.rows * shape.hidden];
-            feed(model, layer, shape, place, input, attended, middle, gate_up, output, scratch);
+            let input = place.of(&current.input, shape.hidden);
+            let result = FeedOutput { middle, raised, output };
+            layer.feed.forward(model, layer, shape, input, attended, result, scratch);
             if let Some(layer) = layers.get(index + 1) {
                 project(model, layer, shape, tables, place, output, projection, scratch);
             }
@@ -85,18 +87,21 @@ fn project(
     scratch: &mut Scratch,
 ) {
     let ((projected, keys), values) = projection;
-    let (hidden, width, head_dim) = (shape.hidden, shape.projected(), shape.head_dim);
-    let [normalized, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-    kernels::normalize(input, &model.parameters()[layer.attention_norm.clone()], shape.epsilon, normalized);
-    let weights = &model.transposed()[layer.query_key_value.clone()];
-    let normalized = Matrix::new(normalized, place.rows, hidden, hidden);
-    multiply(projected, width, normalized, Matrix::new(weights, hidden, width, width), false);
-    let angles = place.first * head_dim / 2..(place.first + place.rows) * head_dim / 2;
-    let (cos, sin) = (&tables.cos[angles.clone()], &tables.sin[angles]);
-    kernels::rotate(projected, width, shape.heads + shape.key_value_heads, head_dim, cos, sin, 1.0);
+    let (width, head_dim) = (shape.projected(), shape.head_dim);
+    let [normalized, ..] = scratch.get([place.rows * shape.hidden, 0, 0, 0]);
+    layer.norm.apply(model.parameters(), shape.epsilon, input, normalized);
+    layer.query_key_value.apply(model, normalized, projected, false);
+    rotate(shape, tables, place, projected, 1.0);
     let columns = shape.key_value_heads * head_dim;
     kernels::transpose(&projected[shape.key_column()..], width, place.rows, columns, keys, BLOCK);
     kernels::transpose(&projected[shape.value_column()..], width, place.rows, columns, values, BLOCK);
+}
+
+/// Rotates the queries and keys of a block of rows; `direction` is 1, or -1 for the gradient.
+pub(super) fn rotate(shape: &Shape, tables: &RopeTables, place: Place, projected: &mut [f32], direction: f32) {
+    let (heads, pairs) = (shape.heads + shape.key_value_heads, shape.rotary_dim / 2);
+    let (cos, sin) = (place.angles(&tables.cos, pairs), place.angles(&tables.sin, pairs));
+    kernels::rotate(projected, shape.projected(), heads, shape.head_dim, shape.rotary_dim, cos, sin, direction);
 }
 
 /// Causal attention of a block of queries to all keys up to its own.
@@ -143,33 +148,4 @@ fn attend(
             }
         }
     }
-}
-
-/// Output projection, residual, norm, gated unit, residual.
-#[allow(clippy::too_many_arguments)]
-fn feed(
-    model: &Model,
-    layer: &BlockLayout,
-    shape: &Shape,
-    place: Place,
-    input: &[f32],
-    attended: &[f32],
-    middle: &mut [f32],
-    gate_up: &mut [f32],
-    output: &mut [f32],
-    scratch: &mut Scratch,
-) {
-    let (rows, hidden, inner, width) = (place.rows, shape.hidden, shape.inner, shape.attended());
-    let [normalized, activation, ..] = scratch.get([rows * hidden, rows * inner, 0, 0]);
-    let weights = |range: &std::ops::Range<usize>, inputs: usize, outputs: usize| {
-        Matrix::new(&model.transposed()[range.clone()], inputs, outputs, outputs)
-    };
-    middle.copy_from_slice(input);
-    multiply(middle, hidden, Matrix::new(attended, rows, width, width), weights(&layer.output, width, hidden), true);
-    kernels::normalize(middle, &model.parameters()[layer.feed_norm.clone()], shape.epsilon, normalized);
-    let normalized = Matrix::new(normalized, rows, hidden, hidden);
-    multiply(gate_up, 2 * inner, normalized, weights(&layer.gate_up, hidden, 2 * inner), false);
-    kernels::gated(gate_up, inner, activation);
-    output.copy_from_slice(middle);
-    multiply(output, hidden, Matrix::new(activation, rows, inner, inner), weights(&layer.down, inner, hidden), true);
 }

@@ -1,10 +1,9 @@
 //! The final norm and the output layer: logits of a block of rows at a time, and what is read off them.
 
-use rayon::prelude::*;
-
 use super::{
     Model, Predictions,
-    kernels::{self, HeadRow, Matrix, multiply},
+    kernels::{self, HeadRow},
+    linear::{Applied, take, weight_gradients},
     shape::{BLOCK, Place, Shape},
     workspace::Workspace,
 };
@@ -90,11 +89,9 @@ fn compute_logits(
     logits: &mut [f32],
     normalized: &mut [f32],
 ) {
-    let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
-    let input = &input[place.row * hidden..][..place.rows * hidden];
-    kernels::normalize(input, &model.parameters()[model.layout().final_norm.clone()], shape.epsilon, normalized);
-    let weights = Matrix::new(&model.transposed()[model.layout().head.clone()], hidden, vocabulary, vocabulary);
-    multiply(logits, vocabulary, Matrix::new(normalized, place.rows, hidden, hidden), weights, false);
+    let (parameters, layout) = (model.parameters(), model.layout());
+    layout.final_norm.apply(parameters, shape.epsilon, place.of(input, shape.hidden), normalized);
+    layout.head.apply(model, normalized, logits, false);
 }
 
 /// Adds the gradients of output layer and final norm to `gradients`, and writes that of the last layer's output to
@@ -111,11 +108,11 @@ pub(super) fn backward(
     let layout = model.layout();
     let input = &workspace.states[layout.blocks.len()].input;
     let buffers = &mut workspace.head;
-    let (weights, norm) = (&model.parameters()[layout.head.clone()], &model.parameters()[layout.final_norm.clone()]);
+    let (parameters, norm_len) = (model.parameters(), layout.final_norm.range().len());
     let holds_logits = buffers.holds_logits;
     let places: Vec<Place> = shape.places().collect();
     buffers.norm.clear();
-    buffers.norm.resize(places.len() * hidden, 0.0);
+    buffers.norm.resize(places.len() * norm_len, 0.0);
     let mut outputs = workspace.backward.output.as_mut_slice();
     let mut norms = buffers.norm.as_mut_slice();
     let mut rest = places.as_slice();
@@ -142,7 +139,7 @@ pub(super) fn backward(
                 take(&mut logits, place.rows * vocabulary),
                 take(&mut normalized, place.rows * hidden),
                 take(&mut outputs, place.rows * hidden),
-                take(&mut norms, hidden),
+                take(&mut norms, norm_len),
             ));
         }
         let head_rows = &buffers.rows;
@@ -162,29 +159,16 @@ pub(super) fn backward(
                 }
             }
             let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-            let logits = Matrix::new(logits, place.rows, vocabulary, vocabulary);
-            multiply(gradient, hidden, logits, Matrix::new(weights, vocabulary, hidden, hidden), false);
+            layout.head.input_gradient(parameters, logits, gradient, false);
             output.fill(0.0);
-            let input = &input[place.row * hidden..][..place.rows * hidden];
-            kernels::normalize_backward(input, norm, shape.epsilon, gradient, output, norm_gradient, normalized);
+            let input = place.of(input, hidden);
+            let norm = &layout.final_norm;
+            norm.backward(parameters, shape.epsilon, input, gradient, output, norm_gradient, normalized);
         });
-        let (logits, normalized) = (&buffers.logits, &buffers.normalized);
-        let head = &mut gradients[layout.head.clone()];
-        head.par_chunks_mut(BLOCK * hidden).enumerate().for_each(|(index, target)| {
-            let left = Matrix::new(&logits[index * BLOCK..], rows, target.len() / hidden, vocabulary).transposed();
-            multiply(target, hidden, left, Matrix::new(normalized, rows, hidden, hidden), true);
-        });
+        let head = Applied { linear: &layout.head, inputs: &buffers.normalized, gradients: &buffers.logits };
+        weight_gradients(rows, &[head], gradients, &workspace.scratch);
     }
-    let norm = &mut gradients[layout.final_norm.clone()];
-    for part in buffers.norm.chunks_exact(hidden) {
-        kernels::add(norm, part);
+    for part in buffers.norm.chunks_exact(norm_len) {
+        kernels::add(&mut gradients[layout.final_norm.range()], part);
     }
-}
-
-/// Splits the first `len` numbers off.
-#[allow(clippy::mut_mut)]
-pub(super) fn take<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (first, rest) = std::mem::take(slice).split_at_mut(len);
-    *slice = rest;
-    first
 }

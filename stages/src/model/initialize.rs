@@ -12,7 +12,8 @@ use super::{Config, Layout, Model};
 const CHUNK: usize = 1 << 12;
 
 impl Model {
-    /// A model with random matrices (normal numbers with standard deviation `initializer_range`) and norms of one.
+    /// A model with random matrices (normal numbers with standard deviation `initializer_range`), norms of one and
+    /// biases of zero.
     ///
     /// Each tensor has its own stream of the generator, numbered by its place in the [`Layout`], so a tensor depends
     /// on the seed, its place and its size only.
@@ -20,6 +21,9 @@ impl Model {
         config.set_other("initializer_range", serde_json::json!(initializer_range));
         let layout = Layout::new(&config);
         let mut parameters = vec![1.0; layout.len()];
+        for tensor in layout.tensors().iter().filter(|tensor| tensor.is_bias()) {
+            parameters[tensor.range.clone()].fill(0.0);
+        }
         for (stream, tensor) in layout.tensors().iter().enumerate().filter(|(_, tensor)| tensor.decays()) {
             let target = &mut parameters[tensor.range.clone()];
             target.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, target)| {

@@ -1,224 +1,117 @@
-//! A Llama with its parameters.
-
-use std::sync::{Arc, Mutex, PoisonError};
-
-use rayon::prelude::*;
+//! A Llama's block: `middle = x + attention(norm(x))`, `y = middle + down(silu(gate(norm(middle))) * up(norm(middle)))`.
 
 use super::{
-    Config, Gradients, Layout, ModelError, Rope, forward, head, kernels, rope::RopeTables, shape::Shape,
-    workspace::Workspace,
+    Config, Model,
+    feed::{Feed as AnyFeed, FeedGradients, FeedOutput},
+    kernels,
+    layout::{BlockLayout, Builder},
+    linear::{Applied, Linear},
+    norm::Norm,
+    shape::{Place, Shape},
+    workspace::{Backward, Saved, Scratch},
 };
 
-/// A Llama whose parameters are f32 on the CPU.
-#[derive(Debug)]
-pub struct Model {
-    config: Config,
-    layout: Arc<Layout>,
-    parameters: Vec<f32>,
-    /// Each matrix transposed, in the place it has in `parameters`: the forward pass reads weights as `[in, out]`, the
-    /// backward pass as `[out, in]`, and neither then copies them.
-    transposed: Vec<f32>,
-    tables: Mutex<Option<Arc<RopeTables>>>,
-    /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
-    scoring: Mutex<Vec<Workspace>>,
-    training: Mutex<Vec<Workspace>>,
+/// The gated unit and its norm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Feed {
+    pub(super) norm: Norm,
+    /// `[2 * intermediate, hidden]`.
+    pub(super) gate_up: Linear,
+    /// `[hidden, intermediate]`.
+    pub(super) down: Linear,
 }
 
-/// What a model says of the targets of a batch. Target `i` of a sequence is its token `i + 1`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Predictions {
-    /// Cross entropy of each target in nats, `[batch * (length - 1)]`.
-    pub cross_entropy: Vec<f32>,
-    /// The most probable token in each target's place.
-    pub argmax: Vec<u32>,
+/// Lays out one block; `prefix` is that of its tensors' names.
+pub(super) fn layout(
+    config: &Config,
+    attention_bias: bool,
+    mlp_bias: bool,
+    prefix: &str,
+    builder: &mut Builder,
+) -> BlockLayout {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (queries, keys) = (config.heads * config.head_dim, config.key_value_heads * config.head_dim);
+    let name = |rest: &str| format!("{prefix}{rest}");
+    let attention = |rest: &str, outputs| (name(&format!("self_attn.{rest}_proj")), outputs);
+    let unit = |rest: &str, outputs| (name(&format!("mlp.{rest}_proj")), outputs);
+    BlockLayout {
+        norm: builder.rms_norm(&name("input_layernorm"), hidden),
+        query_key_value: builder.linear(
+            &[attention("q", queries), attention("k", keys), attention("v", keys)],
+            hidden,
+            attention_bias,
+        ),
+        output: builder.linear(&[attention("o", hidden)], queries, attention_bias),
+        feed: AnyFeed::Llama(Feed {
+            norm: builder.rms_norm(&name("post_attention_layernorm"), hidden),
+            gate_up: builder.linear(&[unit("gate", inner), unit("up", inner)], hidden, mlp_bias),
+            down: builder.linear(&[unit("down", hidden)], inner, mlp_bias),
+        }),
+    }
 }
 
-/// Most rows that are scored at once; larger batches are scored in groups of sequences, which changes no bit.
-const SCORED_ROWS: usize = 8192;
-
-impl Model {
-    pub(super) fn from_parameters(config: Config, layout: Layout, parameters: Vec<f32>) -> Self {
-        let transposed = vec![0.0; parameters.len()];
-        let mut model = Self {
-            config,
-            layout: Arc::new(layout),
-            parameters,
-            transposed,
-            tables: Mutex::default(),
-            scoring: Mutex::default(),
-            training: Mutex::default(),
-        };
-        model.refresh();
-        model
-    }
-
-    /// Shape and constants.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Where each tensor lies in [`Self::parameters`].
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    pub(super) fn shared_layout(&self) -> Arc<Layout> {
-        Arc::clone(&self.layout)
-    }
-
-    /// All parameters, flat.
-    pub fn parameters(&self) -> &[f32] {
-        &self.parameters
-    }
-
-    /// The parameters of one tensor, by its Hugging Face name.
-    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
-        let tensor = self.layout.tensors().iter().find(|tensor| tensor.name == name)?;
-        Some(&self.parameters[tensor.range.clone()])
-    }
-
-    /// Changes the parameters in place.
-    pub fn update(&mut self, change: impl FnOnce(&mut [f32])) {
-        change(&mut self.parameters);
-        self.refresh();
-    }
-
-    /// The same parameters under another rotary embedding.
-    #[must_use]
-    pub fn with_rope(mut self, rope: Rope) -> Self {
-        self.config.rope = rope;
-        self.tables = Mutex::default();
-        self
-    }
-
-    pub(super) fn transposed(&self) -> &[f32] {
-        &self.transposed
-    }
-
-    fn refresh(&mut self) {
-        let mut rest = self.transposed.as_mut_slice();
-        let mut jobs = Vec::new();
-        // Groups that the forward pass reads as one matrix are transposed as one.
-        let layout = &self.layout;
-        let matrices = std::iter::once((&layout.embedding, self.config.hidden_size))
-            .chain(layout.blocks.iter().flat_map(|block| {
-                [
-                    (&block.query_key_value, self.config.hidden_size),
-                    (&block.output, self.config.heads * self.config.head_dim),
-                    (&block.gate_up, self.config.hidden_size),
-                    (&block.down, self.config.intermediate_size),
-                ]
-            }))
-            .chain((layout.head != layout.embedding).then_some((&layout.head, self.config.hidden_size)));
-        let mut done = 0;
-        for (range, columns) in matrices {
-            let (_, tail) = rest.split_at_mut(range.start - done);
-            let (target, tail) = tail.split_at_mut(range.len());
-            (rest, done) = (tail, range.end);
-            let rows = range.len() / columns;
-            let source = &self.parameters[range.clone()];
-            for (index, part) in target.chunks_mut(64 * rows).enumerate() {
-                jobs.push((&source[index * 64..], columns, rows, part));
-            }
-        }
-        jobs.into_par_iter().for_each(|(source, columns, rows, target)| {
-            kernels::transpose(source, columns, rows, target.len() / rows, target, rows);
-        });
-    }
-
-    /// Cosines and sines for at least `length` positions.
-    pub(super) fn tables(&self, length: usize) -> Arc<RopeTables> {
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let exact = self.config.rope.depends_on_length();
-        match &*tables {
-            Some(found) if found.length == length || (!exact && found.length > length) => Arc::clone(found),
-            _ => {
-                let made = Arc::new(self.config.rope.tables(self.config.head_dim, length));
-                *tables = Some(Arc::clone(&made));
-                made
-            }
-        }
-    }
-
-    /// Checks a batch and gives the length of its sequences.
-    pub(super) fn check(&self, ids: &[u32], batch: usize) -> Result<usize, ModelError> {
-        if batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch) {
-            let expected = format!("a positive multiple of the {batch} sequences");
-            return Err(ModelError::Size { what: "number of token ids", found: ids.len(), expected });
-        }
-        let length = ids.len() / batch;
-        let vocabulary = self.config.vocab_size;
-        match ids.iter().position(|id| *id as usize >= vocabulary) {
-            None => Ok(length),
-            Some(index) => Err(ModelError::Token {
-                token: ids[index],
-                sequence: index / length,
-                position: index % length,
-                vocabulary,
-            }),
-        }
-    }
-
-    /// Cross entropy and most probable token of every target; `ids` is `[batch, length]`.
-    ///
-    /// Logits exist for a block of rows at a time. The result for a sequence does not depend on what else is in the
-    /// batch. Sequences may be longer than [`Config::context`].
-    pub fn score(&self, ids: &[u32], batch: usize) -> Result<Predictions, ModelError> {
-        let length = self.check(ids, batch)?;
-        let tables = self.tables(length);
-        let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
-        let group = (SCORED_ROWS / length).max(1) * length;
-        let mut workspace = taken(&self.scoring);
-        for ids in ids.chunks(group) {
-            let shape = Shape::new(&self.config, ids.len() / length, length);
-            workspace.prepare(&shape, self.config.layers, false);
-            forward::forward(self, &shape, ids, &tables, &mut workspace);
-            head::forward(self, &shape, ids, &mut workspace, false);
-            workspace.head.targets(&shape, &mut predictions);
-        }
-        returned(&self.scoring, workspace);
-        Ok(predictions)
-    }
-
-    /// Cross entropy of every target, and the gradient of a loss that depends on these, added to `gradients`.
-    ///
-    /// `coefficients` gets the cross entropy of each target (nats, `[batch * (length - 1)]`) and answers the
-    /// derivative of the loss by each of them; for a mean, that is one over their number. Weights that were computed
-    /// from the cross entropies are thereby constants of the derivative.
-    #[allow(clippy::type_complexity)]
-    pub fn forward_backward<E: From<ModelError>>(
+impl Feed {
+    /// Output projection, residual, norm, gated unit, residual.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn forward(
         &self,
-        ids: &[u32],
-        batch: usize,
-        coefficients: &mut dyn FnMut(&[f32]) -> Result<Vec<f32>, E>,
-        gradients: &mut Gradients,
-    ) -> Result<Vec<f32>, E> {
-        let length = self.check(ids, batch)?;
-        gradients.check(self)?;
-        let tables = self.tables(length);
-        let shape = Shape::new(&self.config, batch, length);
-        let mut workspace = taken(&self.training);
-        workspace.prepare(&shape, self.config.layers, true);
-        forward::forward(self, &shape, ids, &tables, &mut workspace);
-        head::forward(self, &shape, ids, &mut workspace, true);
-        let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
-        workspace.head.targets(&shape, &mut predictions);
-        let cross_entropy = predictions.cross_entropy;
-        let answer = coefficients(&cross_entropy)?;
-        if answer.len() != cross_entropy.len() {
-            let expected = cross_entropy.len().to_string();
-            return Err(ModelError::Size { what: "number of coefficients", found: answer.len(), expected }.into());
-        }
-        super::backward::backward(self, &shape, ids, &tables, &answer, &mut workspace, gradients);
-        returned(&self.training, workspace);
-        Ok(cross_entropy)
+        model: &Model,
+        layer: &BlockLayout,
+        shape: &Shape,
+        input: &[f32],
+        attended: &[f32],
+        output: FeedOutput<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let FeedOutput { middle, raised, output } = output;
+        let rows = input.len() / shape.hidden;
+        let [normalized, activation, ..] = scratch.get([rows * shape.hidden, rows * shape.inner, 0, 0]);
+        middle.copy_from_slice(input);
+        layer.output.apply(model, attended, middle, true);
+        self.norm.apply(model.parameters(), shape.epsilon, middle, normalized);
+        self.gate_up.apply(model, normalized, raised, false);
+        kernels::gated(raised, shape.inner, activation);
+        output.copy_from_slice(middle);
+        self.down.apply(model, activation, output, true);
     }
-}
 
-fn taken(pool: &Mutex<Vec<Workspace>>) -> Workspace {
-    pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-}
+    /// See [`AnyFeed::backward`].
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward(
+        &self,
+        model: &Model,
+        layer: &BlockLayout,
+        shape: &Shape,
+        place: Place,
+        saved: &Saved,
+        output: &[f32],
+        gradients: &mut FeedGradients<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let (rows, hidden, inner) = (place.rows, shape.hidden, shape.inner);
+        let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
+        let parameters = model.parameters();
+        let FeedGradients { middle, raised, activation, normalized, attended, norm } = gradients;
+        self.down.input_gradient(parameters, output, activation_gradient, false);
+        kernels::gated_backward(place.of(&saved.raised, 2 * inner), inner, activation_gradient, raised, activation);
+        self.gate_up.input_gradient(parameters, raised, normalized_gradient, false);
+        middle.copy_from_slice(output);
+        let before = place.of(&saved.middle, hidden);
+        self.norm.backward(parameters, shape.epsilon, before, normalized_gradient, middle, norm, normalized);
+        layer.output.input_gradient(parameters, middle, attended, false);
+    }
 
-fn returned(pool: &Mutex<Vec<Workspace>>, workspace: Workspace) {
-    pool.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+    /// See [`AnyFeed::applied`].
+    pub(super) fn applied<'a>(
+        &'a self,
+        layer: &'a BlockLayout,
+        saved: &'a Saved,
+        buffers: &'a Backward,
+    ) -> [Applied<'a>; 3] {
+        [
+            Applied { linear: &layer.output, inputs: &saved.attended, gradients: &buffers.middle },
+            Applied { linear: &self.gate_up, inputs: &buffers.feed_normalized, gradients: &buffers.raised },
+            Applied { linear: &self.down, inputs: &buffers.activation, gradients: &buffers.output },
+        ]
+    }
 }

@@ -4,23 +4,32 @@
 //! cross entropy of every target ([`Model::score`]) and its gradient ([`Model::forward_backward`]) without a tape:
 //! each block of 64 rows of a sequence goes through a whole layer as one task over reused buffers.
 //!
+//! The architectures share attention, products, norms, rotary embeddings and the head; `llama` and `phi` say how a block
+//! of theirs is laid out and what follows its attention.
+//!
 //! Every sum has an order that depends on shapes alone, so results are the same bytes for any number of threads, and
 //! the cross entropy of a sequence is the same alone and in a batch. The order does depend on the instruction set for
 //! which the matrix products were chosen at run time (AVX-512, AVX2, NEON, scalar).
 
 mod adamw;
+mod architecture;
 mod backward;
 mod checkpoint;
 mod companions;
 mod config;
 mod error;
+mod feed;
 mod forward;
 mod gradients;
 mod head;
 mod initialize;
 mod kernels;
+mod language_model;
 mod layout;
+mod linear;
 mod llama;
+mod norm;
+mod phi;
 mod rope;
 mod safetensors_file;
 mod shape;
@@ -28,10 +37,11 @@ mod shards;
 mod workspace;
 
 pub use adamw::{AdamW, AdamWSettings};
+pub use architecture::Architecture;
 pub use companions::{Companions, copy_companions};
 pub use config::Config;
 pub use error::ModelError;
 pub use gradients::Gradients;
+pub use language_model::{Model, Predictions};
 pub use layout::{Layout, Tensor};
-pub use llama::{Model, Predictions};
 pub use rope::Rope;

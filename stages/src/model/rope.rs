@@ -1,10 +1,12 @@
 //! Rotary position embeddings and their extensions to longer contexts.
 //!
 //! The formulas are those of the papers (position interpolation: arXiv 2306.15595; NTK-aware and dynamic NTK: the
-//! discussions that YaRN, arXiv 2309.00071, cites; Llama 3.1's smooth scaling: its model card's code) in the form in
-//! which `transformers` computes them, so that a folder means the same in both.
+//! discussions that YaRN, arXiv 2309.00071, cites; Llama 3.1's smooth scaling: its model card's code; LongRoPE: arXiv
+//! 2402.13753) in the form in which `transformers` computes them, so that a folder means the same in both.
 
 use serde::{Deserialize, Serialize};
+
+use super::ModelError;
 
 /// How positions turn into angles. Lengths are in tokens, `theta` is the base of the frequencies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,23 @@ pub enum Rope {
         /// Pairs with more rotations than this are left alone.
         high_freq_factor: f64,
     },
+    /// LongRoPE: each pair divided by a factor of its own, from one list up to the original context and from another
+    /// beyond it, and a temperature on attention.
+    LongRope {
+        /// Base.
+        theta: f64,
+        /// Context before extension.
+        original_context: usize,
+        /// Longest context for which the factors were found.
+        context: usize,
+        /// Factors of the pairs in sequences of at most `original_context` tokens.
+        short_factors: Vec<f64>,
+        /// Factors of the pairs in longer sequences.
+        long_factors: Vec<f64>,
+        /// Factor on cos and sin; `sqrt(1 + ln(context / original_context) / ln(original_context))` if absent.
+        #[serde(default)]
+        attention_factor: Option<f64>,
+    },
 }
 
 impl Rope {
@@ -70,7 +89,8 @@ impl Rope {
             | Self::Linear { theta, .. }
             | Self::DynamicNtk { theta, .. }
             | Self::Yarn { theta, .. }
-            | Self::Llama3 { theta, .. } => *theta,
+            | Self::Llama3 { theta, .. }
+            | Self::LongRope { theta, .. } => *theta,
         }
     }
 
@@ -83,11 +103,41 @@ impl Rope {
 
     /// Whether the frequencies depend on the length of the sequence.
     pub fn depends_on_length(&self) -> bool {
-        matches!(self, Self::DynamicNtk { .. })
+        matches!(self, Self::DynamicNtk { .. } | Self::LongRope { .. })
+    }
+
+    /// The longest sequence for which there are frequencies, in tokens. Only LongRoPE has such an end: its factors were
+    /// searched for one context. The others go on for any length; how far a model follows is a question for
+    /// measurement (and `Score` warns beyond [`super::Config::context`]).
+    pub fn longest(&self) -> Option<usize> {
+        match self {
+            Self::LongRope { context, .. } => Some(*context),
+            _ => None,
+        }
+    }
+
+    /// Refuses what does not fit heads of which `rotary_dim` numbers are rotated.
+    pub(super) fn check(&self, rotary_dim: usize) -> Result<(), ModelError> {
+        let Self::LongRope { short_factors, long_factors, .. } = self else { return Ok(()) };
+        for (name, factors) in [("short_factors", short_factors), ("long_factors", long_factors)] {
+            if factors.len() != rotary_dim / 2 || factors.iter().any(|factor| !(*factor > 0.0 && factor.is_finite())) {
+                return Err(ModelError::Rope {
+                    setting: name,
+                    found: format!("{factors:?}"),
+                    expected: format!("{} positive numbers, one for each pair that the model rotates", rotary_dim / 2),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// LongRoPE's factor on cos and sin (arXiv 2402.13753) for a context that was made `factor` times longer.
+    pub(super) fn long_rope_attention_factor(factor: f64, original_context: usize) -> f64 {
+        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
     }
 
     /// Frequencies of the `head_dim / 2` pairs, in radians for each position, and the factor on cos and sin, for a
-    /// sequence of `length` tokens.
+    /// sequence of `length` tokens. Where only a part of each head is rotated, `head_dim` is the width of that part.
     pub fn inverse_frequencies(&self, head_dim: usize, length: usize) -> (Vec<f64>, f64) {
         match *self {
             Self::Default { theta } => (plain(theta, head_dim), 1.0),
@@ -142,6 +192,21 @@ impl Rope {
                     })
                     .collect();
                 (frequencies, 1.0)
+            }
+            Self::LongRope {
+                theta,
+                original_context,
+                context,
+                ref short_factors,
+                ref long_factors,
+                attention_factor,
+            } => {
+                let factors = if length > original_context { long_factors } else { short_factors };
+                let frequencies =
+                    plain(theta, head_dim).into_iter().zip(factors).map(|(frequency, factor)| frequency / factor);
+                let growth = context as f64 / original_context as f64;
+                let temperature = Self::long_rope_attention_factor(growth, original_context);
+                (frequencies.collect(), attention_factor.unwrap_or(temperature))
             }
         }
     }

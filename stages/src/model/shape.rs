@@ -1,6 +1,6 @@
 //! Sizes of one call, and the fixed division of its rows into blocks.
 
-use super::Config;
+use super::{Architecture, Config, linear::take};
 
 /// Rows (positions of one sequence) that go through a layer as one task. Results depend on it, so it is fixed.
 pub(super) const BLOCK: usize = 64;
@@ -13,10 +13,17 @@ pub(super) struct Shape {
     /// Tokens in each.
     pub(super) length: usize,
     pub(super) hidden: usize,
+    /// Width inside the feed-forward part, after the activation.
     pub(super) inner: usize,
+    /// Width of what enters the activation: gate and up, or up alone.
+    pub(super) raised: usize,
+    /// Width of what a block keeps of the residual stream between its two parts: none in a parallel block.
+    pub(super) middle: usize,
     pub(super) heads: usize,
     pub(super) key_value_heads: usize,
     pub(super) head_dim: usize,
+    /// Numbers of each head that are rotated.
+    pub(super) rotary_dim: usize,
     pub(super) vocabulary: usize,
     pub(super) epsilon: f32,
 }
@@ -35,18 +42,38 @@ pub(super) struct Place {
     pub(super) row: usize,
 }
 
+impl Place {
+    /// Its rows in a buffer of `width` numbers a row.
+    pub(super) fn of(self, buffer: &[f32], width: usize) -> &[f32] {
+        &buffer[self.row * width..][..self.rows * width]
+    }
+
+    /// Its angles in a table of `pairs` numbers for each position.
+    pub(super) fn angles(self, table: &[f32], pairs: usize) -> &[f32] {
+        &table[self.first * pairs..][..self.rows * pairs]
+    }
+}
+
 impl Shape {
     pub(super) fn new(config: &Config, batch: usize, length: usize) -> Self {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (raised, middle) = match config.architecture {
+            Architecture::Llama { .. } => (2 * inner, hidden),
+            Architecture::Phi => (inner, 0),
+        };
         Self {
             batch,
             length,
-            hidden: config.hidden_size,
-            inner: config.intermediate_size,
+            hidden,
+            inner,
+            raised,
+            middle,
             heads: config.heads,
             key_value_heads: config.key_value_heads,
             head_dim: config.head_dim,
+            rotary_dim: config.rotary_dim(),
             vocabulary: config.vocab_size,
-            epsilon: config.rms_norm_eps as f32,
+            epsilon: config.norm_epsilon as f32,
         }
     }
 
@@ -107,6 +134,7 @@ impl Shape {
 
     /// The rows of each block in a buffer of `width` numbers a row.
     pub(super) fn split(self, buffer: &mut [f32], width: usize) -> impl Iterator<Item = &mut [f32]> {
-        buffer.chunks_mut(self.length * width).flat_map(move |sequence| sequence.chunks_mut(BLOCK * width))
+        let mut rest = buffer;
+        self.places().map(move |place| take(&mut rest, place.rows * width))
     }
 }

@@ -26,10 +26,10 @@ pub(super) struct Saved {
     pub(super) attended: Vec<f32>,
     /// Logarithm of the sum of exponentials of each query, `[rows, heads]`.
     pub(super) log_sum: Vec<f32>,
-    /// Residual stream between attention and feed-forward part, `[rows, hidden]`.
+    /// Residual stream between attention and feed-forward part, `[rows, hidden]`; empty for parallel blocks.
     pub(super) middle: Vec<f32>,
-    /// Gate and up before the activation, `[rows, 2 * inner]`.
-    pub(super) gate_up: Vec<f32>,
+    /// What enters the activation of the feed-forward part, `[rows, raised]`: gate and up, or up alone.
+    pub(super) raised: Vec<f32>,
 }
 
 /// Buffers of the backward pass, used by one layer after another.
@@ -41,10 +41,11 @@ pub(super) struct Backward {
     pub(super) input: Vec<f32>,
     /// The activation again, `[rows, inner]`.
     pub(super) activation: Vec<f32>,
-    pub(super) gate_up: Vec<f32>,
-    /// The normalized inputs of both parts again, `[rows, hidden]`.
+    pub(super) raised: Vec<f32>,
+    /// The rows again that the feed-forward part's own norm gave, `[rows, hidden]`.
     pub(super) feed_normalized: Vec<f32>,
-    pub(super) attention_normalized: Vec<f32>,
+    /// The rows again that the block's norm gave, `[rows, hidden]`.
+    pub(super) normalized: Vec<f32>,
     pub(super) attended: Vec<f32>,
     /// `gradient . output` of each query, `[rows, heads]`.
     pub(super) delta: Vec<f32>,
@@ -53,9 +54,9 @@ pub(super) struct Backward {
     pub(super) queries: Vec<f32>,
     /// Gradients of keys and values, `[batch, key_value_heads, parts, 2, length, head_dim]`.
     pub(super) keys_values: Vec<f32>,
-    /// Gradients of the norms by block, `[batch * blocks, hidden]`.
+    /// Gradients of the norms' parameters by block of rows, `[batch * blocks, parameters of the norm]`.
     pub(super) feed_norm: Vec<f32>,
-    pub(super) attention_norm: Vec<f32>,
+    pub(super) norm: Vec<f32>,
 }
 
 /// All buffers of one call.
@@ -84,8 +85,8 @@ impl Workspace {
         for saved in &mut self.saved {
             saved.attended.resize(rows * shape.attended(), 0.0);
             saved.log_sum.resize(rows * shape.heads, 0.0);
-            saved.middle.resize(rows * shape.hidden, 0.0);
-            saved.gate_up.resize(rows * 2 * shape.inner, 0.0);
+            saved.middle.resize(rows * shape.middle, 0.0);
+            saved.raised.resize(rows * shape.raised, 0.0);
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The model to start from.
+    /// The model to start from. It is trained without dropout, whatever its `config.json` says; a warning tells if that
+    /// asks for some.
     pub model: Reference,
     /// The token sequences.
     pub tokens: Reference,
@@ -58,7 +59,7 @@ pub struct Train {
     /// AdamW's addition to the root of the mean square.
     #[serde(default = "default_epsilon")]
     pub epsilon: f64,
-    /// AdamW's decoupled weight decay, of matrices and not of norms.
+    /// AdamW's decoupled weight decay, of matrices and not of norms and biases.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
     /// Gradients of a larger norm are scaled down to this one; `None` leaves them.

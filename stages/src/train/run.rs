@@ -39,6 +39,12 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
     };
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
+    for (field, probability) in state.model.config().dropout() {
+        context.warn(format!(
+            "model `{}` asks for dropout (`{field}` is {probability} in its config.json); it is trained without",
+            settings.model
+        ));
+    }
     if tokens.sequences() == 0 || tokens.length() < 2 {
         let found = format!("{} sequences of {} tokens", tokens.sequences(), tokens.length());
         return Err(SettingError::new("tokens", found, "at least one sequence of two or more tokens").into());

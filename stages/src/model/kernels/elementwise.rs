@@ -1,6 +1,6 @@
 //! Sums, scalings, transpositions and the optimizer's step.
 
-use super::vectorized;
+use super::{LANES, vectorized};
 
 vectorized! {
     /// `target += source`.
@@ -16,6 +16,25 @@ vectorized! {
     fn scale<'a>(target: &'a mut [f32], factor: f32) {
         for value in target.iter_mut() {
             *value *= factor;
+        }
+    }
+}
+
+vectorized! {
+    /// Adds to `target` the sums over `rows` rows of as many first columns; rows of `source` are `stride` apart. Each
+    /// sum runs in f64, row by row.
+    fn add_column_sums<'a>(source: &'a [f32], stride: usize, rows: usize, target: &'a mut [f32]) {
+        for (part, target) in target.chunks_mut(LANES).enumerate() {
+            let mut lanes = [0.0_f64; LANES];
+            for row in 0..rows {
+                let values = &source[row * stride + part * LANES..][..target.len()];
+                for (lane, value) in lanes.iter_mut().zip(values) {
+                    *lane += f64::from(*value);
+                }
+            }
+            for (target, lane) in target.iter_mut().zip(lanes) {
+                *target += lane as f32;
+            }
         }
     }
 }

@@ -15,10 +15,10 @@ mod normalize;
 mod rotary;
 mod softmax;
 
-pub(super) use activation::{gated, gated_backward};
-pub(super) use elementwise::{AdamWStep, adamw_step, add, scale, sum_of_squares, transpose};
+pub(super) use activation::{gated, gated_backward, gelu, gelu_backward};
+pub(super) use elementwise::{AdamWStep, adamw_step, add, add_column_sums, scale, sum_of_squares, transpose};
 pub(super) use matrix::{Matrix, multiply};
-pub(super) use normalize::{normalize, normalize_backward};
+pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;
 pub(super) use softmax::{HeadRow, attention_gradient, attention_probabilities, head_gradient, head_row, row_products};
 

@@ -1,0 +1,217 @@
+//! A model with its parameters.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::{
+    Config, Gradients, Layout, ModelError, Rope, forward, head, kernels, rope::RopeTables, shape::Shape,
+    workspace::Workspace,
+};
+
+/// A language model whose parameters are f32 on the CPU.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    layout: Arc<Layout>,
+    parameters: Vec<f32>,
+    /// Each matrix transposed, in the place it has in `parameters`: the forward pass reads weights as `[in, out]`, the
+    /// backward pass as `[out, in]`, and neither then copies them.
+    transposed: Vec<f32>,
+    tables: Mutex<Option<Arc<RopeTables>>>,
+    /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
+    scoring: Mutex<Vec<Workspace>>,
+    training: Mutex<Vec<Workspace>>,
+}
+
+/// What a model says of the targets of a batch. Target `i` of a sequence is its token `i + 1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predictions {
+    /// Cross entropy of each target in nats, `[batch * (length - 1)]`.
+    pub cross_entropy: Vec<f32>,
+    /// The most probable token in each target's place.
+    pub argmax: Vec<u32>,
+}
+
+/// Most rows that are scored at once; larger batches are scored in groups of sequences, which changes no bit.
+const SCORED_ROWS: usize = 8192;
+
+impl Model {
+    pub(super) fn from_parameters(config: Config, layout: Layout, parameters: Vec<f32>) -> Self {
+        let transposed = vec![0.0; parameters.len()];
+        let mut model = Self {
+            config,
+            layout: Arc::new(layout),
+            parameters,
+            transposed,
+            tables: Mutex::default(),
+            scoring: Mutex::default(),
+            training: Mutex::default(),
+        };
+        model.refresh();
+        model
+    }
+
+    /// Shape and constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where each tensor lies in [`Self::parameters`].
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn shared_layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.layout)
+    }
+
+    /// All parameters, flat.
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+
+    /// The parameters of one tensor, by its Hugging Face name.
+    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
+        let tensor = self.layout.tensors().iter().find(|tensor| tensor.name == name)?;
+        Some(&self.parameters[tensor.range.clone()])
+    }
+
+    /// Changes the parameters in place.
+    pub fn update(&mut self, change: impl FnOnce(&mut [f32])) {
+        change(&mut self.parameters);
+        self.refresh();
+    }
+
+    /// The same parameters under another rotary embedding.
+    pub fn with_rope(mut self, rope: Rope) -> Result<Self, ModelError> {
+        rope.check(self.config.rotary_dim())?;
+        self.config.rope = rope;
+        self.tables = Mutex::default();
+        Ok(self)
+    }
+
+    pub(super) fn transposed(&self) -> &[f32] {
+        &self.transposed
+    }
+
+    fn refresh(&mut self) {
+        let mut rest = self.transposed.as_mut_slice();
+        let mut jobs = Vec::new();
+        // Groups that the forward pass reads as one matrix are transposed as one.
+        let mut done = 0;
+        for linear in self.layout.matrices() {
+            let (range, columns) = (&linear.weight, linear.inputs);
+            let (_, tail) = rest.split_at_mut(range.start - done);
+            let (target, tail) = tail.split_at_mut(range.len());
+            (rest, done) = (tail, range.end);
+            let rows = range.len() / columns;
+            let source = &self.parameters[range.clone()];
+            for (index, part) in target.chunks_mut(64 * rows).enumerate() {
+                jobs.push((&source[index * 64..], columns, rows, part));
+            }
+        }
+        jobs.into_par_iter().for_each(|(source, columns, rows, target)| {
+            kernels::transpose(source, columns, rows, target.len() / rows, target, rows);
+        });
+    }
+
+    /// Cosines and sines for at least `length` positions.
+    pub(super) fn tables(&self, length: usize) -> Arc<RopeTables> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let exact = self.config.rope.depends_on_length();
+        match &*tables {
+            Some(found) if found.length == length || (!exact && found.length > length) => Arc::clone(found),
+            _ => {
+                let made = Arc::new(self.config.rope.tables(self.config.rotary_dim(), length));
+                *tables = Some(Arc::clone(&made));
+                made
+            }
+        }
+    }
+
+    /// Checks a batch and gives the length of its sequences.
+    pub(super) fn check(&self, ids: &[u32], batch: usize) -> Result<usize, ModelError> {
+        if batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch) {
+            let expected = format!("a positive multiple of the {batch} sequences");
+            return Err(ModelError::Size { what: "number of token ids", found: ids.len(), expected });
+        }
+        let length = ids.len() / batch;
+        if let Some(longest) = self.config.rope.longest().filter(|longest| length > *longest) {
+            return Err(ModelError::Length { length, longest });
+        }
+        let vocabulary = self.config.vocab_size;
+        match ids.iter().position(|id| *id as usize >= vocabulary) {
+            None => Ok(length),
+            Some(index) => Err(ModelError::Token {
+                token: ids[index],
+                sequence: index / length,
+                position: index % length,
+                vocabulary,
+            }),
+        }
+    }
+
+    /// Cross entropy and most probable token of every target; `ids` is `[batch, length]`.
+    ///
+    /// Logits exist for a block of rows at a time. The result for a sequence does not depend on what else is in the
+    /// batch. Sequences may be longer than [`Config::context`], but not than [`Rope::longest`].
+    pub fn score(&self, ids: &[u32], batch: usize) -> Result<Predictions, ModelError> {
+        let length = self.check(ids, batch)?;
+        let tables = self.tables(length);
+        let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
+        let group = (SCORED_ROWS / length).max(1) * length;
+        let mut workspace = taken(&self.scoring);
+        for ids in ids.chunks(group) {
+            let shape = Shape::new(&self.config, ids.len() / length, length);
+            workspace.prepare(&shape, self.config.layers, false);
+            forward::forward(self, &shape, ids, &tables, &mut workspace);
+            head::forward(self, &shape, ids, &mut workspace, false);
+            workspace.head.targets(&shape, &mut predictions);
+        }
+        returned(&self.scoring, workspace);
+        Ok(predictions)
+    }
+
+    /// Cross entropy of every target, and the gradient of a loss that depends on these, added to `gradients`.
+    ///
+    /// `coefficients` gets the cross entropy of each target (nats, `[batch * (length - 1)]`) and answers the
+    /// derivative of the loss by each of them; for a mean, that is one over their number. Weights that were computed
+    /// from the cross entropies are thereby constants of the derivative.
+    #[allow(clippy::type_complexity)]
+    pub fn forward_backward<E: From<ModelError>>(
+        &self,
+        ids: &[u32],
+        batch: usize,
+        coefficients: &mut dyn FnMut(&[f32]) -> Result<Vec<f32>, E>,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<f32>, E> {
+        let length = self.check(ids, batch)?;
+        gradients.check(self)?;
+        let tables = self.tables(length);
+        let shape = Shape::new(&self.config, batch, length);
+        let mut workspace = taken(&self.training);
+        workspace.prepare(&shape, self.config.layers, true);
+        forward::forward(self, &shape, ids, &tables, &mut workspace);
+        head::forward(self, &shape, ids, &mut workspace, true);
+        let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
+        workspace.head.targets(&shape, &mut predictions);
+        let cross_entropy = predictions.cross_entropy;
+        let answer = coefficients(&cross_entropy)?;
+        if answer.len() != cross_entropy.len() {
+            let expected = cross_entropy.len().to_string();
+            return Err(ModelError::Size { what: "number of coefficients", found: answer.len(), expected }.into());
+        }
+        super::backward::backward(self, &shape, ids, &tables, &answer, &mut workspace, gradients);
+        returned(&self.training, workspace);
+        Ok(cross_entropy)
+    }
+}
+
+fn taken(pool: &Mutex<Vec<Workspace>>) -> Workspace {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+}
+
+fn returned(pool: &Mutex<Vec<Workspace>>, workspace: Workspace) {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+}

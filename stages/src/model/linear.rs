@@ -1,0 +1,104 @@
+//! Products of rows with a matrix of parameters.
+
+use std::ops::Range;
+
+use super::{
+    Model,
+    kernels::{self, Matrix, multiply},
+    shape::BLOCK,
+    workspace::ScratchPool,
+};
+
+/// A matrix `[outputs, inputs]` with or without a bias, by the places of its parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Linear {
+    pub(super) weight: Range<usize>,
+    pub(super) bias: Option<Range<usize>>,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Linear {
+    /// `output = input * weight^T + bias`, or added to what is in `output`; `input` is `[rows, inputs]`, `output`
+    /// `[rows, outputs]`.
+    pub(super) fn apply(&self, model: &Model, input: &[f32], output: &mut [f32], accumulate: bool) {
+        let Self { inputs, outputs, .. } = *self;
+        if let Some(bias) = &self.bias {
+            let bias = &model.parameters()[bias.clone()];
+            for row in output.chunks_exact_mut(outputs) {
+                if accumulate {
+                    kernels::add(row, bias);
+                } else {
+                    row.copy_from_slice(bias);
+                }
+            }
+        }
+        let rows = output.len() / outputs;
+        let weight = Matrix::new(&model.transposed()[self.weight.clone()], inputs, outputs, outputs);
+        let accumulate = accumulate || self.bias.is_some();
+        multiply(output, outputs, Matrix::new(input, rows, inputs, inputs), weight, accumulate);
+    }
+
+    /// `input_gradient = gradient * weight`, or added to what is there.
+    pub(super) fn input_gradient(
+        &self,
+        parameters: &[f32],
+        gradient: &[f32],
+        input_gradient: &mut [f32],
+        accumulate: bool,
+    ) {
+        let Self { inputs, outputs, .. } = *self;
+        let rows = input_gradient.len() / inputs;
+        let weight = Matrix::new(&parameters[self.weight.clone()], outputs, inputs, inputs);
+        multiply(input_gradient, inputs, Matrix::new(gradient, rows, outputs, outputs), weight, accumulate);
+    }
+}
+
+/// A matrix with the rows it was applied to and the gradients of the rows it gave.
+#[derive(Clone, Copy)]
+pub(super) struct Applied<'a> {
+    pub(super) linear: &'a Linear,
+    /// `[rows, inputs]`.
+    pub(super) inputs: &'a [f32],
+    /// `[rows, outputs]`.
+    pub(super) gradients: &'a [f32],
+}
+
+/// `gradient of weight += (gradients of outputs)^T * inputs` over all rows, and the same for biases. The matrices come
+/// in the order of the buffer.
+pub(super) fn weight_gradients(rows: usize, applied: &[Applied<'_>], gradients: &mut [f32], scratch: &ScratchPool) {
+    let (mut rest, mut at) = (gradients, 0);
+    let mut tasks = Vec::new();
+    for Applied { linear, inputs, gradients } in applied {
+        let weight = cut(&mut rest, &mut at, &linear.weight);
+        let bias = linear.bias.as_ref().map(|bias| cut(&mut rest, &mut at, bias));
+        let mut biases = bias.into_iter().flat_map(|bias| bias.chunks_mut(BLOCK));
+        for (index, target) in weight.chunks_mut(BLOCK * linear.inputs).enumerate() {
+            tasks.push((*linear, &gradients[index * BLOCK..], *inputs, target, biases.next()));
+        }
+    }
+    scratch.run(tasks, |(linear, gradients, inputs, target, bias), _| {
+        let width = linear.inputs;
+        let left = Matrix::new(gradients, rows, target.len() / width, linear.outputs).transposed();
+        multiply(target, width, left, Matrix::new(inputs, rows, width, width), true);
+        if let Some(bias) = bias {
+            kernels::add_column_sums(gradients, linear.outputs, rows, bias);
+        }
+    });
+}
+
+/// Splits `range` off a buffer of which the first `at` numbers are gone.
+#[allow(clippy::mut_mut)]
+fn cut<'a>(rest: &mut &'a mut [f32], at: &mut usize, range: &Range<usize>) -> &'a mut [f32] {
+    take(rest, range.start - *at);
+    *at = range.end;
+    take(rest, range.len())
+}
+
+/// Splits the first `len` numbers off.
+#[allow(clippy::mut_mut)]
+pub(super) fn take<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (first, rest) = std::mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    first
+}

@@ -1,0 +1,101 @@
+//! A Phi's block, whose two parts read the same normalized rows: `y = x + attention(n) + down(gelu(up(n)))` with
+//! `n = norm(x)`.
+
+use super::{
+    Config, Model,
+    feed::{Feed as AnyFeed, FeedGradients, FeedOutput},
+    kernels,
+    layout::{BlockLayout, Builder},
+    linear::{Applied, Linear},
+    shape::{Place, Shape},
+    workspace::{Backward, Saved, Scratch},
+};
+
+/// The GELU unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Feed {
+    /// `[intermediate, hidden]`.
+    pub(super) up: Linear,
+    /// `[hidden, intermediate]`.
+    pub(super) down: Linear,
+}
+
+/// Lays out one block; `prefix` is that of its tensors' names.
+pub(super) fn layout(config: &Config, prefix: &str, builder: &mut Builder) -> BlockLayout {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (queries, keys) = (config.heads * config.head_dim, config.key_value_heads * config.head_dim);
+    let name = |rest: &str| format!("{prefix}{rest}");
+    let attention = |rest: &str, outputs| (name(&format!("self_attn.{rest}")), outputs);
+    BlockLayout {
+        norm: builder.layer_norm(&name("input_layernorm"), hidden),
+        query_key_value: builder.linear(
+            &[attention("q_proj", queries), attention("k_proj", keys), attention("v_proj", keys)],
+            hidden,
+            true,
+        ),
+        output: builder.linear(&[attention("dense", hidden)], queries, true),
+        feed: AnyFeed::Phi(Feed {
+            up: builder.linear(&[(name("mlp.fc1"), inner)], hidden, true),
+            down: builder.linear(&[(name("mlp.fc2"), hidden)], inner, true),
+        }),
+    }
+}
+
+impl Feed {
+    /// Norm again (cheaper than keeping it), GELU unit, both residuals.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn forward(
+        &self,
+        model: &Model,
+        layer: &BlockLayout,
+        shape: &Shape,
+        input: &[f32],
+        attended: &[f32],
+        output: FeedOutput<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let FeedOutput { raised, output, .. } = output;
+        let rows = input.len() / shape.hidden;
+        let [normalized, activation, ..] = scratch.get([rows * shape.hidden, rows * shape.inner, 0, 0]);
+        layer.norm.apply(model.parameters(), shape.epsilon, input, normalized);
+        self.up.apply(model, normalized, raised, false);
+        kernels::gelu(raised, activation);
+        output.copy_from_slice(input);
+        layer.output.apply(model, attended, output, true);
+        self.down.apply(model, activation, output, true);
+    }
+
+    /// See [`AnyFeed::backward`].
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward(
+        &self,
+        model: &Model,
+        layer: &BlockLayout,
+        place: Place,
+        saved: &Saved,
+        output: &[f32],
+        gradients: &mut FeedGradients<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let FeedGradients { raised, activation, attended, .. } = gradients;
+        let [activation_gradient, ..] = scratch.get([activation.len(), 0, 0, 0]);
+        let parameters = model.parameters();
+        self.down.input_gradient(parameters, output, activation_gradient, false);
+        kernels::gelu_backward(place.of(&saved.raised, self.up.outputs), activation_gradient, raised, activation);
+        layer.output.input_gradient(parameters, output, attended, false);
+    }
+
+    /// See [`AnyFeed::applied`].
+    pub(super) fn applied<'a>(
+        &'a self,
+        layer: &'a BlockLayout,
+        saved: &'a Saved,
+        buffers: &'a Backward,
+    ) -> [Applied<'a>; 3] {
+        [
+            Applied { linear: &layer.output, inputs: &saved.attended, gradients: &buffers.output },
+            Applied { linear: &self.up, inputs: &buffers.normalized, gradients: &buffers.raised },
+            Applied { linear: &self.down, inputs: &buffers.activation, gradients: &buffers.output },
+        ]
+    }
+}
