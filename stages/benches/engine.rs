@@ -114,7 +114,8 @@ fn machine_seconds() -> f64 {
 fn own_seconds() -> f64 {
     let text = fs::read_to_string("/proc/self/stat").expect("/proc/self/stat");
     let after_name = text.rsplit_once(')').expect("a name").1;
-    after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("ticks")).sum::<f64>() / TICKS
+    after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("ticks")).sum::<f64>()
+        / TICKS
 }
 
 /// The largest resident size of this process.
