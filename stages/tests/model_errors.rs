@@ -135,6 +135,24 @@ fn checkpoints() {
     assert_snapshot!(open(|_, path| fs::write(path, "not tensors").unwrap()), @"MODEL/model.safetensors: not a whole safetensors file (header too large); download or write it again");
 }
 
+/// A configuration that asks for far more than the weights beside it must not cost the memory it asks for.
+#[test]
+fn configurations_that_belong_to_other_weights() {
+    let with = |field: &str, value: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::from_json(Path::new("config.json"), fields().as_object().unwrap().clone()).unwrap();
+        Model::initialize(config, 0.1, 1).save(folder.path()).unwrap();
+        let mut object = fields();
+        object[field] = json!(value);
+        fs::write(folder.path().join("config.json"), object.to_string()).unwrap();
+        Model::open(folder.path()).unwrap_err().to_string().replace(&folder.path().display().to_string(), "MODEL")
+    };
+    assert_snapshot!(with("vocab_size", 1 << 39), @"MODEL/model.safetensors: tensor `model.embed_tokens.weight`: found shape [10, 8], expected [549755813888, 8]");
+    assert_snapshot!(with("hidden_size", 1 << 39), @"MODEL/model.safetensors: tensor `model.embed_tokens.weight`: found shape [10, 8], expected [10, 549755813888]");
+    assert_snapshot!(with("num_hidden_layers", 1 << 39), @"MODEL/config.json: field `num_hidden_layers`: found 549755813888, but all weights together are 11 tensors");
+    assert_snapshot!(with("num_hidden_layers", 2), @"MODEL/model.safetensors: tensor `model.layers.1.input_layernorm.weight`: missing");
+}
+
 #[test]
 fn half_precision_is_widened() {
     let folder = tempfile::tempdir().unwrap();

@@ -17,13 +17,23 @@ impl Model {
     /// are widened to f32.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let config = Config::read(folder)?;
-        let layout = Layout::new(&config);
         let shards = Shards::open(folder)?;
+        // Before anything is made in the size that the configuration asks for.
+        let tensors = shards.names().count();
+        if config.layers > tensors {
+            let problem = format!("found {}, but all weights together are {tensors} tensors", config.layers);
+            let (path, field) = (folder.join("config.json"), "num_hidden_layers".to_owned());
+            return Err(ModelError::Config { path, field, problem });
+        }
+        let layout = Layout::new(&config);
         for (name, path) in shards.names() {
             if !layout.tensors().iter().any(|tensor| tensor.name == name) && !is_redundant(&config, name) {
                 let problem = "not a tensor of this architecture; `config.json` belongs to another model".to_owned();
                 return Err(ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), problem });
             }
+        }
+        for tensor in layout.tensors() {
+            shards.check(&tensor.name, &tensor.shape)?;
         }
         let mut parameters = vec![0.0; layout.len()];
         for tensor in layout.tensors() {

@@ -45,9 +45,13 @@ impl TensorFile {
         names
     }
 
-    /// Copies a tensor of the given shape, widened to f32, into `target`.
-    pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
-        let fail = |problem: String| ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), problem };
+    fn fail(&self, name: &str, problem: String) -> ModelError {
+        ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), problem }
+    }
+
+    /// Refuses a tensor that is not there, or of another shape or type, by what the header says.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
+        let fail = |problem: String| self.fail(name, problem);
         let view = self.map.get(name).map_err(|_| fail("missing".to_owned()))?;
         if view.shape() != shape {
             return Err(fail(format!("found shape {:?}, expected {shape:?}", view.shape())));
@@ -55,11 +59,17 @@ impl TensorFile {
         if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(fail(format!("found {:?}, expected F32, BF16 or F16", view.dtype())));
         }
+        Ok(())
+    }
+
+    /// Copies a tensor of the given shape, widened to f32, into `target`.
+    pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
+        self.check(name, shape)?;
         let values = self
             .map
             .load(name, &Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>())
-            .map_err(|error| fail(root(&error)))?;
+            .map_err(|error| self.fail(name, root(&error)))?;
         target.copy_from_slice(&values);
         Ok(())
     }

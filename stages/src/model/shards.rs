@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub(super) struct Shards {
     /// Tensor -> number of its file.
     places: BTreeMap<String, usize>,
     /// What to name when a tensor is nowhere: the index, or the only file.
-    about: std::path::PathBuf,
+    about: PathBuf,
 }
 
 impl Shards {
@@ -103,19 +103,30 @@ impl Shards {
         self.places.iter().map(|(name, file)| (name.as_str(), self.files[*file].path()))
     }
 
+    fn file(&self, name: &str) -> Result<&TensorFile, ModelError> {
+        self.places.get(name).map(|file| &self.files[*file]).ok_or_else(|| ModelError::Tensor {
+            path: self.about.clone(),
+            tensor: name.to_owned(),
+            problem: "missing".to_owned(),
+        })
+    }
+
+    /// Refuses a tensor that is not there, or of another shape or type, without reading it.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
+        self.file(name)?.check(name, shape)
+    }
+
     /// Copies a tensor of the given shape, widened to f32, into `target`. Infinities and NaN are refused.
     pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
-        let fail =
-            |path: &Path, problem| ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), problem };
-        let number = self.places.get(name).ok_or_else(|| fail(&self.about, "missing".to_owned()))?;
-        let file = &self.files[*number];
+        let file = self.file(name)?;
         file.read(name, shape, target)?;
         match target.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
-            Some(index) => {
-                let problem = format!("found {} at number {index}, expected finite numbers", target[index]);
-                Err(fail(file.path(), problem))
-            }
+            Some(index) => Err(ModelError::Tensor {
+                path: file.path().to_owned(),
+                tensor: name.to_owned(),
+                problem: format!("found {} at number {index}, expected finite numbers", target[index]),
+            }),
         }
     }
 }
