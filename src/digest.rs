@@ -34,7 +34,8 @@ impl From<blake3::Hash> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        // In one piece: keys, paths and records are full of digests, and a plan writes thousands of them.
+        formatter.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -269,7 +269,7 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    fn take(&mut self, path: &PathBuf, bytes: u64) -> Result<(), StoreError> {
+    fn take(&mut self, path: &Path, bytes: u64) -> Result<(), StoreError> {
         self.removed.bytes += bytes;
         if self.dry_run { Ok(()) } else { folder::remove_any(path) }
     }
@@ -306,7 +306,7 @@ impl Sweep<'_> {
     }
 
     /// A view's files are other names of objects, some of which stay: those get a new change time.
-    fn view(&mut self, view: &PathBuf, name: &str) -> Result<(), StoreError> {
+    fn view(&mut self, view: &Path, name: &str) -> Result<(), StoreError> {
         self.removed.views += 1;
         if self.dry_run {
             return Ok(());

@@ -24,6 +24,12 @@ pub struct Damage {
     pub quarantine: Option<PathBuf>,
 }
 
+enum Moved {
+    /// The damaged file was gone already.
+    Gone,
+    To(PathBuf),
+}
+
 impl Store {
     /// The damage found since this was last asked.
     pub fn take_damage(&self) -> Vec<Damage> {
@@ -34,26 +40,28 @@ impl Store {
     /// if another file has the name by now. A store that cannot be written to keeps the file, which stays untrusted.
     pub(super) fn set_aside(&self, path: &Path, inode: u64, problem: &str) {
         let moved = self.try_set_aside(path, inode, problem);
-        if let Some(quarantine) = moved.unwrap_or(Some(None)) {
-            let damage = Damage { path: path.to_owned(), problem: problem.to_owned(), quarantine };
-            let mut found = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
-            if !found.contains(&damage) {
-                found.push(damage);
-            }
+        let quarantine = match moved {
+            Ok(Moved::Gone) => return,
+            Ok(Moved::To(quarantine)) => Some(quarantine),
+            Err(_) => None,
+        };
+        let damage = Damage { path: path.to_owned(), problem: problem.to_owned(), quarantine };
+        let mut found = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if !found.contains(&damage) {
+            found.push(damage);
         }
     }
 
-    /// `Ok(None)` if the damaged file is gone already.
-    fn try_set_aside(&self, path: &Path, inode: u64, problem: &str) -> Result<Option<Option<PathBuf>>, StoreError> {
+    fn try_set_aside(&self, path: &Path, inode: u64, problem: &str) -> Result<Moved, StoreError> {
         let room = self.local("quarantine");
         fs::create_dir_all(&room).map_err(StoreError::io("create", &room))?;
         // Only who has this lock takes files away, so that nobody takes a good one that has just come.
         let lock = self.local("quarantine.lock");
         let lock_file = fs::File::create(&lock).map_err(StoreError::io("open", &lock))?;
         lock_file.lock().map_err(StoreError::io("lock", &lock))?;
-        let Ok(metadata) = path.symlink_metadata() else { return Ok(None) };
+        let Ok(metadata) = path.symlink_metadata() else { return Ok(Moved::Gone) };
         if metadata.ino() != inode {
-            return Ok(None);
+            return Ok(Moved::Gone);
         }
         let name = path.strip_prefix(self.root()).unwrap_or(path).to_string_lossy().replace('/', "-");
         let time = Timestamp::now().strftime("%Y%m%dT%H%M%S.%6fZ");
@@ -69,6 +77,6 @@ impl Store {
         failpoint::pass("quarantine.rename")
             .and_then(|()| fs::rename(path, &to))
             .map_err(StoreError::io("set aside", path))?;
-        Ok(Some(Some(to)))
+        Ok(Moved::To(to))
     }
 }

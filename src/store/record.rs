@@ -64,6 +64,11 @@ struct Stored<R> {
     record: R,
 }
 
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 impl Store {
     /// The result of an action, if it is in the store with all its files. What is missing or damaged is a miss;
     /// [`Store::lookup`] tells the difference.
@@ -108,13 +113,22 @@ impl Store {
             self.set_aside(&path, inode, &problem);
             problem
         };
-        // The version first: what another version's record looks like is unknown.
-        let stored: Stored<serde_json::Value> = sealed::open(&bytes).map_err(damaged)?;
-        if stored.version != VERSION {
-            return Err(named(format!("it has version {}, this twdag reads version {VERSION}", stored.version)));
-        }
-        let record: Record =
-            serde_json::from_value(stored.record).map_err(|error| named(format!("it cannot be read: {error}")))?;
+        let content = sealed::content(&bytes).map_err(damaged)?;
+        let record = match serde_json::from_slice::<Stored<Record>>(content) {
+            Ok(Stored { version: VERSION, record }) => record,
+            // What another version's record looks like is unknown.
+            other => {
+                let problem = match serde_json::from_slice::<Version>(content) {
+                    Ok(Version { version }) if version != VERSION => {
+                        format!("it has version {version}, this twdag reads version {VERSION}")
+                    }
+                    _ => {
+                        format!("it cannot be read: {}", other.err().map(|error| error.to_string()).unwrap_or_default())
+                    }
+                };
+                return Err(named(problem));
+            }
+        };
         if record.key == *key { Ok(Some(record)) } else { Err(damaged(format!("it belongs to action {}", record.key))) }
     }
 

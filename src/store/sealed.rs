@@ -59,15 +59,19 @@ pub(super) fn seal(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(format!("{START}{}{MIDDLE}{content}{END}", Digest::of(content.as_bytes())).into_bytes())
 }
 
-/// Reads what [`seal`] wrote; the error says in plain words what is wrong.
-pub(super) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let content = bytes
+/// The JSON that [`seal`] sealed; the error says in plain words what is wrong.
+pub(super) fn content(bytes: &[u8]) -> Result<&[u8], String> {
+    bytes
         .strip_prefix(START.as_bytes())
         .and_then(|rest| rest.split_at_checked(64))
         .and_then(|(check, rest)| {
             let content = rest.strip_prefix(MIDDLE.as_bytes())?.strip_suffix(END.as_bytes())?;
             (check == Digest::of(content).to_string().as_bytes()).then_some(content)
         })
-        .ok_or("it is damaged (cut short or changed)")?;
-    serde_json::from_slice(content).map_err(|error| format!("it cannot be read: {error}"))
+        .ok_or_else(|| "it is damaged (cut short or changed)".to_owned())
+}
+
+/// Reads what [`seal`] wrote; the error says in plain words what is wrong.
+pub(super) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(content(bytes)?).map_err(|error| format!("it cannot be read: {error}"))
 }
