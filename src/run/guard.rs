@@ -103,6 +103,8 @@ pub fn stand(input: impl Read) {
         return;
     }
     let Ok(store) = Store::open(&root) else { return };
+    // It only claims, so that nobody who collects has to wait for it.
+    store.release();
     let begun = Instant::now();
     while !keys.is_empty() && begun.elapsed() < LIFE {
         keys.retain(|key| !is_clean(&store, key));
