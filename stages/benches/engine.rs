@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError};
+use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model};
 
 // As the program has it.
 #[global_allocator]
@@ -38,10 +38,11 @@ fn main() {
         "train" => {
             let mut optimizer = AdamW::new(&model, AdamWSettings::default());
             let mut gradients = Gradients::zeros_like(&model);
+            let targets = ids.len() - batch;
+            let coefficients = vec![1.0 / targets as f32; targets];
             measure(move || {
                 gradients.zero();
-                let mut mean = |losses: &[f32]| Ok::<_, ModelError>(vec![1.0 / losses.len() as f32; losses.len()]);
-                model.forward_backward(&ids, batch, &mut mean, &mut gradients).expect("gradients");
+                model.forward_backward_fixed(&ids, batch, &coefficients, &mut gradients).expect("gradients");
                 let clip_factor = (1.0 / gradients.global_norm()).min(1.0);
                 optimizer.step(&mut model, &gradients, 1e-4, clip_factor).expect("a step");
             })

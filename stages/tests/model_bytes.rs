@@ -55,6 +55,24 @@ fn bytes_do_not_depend_on_threads() {
     }
 }
 
+/// Both with few logits, which stay in memory, and with more than that.
+#[test]
+fn known_coefficients_give_the_bits_of_those_that_wait_for_the_losses() {
+    for (vocabulary, length) in [(300, 130), (40_000, 500)] {
+        let mut object = config(Rope::Default { theta: 100.0 }).to_json();
+        object.insert("vocab_size".to_owned(), json!(vocabulary));
+        let config = Config::from_json("config.json".as_ref(), object).unwrap();
+        let model = Model::initialize(config, 0.1, 5);
+        let coefficients: Vec<f32> = (0..length - 1).map(|i| (i % 7) as f32 / 100.0).collect();
+        let (mut known, mut awaited) = (Gradients::zeros_like(&model), Gradients::zeros_like(&model));
+        let losses = model.forward_backward_fixed(&ids(length), 1, &coefficients, &mut known).unwrap();
+        let mut answer = |_: &[f32]| Ok::<_, ModelError>(coefficients.clone());
+        let expected = model.forward_backward(&ids(length), 1, &mut answer, &mut awaited).unwrap();
+        assert!(bits(&losses) == bits(&expected), "losses");
+        assert!(bits(known.values()) == bits(awaited.values()), "gradients");
+    }
+}
+
 #[test]
 fn a_sequence_scores_the_same_alone_and_in_any_batch() {
     for rope in [Rope::Default { theta: 100.0 }, Rope::DynamicNtk { theta: 100.0, factor: 4.0, original_context: 64 }] {

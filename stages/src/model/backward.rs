@@ -24,18 +24,20 @@ fn parts(shape: &Shape) -> usize {
 }
 
 /// Adds to `gradients` those of the loss whose derivative by each target's cross entropy is `coefficients`.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     model: &Model,
     shape: &Shape,
     ids: &[u32],
     tables: &RopeTables,
     coefficients: &[f32],
+    forward: head::Forward,
     workspace: &mut Workspace,
     gradients: &mut Gradients,
 ) {
     prepare(model, shape, &mut workspace.backward);
     let gradients = gradients.values_mut();
-    head::backward(model, shape, ids, coefficients, workspace, gradients);
+    head::backward(model, shape, ids, coefficients, forward, workspace, gradients);
     for (index, layer) in model.layout().blocks.iter().enumerate().rev() {
         layer_backward(model, layer, index, shape, tables, workspace, gradients);
     }

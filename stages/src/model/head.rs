@@ -23,11 +23,26 @@ pub(super) struct HeadBuffers {
     normalized: Vec<f32>,
     /// Gradients of the final norm by block.
     norm: Vec<f32>,
-    /// Whether `logits` and `normalized` hold all rows after the forward pass.
-    holds_logits: bool,
+}
+
+/// What the backward pass finds of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forward {
+    /// Nothing: it is done on the way. Possible where the derivative by each cross entropy is known beforehand.
+    Due,
+    /// All that was read off the logits; these themselves are computed again.
+    Read,
+    /// The logits of all rows as well.
+    Held,
 }
 
 impl HeadBuffers {
+    /// Cross entropy of each target, `[batch * (length - 1)]`, nats.
+    pub(super) fn cross_entropy(&self, shape: &Shape) -> Vec<f32> {
+        let sequences = self.cross_entropy.chunks_exact(shape.length);
+        sequences.flat_map(|sequence| &sequence[..shape.length - 1]).copied().collect()
+    }
+
     /// Appends what the rows with a target say.
     pub(super) fn targets(&self, shape: &Shape, predictions: &mut Predictions) {
         for sequence in 0..shape.batch {
@@ -43,16 +58,17 @@ fn chunk_rows(shape: &Shape) -> usize {
     (CHUNK / shape.vocabulary / BLOCK).max(1) * BLOCK
 }
 
-/// Cross entropy and best token of each row. With `keep`, the logits stay for the backward pass if they are few.
-pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut Workspace, keep: bool) {
+/// Cross entropy and best token of each row. With `keep`, the logits stay for the backward pass if they are few; the
+/// answer says whether they did.
+pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut Workspace, keep: bool) -> Forward {
     let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
     let input = &workspace.states[model.layout().blocks.len() % workspace.states.len()].input;
     let buffers = &mut workspace.head;
     buffers.rows.resize(shape.rows(), HeadRow::default());
     buffers.cross_entropy.resize(shape.rows(), 0.0);
-    buffers.holds_logits = keep && shape.rows() <= chunk_rows(shape);
+    let held = keep && shape.rows() <= chunk_rows(shape);
     let mut kept = Vec::new();
-    if buffers.holds_logits {
+    if held {
         buffers.logits.resize(shape.rows() * vocabulary, 0.0);
         buffers.normalized.resize(shape.rows() * hidden, 0.0);
         let logits = shape.split(&mut buffers.logits, vocabulary);
@@ -70,15 +86,22 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut
         };
         let (logits, normalized) = kept.unwrap_or((a, b));
         compute_logits(model, shape, place, input, logits, normalized);
-        for (index, (row, cross_entropy)) in rows.iter_mut().zip(cross_entropy).enumerate() {
-            let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
-            *row = kernels::head_row(logits);
-            *cross_entropy = match ids.get(place.row + index + 1) {
-                Some(target) => (row.log_sum - f64::from(logits[*target as usize])) as f32,
-                None => 0.0,
-            };
-        }
+        read(place, ids, logits, rows, cross_entropy);
     });
+    if held { Forward::Held } else { Forward::Read }
+}
+
+/// Reads a block's logits.
+fn read(place: Place, ids: &[u32], logits: &[f32], rows: &mut [HeadRow], cross_entropy: &mut [f32]) {
+    let vocabulary = logits.len() / place.rows;
+    for (index, (row, cross_entropy)) in rows.iter_mut().zip(cross_entropy).enumerate() {
+        let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
+        *row = kernels::head_row(logits);
+        *cross_entropy = match ids.get(place.row + index + 1) {
+            Some(target) => (row.log_sum - f64::from(logits[*target as usize])) as f32,
+            None => 0.0,
+        };
+    }
 }
 
 fn compute_logits(
@@ -96,11 +119,13 @@ fn compute_logits(
 
 /// Adds the gradients of output layer and final norm to `gradients`, and writes that of the last layer's output to
 /// the backward buffers. `coefficients` has one number for each target.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     model: &Model,
     shape: &Shape,
     ids: &[u32],
     coefficients: &[f32],
+    forward: Forward,
     workspace: &mut Workspace,
     gradients: &mut [f32],
 ) {
@@ -109,16 +134,18 @@ pub(super) fn backward(
     let input = &workspace.states[layout.blocks.len()].input;
     let buffers = &mut workspace.head;
     let (parameters, norm_len) = (model.parameters(), layout.final_norm.range().len());
-    let holds_logits = buffers.holds_logits;
+    buffers.rows.resize(shape.rows(), HeadRow::default());
+    buffers.cross_entropy.resize(shape.rows(), 0.0);
     let places: Vec<Place> = shape.places().collect();
     buffers.norm.clear();
     buffers.norm.resize(places.len() * norm_len, 0.0);
     let mut outputs = workspace.backward.output.as_mut_slice();
     let mut norms = buffers.norm.as_mut_slice();
+    let (mut head_rows, mut cross_entropies) = (buffers.rows.as_mut_slice(), buffers.cross_entropy.as_mut_slice());
     let mut rest = places.as_slice();
     while !rest.is_empty() {
         let mut rows = 0;
-        let limit = if holds_logits { usize::MAX } else { chunk_rows(shape) };
+        let limit = if forward == Forward::Held { usize::MAX } else { chunk_rows(shape) };
         let count = rest
             .iter()
             .take_while(|place| {
@@ -135,17 +162,18 @@ pub(super) fn backward(
         let mut tasks = Vec::with_capacity(count);
         for place in chunk {
             tasks.push((
-                *place,
-                take(&mut logits, place.rows * vocabulary),
-                take(&mut normalized, place.rows * hidden),
-                take(&mut outputs, place.rows * hidden),
-                take(&mut norms, norm_len),
+                (*place, take(&mut head_rows, place.rows), take(&mut cross_entropies, place.rows)),
+                (take(&mut logits, place.rows * vocabulary), take(&mut normalized, place.rows * hidden)),
+                (take(&mut outputs, place.rows * hidden), take(&mut norms, norm_len)),
             ));
         }
-        let head_rows = &buffers.rows;
-        workspace.scratch.run(tasks, |(place, logits, normalized, output, norm_gradient), scratch| {
-            if !holds_logits {
+        workspace.scratch.run(tasks, |task, scratch| {
+            let ((place, head_rows, cross_entropy), (logits, normalized), (output, norm_gradient)) = task;
+            if forward != Forward::Held {
                 compute_logits(model, shape, place, input, logits, normalized);
+            }
+            if forward == Forward::Due {
+                read(place, ids, logits, head_rows, cross_entropy);
             }
             for (index, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
                 let position = place.first + index;
@@ -154,7 +182,7 @@ pub(super) fn backward(
                 } else {
                     let row = place.row + index;
                     let coefficient = coefficients[row - place.sequence];
-                    kernels::head_gradient(logits, head_rows[row].log_sum as f32, coefficient);
+                    kernels::head_gradient(logits, head_rows[index].log_sum as f32, coefficient);
                     logits[ids[row + 1] as usize] -= coefficient;
                 }
             }

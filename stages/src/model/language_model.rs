@@ -186,6 +186,41 @@ impl Model {
         coefficients: &mut dyn FnMut(&[f32]) -> Result<Vec<f32>, E>,
         gradients: &mut Gradients,
     ) -> Result<Vec<f32>, E> {
+        let (shape, tables, mut workspace) = self.training_forward(ids, batch, gradients)?;
+        let forward = head::forward(self, &shape, ids, &mut workspace, true);
+        let cross_entropy = workspace.head.cross_entropy(&shape);
+        let coefficients = coefficients(&cross_entropy)?;
+        expect_size(&coefficients, cross_entropy.len())?;
+        super::backward::backward(self, &shape, ids, &tables, &coefficients, forward, &mut workspace, gradients);
+        returned(&self.training, workspace);
+        Ok(cross_entropy)
+    }
+
+    /// As [`Self::forward_backward`], with the same bits, where the derivative by each cross entropy does not depend on
+    /// any: the logits need to be computed only once then.
+    pub fn forward_backward_fixed(
+        &self,
+        ids: &[u32],
+        batch: usize,
+        coefficients: &[f32],
+        gradients: &mut Gradients,
+    ) -> Result<Vec<f32>, ModelError> {
+        let (shape, tables, mut workspace) = self.training_forward(ids, batch, gradients)?;
+        expect_size(coefficients, ids.len() - batch)?;
+        let forward = head::Forward::Due;
+        super::backward::backward(self, &shape, ids, &tables, coefficients, forward, &mut workspace, gradients);
+        let cross_entropy = workspace.head.cross_entropy(&shape);
+        returned(&self.training, workspace);
+        Ok(cross_entropy)
+    }
+
+    /// Checks, and the forward pass up to the output layer, kept for the backward pass.
+    fn training_forward(
+        &self,
+        ids: &[u32],
+        batch: usize,
+        gradients: &Gradients,
+    ) -> Result<(Shape, Arc<RopeTables>, Workspace), ModelError> {
         let length = self.check(ids, batch)?;
         gradients.check(self)?;
         let tables = self.tables(length);
@@ -193,19 +228,16 @@ impl Model {
         let mut workspace = taken(&self.training);
         workspace.prepare(&shape, self.config.layers, true);
         forward::forward(self, &shape, ids, &tables, &mut workspace);
-        head::forward(self, &shape, ids, &mut workspace, true);
-        let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
-        workspace.head.targets(&shape, &mut predictions);
-        let cross_entropy = predictions.cross_entropy;
-        let answer = coefficients(&cross_entropy)?;
-        if answer.len() != cross_entropy.len() {
-            let expected = cross_entropy.len().to_string();
-            return Err(ModelError::Size { what: "number of coefficients", found: answer.len(), expected }.into());
-        }
-        super::backward::backward(self, &shape, ids, &tables, &answer, &mut workspace, gradients);
-        returned(&self.training, workspace);
-        Ok(cross_entropy)
+        Ok((shape, tables, workspace))
     }
+}
+
+fn expect_size(coefficients: &[f32], expected: usize) -> Result<(), ModelError> {
+    if coefficients.len() == expected {
+        return Ok(());
+    }
+    let (found, expected) = (coefficients.len(), expected.to_string());
+    Err(ModelError::Size { what: "number of coefficients", found, expected })
 }
 
 fn taken(pool: &Mutex<Vec<Workspace>>) -> Workspace {

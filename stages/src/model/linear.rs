@@ -95,9 +95,9 @@ fn cut<'a>(rest: &mut &'a mut [f32], at: &mut usize, range: &Range<usize>) -> &'
     take(rest, range.len())
 }
 
-/// Splits the first `len` numbers off.
+/// Splits the first `len` elements off.
 #[allow(clippy::mut_mut)]
-pub(super) fn take<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+pub(super) fn take<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     let (first, rest) = std::mem::take(slice).split_at_mut(len);
     *slice = rest;
     first

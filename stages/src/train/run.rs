@@ -141,28 +141,34 @@ impl Trainer<'_> {
     ) -> Result<(f64, f64), StageError> {
         let ids = sequences.iter().map(|&sequence| self.tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
         let targets = self.tokens.length() - 1;
-        let short = self.targets.short_pass(self.context, model, &ids)?;
-        let weigh = &self.targets;
-        let mut weighted = 0.0;
-        let losses = model.forward_backward(
-            &ids.concat(),
-            sequences.len(),
-            &mut |long: &[f32]| {
-                if let Some(at) = long.iter().position(|loss| !loss.is_finite()) {
-                    let what = format!(
-                        "sequence {}, target {}: the loss is {}",
-                        sequences[at / targets],
-                        at % targets,
-                        long[at]
-                    );
-                    return Err(diverged(step, &what));
-                }
-                let weights = weigh.weights(sequences, long, &short)?;
-                weighted = weighted_mean(long, &weights) * long.len() as f64;
-                Ok(weights.into_iter().map(|weight| (f64::from(weight) / count) as f32).collect())
-            },
-            &mut self.gradients,
-        )?;
+        let coefficients = |weights: &[f32]| -> Vec<f32> {
+            weights.iter().map(|&weight| (f64::from(weight) / count) as f32).collect()
+        };
+        let weighted_sum = |losses: &[f32], weights: &[f32]| weighted_mean(losses, weights) * losses.len() as f64;
+        let (losses, weighted) = if let Some(weights) = self.targets.fixed(sequences, targets)? {
+            let coefficients = coefficients(&weights);
+            let batch = sequences.len();
+            let losses = model.forward_backward_fixed(&ids.concat(), batch, &coefficients, &mut self.gradients)?;
+            check_finite(step, sequences, &losses)?;
+            let weighted = weighted_sum(&losses, &weights);
+            (losses, weighted)
+        } else {
+            let short = self.targets.short_pass(self.context, model, &ids)?;
+            let weigh = &self.targets;
+            let mut weighted = 0.0;
+            let losses = model.forward_backward(
+                &ids.concat(),
+                sequences.len(),
+                &mut |long: &[f32]| {
+                    check_finite(step, sequences, long)?;
+                    let weights = weigh.weights(sequences, long, &short)?;
+                    weighted = weighted_sum(long, &weights);
+                    Ok::<_, StageError>(coefficients(&weights))
+                },
+                &mut self.gradients,
+            )?;
+            (losses, weighted)
+        };
         Ok((weighted, losses.iter().map(|&loss| f64::from(loss)).sum()))
     }
 
@@ -176,6 +182,18 @@ impl Trainer<'_> {
             last.learning_rate
         );
         self.context.progress(last.step as u64, self.settings.steps as u64, "steps", detail);
+    }
+}
+
+/// Training cannot go on from a loss that is infinite or NaN.
+fn check_finite(step: usize, sequences: &[usize], losses: &[f32]) -> Result<(), StageError> {
+    let targets = losses.len() / sequences.len();
+    match losses.iter().position(|loss| !loss.is_finite()) {
+        Some(at) => {
+            let (sequence, target) = (sequences[at / targets], at % targets);
+            Err(diverged(step, &format!("sequence {sequence}, target {target}: the loss is {}", losses[at])))
+        }
+        None => Ok(()),
     }
 }
 

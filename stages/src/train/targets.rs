@@ -67,6 +67,18 @@ impl<'a> Targets<'a> {
         Ok(losses)
     }
 
+    /// The weights of the targets of some sequences where they do not depend on any loss, `[sequences * targets]`.
+    pub(super) fn fixed(&self, sequences: &[usize], targets: usize) -> Result<Option<Vec<f32>>, StageError> {
+        match self {
+            Self::Uniform => Ok(Some(vec![1.0; sequences.len() * targets])),
+            Self::Static { weights } => {
+                let rows = sequences.iter().map(|&sequence| weights.row(sequence)).collect::<Result<Vec<_>, _>>()?;
+                Ok(Some(rows.concat()))
+            }
+            Self::Focal { .. } | Self::Frozen { .. } | Self::Unfrozen { .. } => Ok(None),
+        }
+    }
+
     /// Weights `[sequences * (length - 1)]` from the losses of the long side and what [`Self::short_pass`] gave.
     pub(super) fn weights(&self, sequences: &[usize], long: &[f32], short: &[f32]) -> Result<Vec<f32>, StageError> {
         let targets = long.len() / sequences.len();
