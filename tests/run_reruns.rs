@@ -301,6 +301,32 @@ fn an_input_that_changes_while_it_is_read_leaves_no_record() {
     assert_eq!(place.result("after", "x"), "new\n");
 }
 
+#[test]
+fn an_input_that_changes_and_changes_back_while_it_is_read_leaves_no_record() {
+    let place = Place::new();
+    let (open, read, gate) = (place.path("open"), place.path("read"), place.path("gate"));
+    place.graph(&[&format!(
+        r#""reads": Command(run: ["sh", "-c", "echo > {}; until test -e {}; do sleep 0.02; done; cp $1 $0/x; echo > {}; until test -e {}.2; do sleep 0.02; done", "{{out}}", "{{file.0}}"], files: ["note.txt"])"#,
+        open.display(),
+        gate.display(),
+        read.display(),
+        gate.display()
+    )]);
+    place.write("note.txt", "old\n");
+    let mut run = place.start(&[]);
+    run.until("stage-started", "reads");
+    wait_until("the stage has begun", || open.exists());
+    place.write("note.txt", "new\n");
+    place.write("gate", "");
+    wait_until("the stage has read the other content", || read.exists());
+    place.write("note.txt", "old\n");
+    place.write("gate.2", "");
+    let run = run.end();
+    assert_eq!((run.code, run.with_outcome("failed")), (Some(1), vec!["reads".to_owned()]), "{run:#?}");
+    assert_eq!(ran(&place.run(&[])), ["reads"]);
+    assert_eq!(place.result("reads", "x"), "old\n");
+}
+
 const FILES: usize = 3;
 
 /// A stage that writes what it reads, one after the other, and then some text.

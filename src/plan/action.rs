@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
-use twdag_stages::stage::Numerics;
+use twdag_stages::stage::{Numerics, Source};
 
 use super::PlanError;
 use crate::{
     canon,
     digest::{ArtifactId, Digest, Key},
     graph::{Graph, Node},
-    store::{RecordInput, Store},
+    store::{RecordInput, SourceState, Store, StoreError},
 };
 
 /// Changes with the meaning of keys; then nothing that was computed before is found any more.
@@ -130,13 +130,8 @@ pub fn resolve(
     let (mut sources, mut file_names) = (Vec::new(), BTreeMap::new());
     for source in node.stage.sources() {
         let path = graph.workspace.join(source.path.as_str());
-        let digest = store.digest_source(&path, &source.files).map_err(|error| PlanError::Source {
-            stage: node.name.clone(),
-            role: source.role.clone(),
-            given: source.path.clone(),
-            workspace: graph.workspace.clone(),
-            source: Box::new(error),
-        })?;
+        let digest =
+            store.digest_source(&path, &source.files).map_err(|error| unreadable(graph, node, &source, error))?;
         if !path.is_dir()
             && let Some(name) = path.file_name()
         {
@@ -145,6 +140,27 @@ pub fn resolve(
         sources.push(RecordInput { role: source.role, digest });
     }
     Action::new(node, inputs.collect::<Result<_, PlanError>>()?, sources, file_names)
+}
+
+fn unreadable(graph: &Graph, node: &Node, source: &Source, error: StoreError) -> PlanError {
+    PlanError::Source {
+        stage: node.name.clone(),
+        role: source.role.clone(),
+        given: source.path.clone(),
+        workspace: graph.workspace.clone(),
+        source: Box::new(error),
+    }
+}
+
+/// The sources of a stage as `stat` sees them now, in the order of its settings.
+pub fn source_states(graph: &Graph, node: usize, store: &Store) -> Result<Vec<SourceState>, PlanError> {
+    let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
+    let sources = node.stage.sources().into_iter();
+    let states = sources.map(|source| {
+        let path = graph.workspace.join(source.path.as_str());
+        store.source_state(&path, &source.files).map_err(|error| unreadable(graph, node, &source, error))
+    });
+    states.collect()
 }
 
 #[cfg(test)]

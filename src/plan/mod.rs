@@ -5,7 +5,7 @@ mod changes;
 mod error;
 mod planning;
 
-pub use action::{Action, resolve};
+pub use action::{Action, resolve, source_states};
 pub use changes::{Change, Difference, changes};
 pub use error::PlanError;
 pub use planning::{Plan, PlannedStage, Status, plan, reason};

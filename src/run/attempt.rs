@@ -26,7 +26,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::{Graph, Policy},
     plan::{self, Action, Plan},
-    store::{Claim, ClaimAttempt, Provenance, Record, Store, StoreError},
+    store::{Claim, ClaimAttempt, Provenance, Record, SourceState, Store, StoreError},
 };
 
 /// How often a run that waits for another one looks whether that one is done.
@@ -121,6 +121,8 @@ enum Looked {
 /// A claimed action, ready to run.
 struct Mine {
     action: Action,
+    /// The sources before the stage reads them.
+    sources: Vec<SourceState>,
     key: Key,
     claim: Claim,
     job: Job,
@@ -175,6 +177,10 @@ impl Attempt {
         &self.shared.graph.nodes()[self.node()].policy
     }
 
+    fn source_states(&self) -> Result<Vec<SourceState>, Trouble> {
+        Ok(plan::source_states(&self.shared.graph, self.node(), &self.shared.store)?)
+    }
+
     fn resolve(&self) -> Result<Action, Trouble> {
         Ok(plan::resolve(&self.shared.graph, self.node(), &self.artifacts, &self.shared.store)?)
     }
@@ -182,6 +188,8 @@ impl Attempt {
     /// Looks for the result, and claims the action if there is none.
     fn look(&self) -> Result<Looked, Trouble> {
         let store = &self.shared.store;
+        // Before they are hashed, so that every later change shows.
+        let sources = self.source_states()?;
         let action = self.resolve()?;
         let key = action.key();
         // Nothing that is found here is collected before it is leased.
@@ -211,7 +219,7 @@ impl Attempt {
         let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
         let (job, job_file) = self.job(&key)?;
         let log_file = self.shared.folder.join("logs").join(log_name(self.stage, self.name(), self.failures + 1));
-        Ok(Looked::Mine(Box::new(Mine { action, key, claim, job, job_file, log_file, reason })))
+        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, job_file, log_file, reason })))
     }
 
     fn job(&self, key: &Key) -> Result<(Job, PathBuf), Trouble> {
@@ -344,12 +352,16 @@ impl Attempt {
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
         let store = &self.shared.store;
-        // What the stage has read must be what it is keyed by.
-        if self.resolve()?.key() != mine.key {
-            return Err(Trouble::new(
-                "a source file changed while it was read, so the result was thrown away; run again",
-                Blame::Input,
-            ));
+        // What the stage has read must be what it is keyed by. Content alone would not tell of a change that was taken
+        // back before the end.
+        let sources = self.source_states()?;
+        let changed = mine.sources.iter().zip(&sources).find_map(|(before, after)| before.first_change(after));
+        if let Some(path) = changed {
+            let message = format!(
+                "{} was written to while the stage read it, so the result was thrown away; run again",
+                path.display()
+            );
+            return Err(Trouble::new(message, Blame::Input));
         }
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;

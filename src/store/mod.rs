@@ -50,6 +50,7 @@ pub use pin::{Pin, PinnedStage};
 pub use provenance::Provenance;
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput};
+pub use source::SourceState;
 
 use crate::digest::Digest;
 

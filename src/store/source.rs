@@ -1,6 +1,7 @@
 //! Digests of files and folders outside the graph.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::PoisonError,
@@ -12,6 +13,18 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::{Store, StoreError, folder, object, stat_index::Identity};
 use crate::{canon, digest::Digest};
+
+/// What `stat` says of the files of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceState(BTreeMap<PathBuf, Identity>);
+
+impl SourceState {
+    /// The first file that is not the same in `later`, or is only in one of them.
+    pub fn first_change<'a>(&'a self, later: &'a Self) -> Option<&'a Path> {
+        let paths = self.0.keys().chain(later.0.keys()).filter(|path| self.0.get(*path) != later.0.get(*path));
+        paths.min().map(PathBuf::as_path)
+    }
+}
 
 impl Store {
     /// The digest of a source: of the content of a file, or of the names and contents of the files below a folder
@@ -26,6 +39,22 @@ impl Store {
         // The error that says more wins.
         let digest = digest?;
         saved.map(|()| digest)
+    }
+
+    /// The files that a source counts, each as `stat` sees it now. Two equal answers, before and after some work, mean
+    /// that nothing was written in between, not even what was taken back again.
+    pub fn source_state(&self, path: &Path, files: &[String]) -> Result<SourceState, StoreError> {
+        let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+        if !metadata.is_dir() {
+            return Ok(SourceState(BTreeMap::from([(path, Identity::of(&metadata))])));
+        }
+        let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
+        let found = chosen(&path, &patterns)?.into_iter().map(|(_, path)| {
+            let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+            Ok((path, Identity::of(&metadata)))
+        });
+        found.collect::<Result<_, StoreError>>().map(SourceState)
     }
 
     fn digest_folder(&self, folder: &Path, files: &[String]) -> Result<Digest, StoreError> {
