@@ -57,7 +57,10 @@ fn a_source_that_changes_while_it_is_read_leaves_no_result() {
     assert_eq!(run.code, Some(1));
     let failed = run.event("stage-failed", "copy");
     assert_eq!(failed["blame"], "input");
-    assert!(failed["message"].as_str().unwrap().contains("changed while it was read"), "{failed}");
+    assert!(
+        failed["message"].as_str().unwrap().contains("text.txt was written to while the stage read it"),
+        "{failed}"
+    );
     assert_eq!(place.output(&["path", "graph.ron", "copy"]).code, Some(1));
     place.write("text.txt", "text\n");
     assert_eq!(place.output(&["path", "graph.ron", "copy"]).code, Some(1), "nothing was recorded for the old content");
