@@ -1,4 +1,4 @@
-"""Scoring and training beside PyTorch: the same shapes and precision, in turn, in one run.
+"""Scoring, training and greedy decoding beside PyTorch: the same shapes and precision, in turn, in one run.
 
     python benches/engine.py                            all cases, 2 rounds
     python benches/engine.py --cases "score 15m 2048 1" --rounds 3
@@ -21,6 +21,7 @@ CASES = [
     *(f"score {model} {length} 1" for model in ("15m", "135m") for length in (512, 2048, 8192)),
     *(f"train 15m {case}" for case in ("512 1", "512 4", "2048 1", "2048 4", "8192 1")),
     "train 135m 2048 1",
+    "decode 135m 512 1",
 ]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

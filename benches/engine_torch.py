@@ -2,7 +2,8 @@
 
     python engine_torch.py TASK MODEL LENGTH BATCH
 
-Logits are never held for more than 512 rows in scoring, as a careful user would write it.
+Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
+and values that is allocated once and written in place.
 """
 
 import json
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 CHUNK = 512
+DECODED = 64  # tokens that one repetition of `decode` appends
 BUDGET, LEAST = 10.0, 3
 #        hidden, layers, heads, key-value heads, intermediate, vocabulary
 SHAPES = {"15m": (288, 6, 6, 6, 768, 32_000), "135m": (576, 30, 9, 3, 1536, 49_152)}
@@ -31,15 +33,20 @@ class Layer(nn.Module):
         self.down = linear(intermediate, hidden)
         self.attention_norm, self.feed_norm = (nn.RMSNorm(hidden, eps=1e-5) for _ in range(2))
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, cache=None, start=0):
         batch, length, _ = x.shape
         normed = self.attention_norm(x)
         split = lambda y, heads: y.view(batch, length, heads, self.width).transpose(1, 2)
         query = rotate(split(self.query(normed), self.heads), cos, sin)
         key = rotate(split(self.key(normed), self.kv_heads), cos, sin)
         value = split(self.value(normed), self.kv_heads)
+        if cache is not None:
+            for kept, new in zip(cache, (key, value)):
+                kept[:, :, start : start + length] = new
+            key, value = (kept[:, :, : start + length] for kept in cache)
         grouped = self.heads != self.kv_heads
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        causal = length > 1
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=grouped)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
         normed = self.feed_norm(x)
         return x + self.down(functional.silu(self.gate(normed)) * self.up(normed))
@@ -65,10 +72,11 @@ class Model(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, ids):
+    def forward(self, ids, caches=None, start=0):
         x = self.embedding(ids)
-        for layer in self.layers:
-            x = layer(x, self.cos, self.sin)
+        end = start + ids.shape[1]
+        for layer, cache in zip(self.layers, caches or [None] * len(self.layers)):
+            x = layer(x, self.cos[start:end], self.sin[start:end], cache, start)
         return self.norm(x)
 
 
@@ -86,6 +94,26 @@ def train(model, optimizer, ids):
     functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+
+
+class Decoding:
+    def __init__(self, model, ids):
+        self.model, self.length = model, ids.shape[1]
+        layer = model.layers[0]
+        shape = (2, len(ids), layer.kv_heads, self.length + DECODED, layer.width)
+        with torch.inference_mode():
+            self.caches = [torch.zeros(shape) for _ in model.layers]
+            self.first = self.best(ids, 0)
+
+    def best(self, ids, start):
+        last = self.model(ids, self.caches, start)[:, -1:]
+        return (last @ self.model.embedding.weight.T).argmax(-1)
+
+    def __call__(self):
+        with torch.inference_mode():
+            ids = self.first
+            for step in range(DECODED):
+                ids = self.best(ids, self.length + step)
 
 
 def machine_seconds():
@@ -109,17 +137,19 @@ def main():
     task, name, length, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    model = Model(name, length)
+    model = Model(name, length + DECODED)
     ids = torch.randint(0, SHAPES[name][5], (batch, length))
     if task == "score":
         work = lambda: score(model, ids)
+    elif task == "decode":
+        work = Decoding(model, ids)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
         work = lambda: train(model, optimizer, ids)
     seconds, repetitions, others = measure(work)
     peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
     print(json.dumps({
-        "tokens_per_second": batch * length / seconds, "repetitions": repetitions, "peak_mib": peak, "others": others,
+        "tokens_per_second": batch * (DECODED if task == "decode" else length) / seconds, "repetitions": repetitions, "peak_mib": peak, "others": others,
         "torch": torch.__version__,
     }))
 

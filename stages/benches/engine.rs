@@ -2,6 +2,9 @@
 //!
 //!     cargo bench --workspace --bench engine -- score 15m 2048 1
 //!     cargo bench --workspace --bench engine -- train 15m 512 4
+//!     cargo bench --workspace --bench engine -- decode 135m 512 1
+//!
+//! `decode` appends [`DECODED`] tokens to prompts of LENGTH; it counts and times these alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -11,7 +14,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model};
+use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError, Sampling};
 
 // As the program has it.
 #[global_allocator]
@@ -20,6 +23,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Repetitions after one to warm up: as many as fit this time, but no fewer than [`LEAST`].
 const BUDGET: Duration = Duration::from_secs(10);
 const LEAST: usize = 3;
+
+/// Tokens that one repetition of `decode` appends to each sequence.
+const DECODED: usize = 64;
 
 fn main() {
     // Cargo adds `--bench`.
@@ -47,9 +53,27 @@ fn main() {
                 optimizer.step(&mut model, &gradients, 1e-4, clip_factor).expect("a step");
             })
         }
-        other => panic!("unknown task `{other}`, expected `score` or `train`"),
+        "decode" => {
+            let mut caches: Vec<_> = (0..batch).map(|_| model.cache(length + DECODED).expect("a cache")).collect();
+            let mut sequences: Vec<_> = caches.iter_mut().zip(ids.chunks_exact(length)).collect();
+            let best = |logits: &[f32]| -> Vec<u32> {
+                logits.chunks_exact(vocabulary as usize).map(|logits| Sampling::Greedy.choose(logits, 0, 0)).collect()
+            };
+            let first = best(&model.prefill(&mut sequences, &mut || Ok::<_, ModelError>(())).expect("a prompt"));
+            measure(|| {
+                for cache in &mut caches {
+                    cache.truncate(length);
+                }
+                let mut next = first.clone();
+                for _ in 0..DECODED {
+                    let mut sequences: Vec<_> = caches.iter_mut().zip(next).collect();
+                    next = best(&model.decode(&mut sequences).expect("logits"));
+                }
+            })
+        }
+        other => panic!("unknown task `{other}`, expected `score`, `train` or `decode`"),
     };
-    let tokens = (batch * length) as f64;
+    let tokens = (batch * if task == "decode" { DECODED } else { length }) as f64;
     println!(
         "{}",
         json!({

@@ -87,6 +87,30 @@ pub enum ModelError {
         /// Expected.
         expected: String,
     },
+    /// A logit from which no token can be chosen.
+    #[error(
+        "the logit of token {id} after {position} tokens of sequence {sequence} is {logit}; the model is broken or was trained too fast"
+    )]
+    Logit {
+        /// The logit.
+        logit: f32,
+        /// Its token.
+        id: usize,
+        /// Number of the sequence in the batch.
+        sequence: usize,
+        /// How many tokens it had.
+        position: usize,
+    },
+    /// A way to choose tokens that has no meaning.
+    #[error("`{setting}` of the sampling: found {found}, expected {expected}")]
+    Sampling {
+        /// The setting.
+        setting: &'static str,
+        /// Found.
+        found: String,
+        /// Expected.
+        expected: String,
+    },
     /// The caller broke the agreement on sizes.
     #[error("{what}: found {found}, expected {expected}")]
     Size {
@@ -120,9 +144,11 @@ impl From<ModelError> for StageError {
             ModelError::Tensor { path, tensor, problem } => {
                 Self::Input { path, problem: format!("tensor `{tensor}`: {problem}") }
             }
-            error @ (ModelError::Token { .. } | ModelError::Length { .. } | ModelError::Rope { .. }) => {
-                Self::Failed(error.to_string())
-            }
+            error @ (ModelError::Token { .. }
+            | ModelError::Length { .. }
+            | ModelError::Rope { .. }
+            | ModelError::Logit { .. }
+            | ModelError::Sampling { .. }) => Self::Failed(error.to_string()),
             error @ ModelError::Size { .. } => Self::Bug(error.to_string()),
         }
     }

@@ -137,18 +137,35 @@ impl Model {
             return Err(ModelError::Size { what: "number of token ids", found: ids.len(), expected });
         }
         let length = ids.len() / batch;
-        if let Some(longest) = self.config.rope.longest().filter(|longest| length > *longest) {
-            return Err(ModelError::Length { length, longest });
+        self.check_length(length)?;
+        for (sequence, ids) in ids.chunks_exact(length).enumerate() {
+            self.check_tokens(sequence, 0, ids)?;
+        }
+        Ok(length)
+    }
+
+    /// Refuses sequences of more tokens than the rotary embedding allows.
+    pub(super) fn check_length(&self, length: usize) -> Result<(), ModelError> {
+        match self.config.rope.longest() {
+            Some(longest) if length > longest => Err(ModelError::Length { length, longest }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses ids that the model does not have, and sequences without any. For messages: the number of the sequence in
+    /// its batch and the position of its first id.
+    pub(super) fn check_tokens(&self, sequence: usize, first: usize, ids: &[u32]) -> Result<(), ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::Size {
+                what: "number of token ids",
+                found: 0,
+                expected: "at least one".to_owned(),
+            });
         }
         let vocabulary = self.config.vocab_size;
         match ids.iter().position(|id| *id as usize >= vocabulary) {
-            None => Ok(length),
-            Some(index) => Err(ModelError::Token {
-                token: ids[index],
-                sequence: index / length,
-                position: index % length,
-                vocabulary,
-            }),
+            None => Ok(()),
+            Some(index) => Err(ModelError::Token { token: ids[index], sequence, position: first + index, vocabulary }),
         }
     }
 

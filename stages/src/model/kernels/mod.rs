@@ -10,6 +10,7 @@
 mod activation;
 mod elementwise;
 mod exponential;
+mod few_rows;
 mod matrix;
 mod normalize;
 mod rotary;
@@ -17,6 +18,7 @@ mod softmax;
 
 pub(super) use activation::{gated, gated_backward, gelu, gelu_backward};
 pub(super) use elementwise::{AdamWStep, adamw_step, add, add_column_sums, scale, sum_of_squares, transpose};
+pub(super) use few_rows::{products_of_rows, weighted_rows};
 pub(super) use matrix::{Matrix, multiply};
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;
