@@ -11,6 +11,7 @@ const ROOMS: &[&str] = &[
     "evaluate",
     "extend_rope",
     "init_model",
+    "merge_adapter",
     "postprocess",
     "report",
     "score",

@@ -10,6 +10,7 @@ pub mod download;
 pub mod evaluate;
 pub mod extend_rope;
 pub mod init_model;
+pub mod merge_adapter;
 pub mod model;
 pub mod postprocess;
 pub mod registry;

@@ -34,7 +34,7 @@ impl Entry {
 }
 
 /// Every kind, in the order in which help texts list them: the order of the pipeline.
-pub const KINDS: [Entry; 12] = [
+pub const KINDS: [Entry; 13] = [
     Entry::of::<crate::download::Download>(),
     Entry::of::<crate::synthesize::Synthesize>(),
     Entry::of::<crate::train_tokenizer::TrainTokenizer>(),
@@ -44,6 +44,7 @@ pub const KINDS: [Entry; 12] = [
     Entry::of::<crate::score::Score>(),
     Entry::of::<crate::postprocess::Postprocess>(),
     Entry::of::<crate::train::Train>(),
+    Entry::of::<crate::merge_adapter::MergeAdapter>(),
     Entry::of::<crate::evaluate::Evaluate>(),
     Entry::of::<crate::report::Report>(),
     Entry::of::<crate::command::Command>(),

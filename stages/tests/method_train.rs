@@ -19,7 +19,7 @@ use twdag_stages::{
     model::Model,
     registry::ron_options,
     score::Score,
-    stage::{StageError, StageEvent},
+    stage::{Kind as _, StageError, StageEvent},
     train::{Train, TrainingStep, learning_rate},
     weighting::{Shape, weigh},
 };
@@ -251,10 +251,31 @@ fn warm_up_of_both_conventions() {
     for (step, rate) in [(1, 0.0), (2, 1e-6), (11, 1e-5), (20, 1.9e-5), (21, 2e-5)] {
         close(learning_rate(&hugging_face, step), rate);
     }
-    // transformers 4.48: get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup, 20 of 100 steps.
-    for (step, linear, cosine) in [(21, 2e-5, 2e-5), (61, 1e-5, 1e-5), (41, 1.5e-5, 1.7071067811865478e-5)] {
-        close(learning_rate(&settings("schedule: Linear"), step), linear);
-        close(learning_rate(&settings("schedule: Cosine"), step), cosine);
+}
+
+/// One curve for each scheduler of transformers and DeepSpeed, which `fixtures/make_schedules.py` asked.
+#[test]
+fn schedules_are_those_of_transformers_and_deepspeed() {
+    #[derive(Deserialize)]
+    struct Curve {
+        settings: String,
+        rates: Vec<f64>,
+    }
+    let curves: Vec<Curve> = serde_json::from_str(include_str!("fixtures/schedules.json")).expect("schedules.json");
+    assert!(curves.len() >= 12);
+    for Curve { settings, rates } in curves {
+        let text = format!("(model: \"m\", tokens: \"t\", batch: 1, learning_rate: 2e-5, {settings})");
+        let train: Train = ron_options().from_str(&text).expect("settings");
+        train.check().expect("settings");
+        assert_eq!(rates.len(), train.steps);
+        for (index, expected) in rates.into_iter().enumerate() {
+            let found = learning_rate(&train, index + 1);
+            assert!(
+                (found - expected).abs() < 1e-18 + 1e-12 * expected,
+                "{settings}, step {}: {found}, {expected}",
+                index + 1
+            );
+        }
     }
 }
 
@@ -263,6 +284,8 @@ fn impossible_settings_are_refused() {
     let room = room();
     let refused = |settings: &str| room.train("no", 1, settings, in_peace).expect_err("an error").to_string();
     insta::assert_snapshot!(refused("steps: 0, batch: 1"), @"setting `steps` is 0, expected a number above 0");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, convention: DeepSpeed, warmup: 1"), @"setting `warmup` is 1, expected 2 or more, which is what DeepSpeed makes of smaller numbers; or `convention: HuggingFace`");
+    insta::assert_snapshot!(refused("steps: 1, batch: 1, warmup: 5, warmup_shape: Log"), @"setting `warmup_shape` is Log, expected `Linear`, the only one that transformers has; or `convention: DeepSpeed`");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, betas: (0.9, 1.0)"), @"setting `betas.1` is 1, expected a number from 0 to below 1");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Frozen(short: \"short\", shape: Dense(lambda: 2))"), @"setting `weighting.shape.lambda` is 2, expected a number from 0 (the scores alone) to 1 (uniform weights)");
     insta::assert_snapshot!(refused("steps: 1, batch: 1, weighting: Focal(gamma: -1)"), @"setting `weighting.gamma` is -1, expected a finite number, 0 (uniform weights) or more");

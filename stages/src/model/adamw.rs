@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use rayon::prelude::*;
 
 use super::{
-    Gradients, Layout, Model, ModelError,
+    Gradients, Model, ModelError, Tensor,
+    gradients::numbers,
     kernels::{self, AdamWStep},
     linear::take,
     safetensors_file::{self, Named, TensorFile},
@@ -38,7 +39,8 @@ impl Default for AdamWSettings {
 #[derive(Clone, Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
-    layout: Arc<Layout>,
+    /// The trained parameters.
+    tensors: Arc<[Tensor]>,
     first: Vec<f32>,
     second: Vec<f32>,
     steps: u64,
@@ -47,9 +49,9 @@ pub struct AdamW {
 impl AdamW {
     /// A fresh state for a model.
     pub fn new(model: &Model, settings: AdamWSettings) -> Self {
-        let layout = model.shared_layout();
-        let zeros = vec![0.0; layout.len()];
-        Self { settings, layout, first: zeros.clone(), second: zeros, steps: 0 }
+        let tensors = model.trained();
+        let zeros = vec![0.0; numbers(&tensors)];
+        Self { settings, tensors, first: zeros.clone(), second: zeros, steps: 0 }
     }
 
     /// Steps taken.
@@ -66,8 +68,9 @@ impl AdamW {
         clip_factor: f64,
     ) -> Result<(), ModelError> {
         gradients.check(model)?;
-        if *self.layout != *model.layout() {
-            let expected = format!("that of a model with {} parameters of the same shapes", model.layout().len());
+        let trained = model.trained();
+        if self.tensors != trained {
+            let expected = format!("that of a model with {} trained parameters of the same shapes", numbers(&trained));
             return Err(ModelError::Size { what: "optimizer state", found: self.first.len(), expected });
         }
         self.steps += 1;
@@ -83,11 +86,11 @@ impl AdamW {
             inverse_root_correction: (1.0 / (1.0 - beta2.powf(steps)).sqrt()) as f32,
         };
         let decayed = AdamWStep { keep: (1.0 - learning_rate * weight_decay) as f32, ..step };
-        let (layout, values) = (&self.layout, gradients.values());
+        let values = gradients.values();
         let (mut first, mut second) = (self.first.as_mut_slice(), self.second.as_mut_slice());
-        model.update(|mut parameters| {
+        model.update_trained(|mut parameters| {
             let mut tasks = Vec::new();
-            for tensor in layout.tensors() {
+            for tensor in trained.iter() {
                 let step = if tensor.decays() { decayed } else { step };
                 let mut start = tensor.range.start;
                 while start < tensor.range.end {
@@ -113,12 +116,12 @@ impl AdamW {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         // Exact in f32 up to 2^24.
         let steps = [self.steps as f32];
-        let tensors = self.layout.tensors();
+        let tensors = &self.tensors;
         let names = |moment: &str| tensors.iter().map(|tensor| format!("{moment}.{}", tensor.name)).collect::<Vec<_>>();
         let (first, second) = (names("first"), names("second"));
         let mut named = vec![Named { name: "steps", shape: &[1], values: &steps }];
         for (moment, values) in [(&first, &self.first), (&second, &self.second)] {
-            named.extend(moment.iter().zip(tensors).map(|(name, tensor)| Named {
+            named.extend(moment.iter().zip(tensors.iter()).map(|(name, tensor)| Named {
                 name,
                 shape: &tensor.shape,
                 values: &values[tensor.range.clone()],
@@ -131,8 +134,8 @@ impl AdamW {
     pub fn load(path: &Path, model: &Model, settings: AdamWSettings) -> Result<Self, ModelError> {
         let mut state = Self::new(model, settings);
         let file = TensorFile::open(path)?;
-        let layout = Arc::clone(&state.layout);
-        for tensor in layout.tensors() {
+        let tensors = Arc::clone(&state.tensors);
+        for tensor in tensors.iter() {
             let range = tensor.range.clone();
             file.read(&format!("first.{}", tensor.name), &tensor.shape, &mut state.first[range.clone()])?;
             file.read(&format!("second.{}", tensor.name), &tensor.shape, &mut state.second[range])?;

@@ -41,6 +41,9 @@ pub(super) fn backward(
     for (index, layer) in model.layout().blocks.iter().enumerate().rev() {
         layer_backward(model, layer, index, shape, tables, workspace, gradients);
     }
+    if model.adapter().is_some() {
+        return;
+    }
     let embedding = &mut gradients[model.layout().embedding.clone()];
     for (row, id) in workspace.backward.output.chunks_exact(shape.hidden).zip(ids) {
         kernels::add(&mut embedding[*id as usize * shape.hidden..][..shape.hidden], row);
@@ -143,7 +146,7 @@ fn layer_backward(
         gather(shape, place, queries, keys_values, projected);
         rotate(shape, tables, place, projected, -1.0);
         let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-        layer.query_key_value.input_gradient(model.parameters(), projected, gradient, false);
+        layer.query_key_value.input_gradient(model, projected, gradient, false);
         layer.feed.input_gradient(model, shape, place, &feed, input, gradient);
         let before = place.of(&state.input, hidden);
         layer.norm.backward(model.parameters(), shape.epsilon, before, gradient, input, norm, normalized);
@@ -152,14 +155,17 @@ fn layer_backward(
     let query_key_value =
         Applied { linear: &layer.query_key_value, inputs: &buffers.normalized, gradients: &buffers.projected };
     let [output, first, second] = layer.feed.applied(layer, saved, buffers);
-    weight_gradients(shape.rows(), &[query_key_value, output, first, second], gradients, &workspace.scratch);
+    weight_gradients(model, shape.rows(), &[query_key_value, output, first, second], gradients, &workspace.scratch);
+    std::mem::swap(&mut buffers.output, &mut buffers.input);
+    if model.adapter().is_some() {
+        return;
+    }
     for (range, parts) in [(Some(layer.norm.range()), &buffers.norm), (layer.feed.norm(), &buffers.feed_norm)] {
         let Some(range) = range else { continue };
         for part in parts.chunks_exact(range.len()) {
             kernels::add(&mut gradients[range.clone()], part);
         }
     }
-    std::mem::swap(&mut buffers.output, &mut buffers.input);
 }
 
 /// The query blocks `part`, `part + parts`, … of the heads that share one key head.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Config, Layout, Model, ModelError, Rope,
+    Config, Layout, Model, ModelError, Rope, adapter,
     safetensors_file::Named,
     shards::{self, Shards},
 };
@@ -16,6 +16,11 @@ impl Model {
     /// Opens a model folder (`config.json`, and `model.safetensors` or shards with their index); BF16 and F16 tensors
     /// are widened to f32.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let adapter = folder.join(adapter::CONFIG);
+        if adapter.exists() && !folder.join("config.json").exists() {
+            let problem = "found an adapter alone, expected a whole model; put the stage `MergeAdapter(model: …, adapter: …)` between".to_owned();
+            return Err(ModelError::Checkpoint { path: adapter, problem });
+        }
         let config = Config::read(folder)?;
         let shards = Shards::open(folder)?;
         // Before anything is made in the size that the configuration asks for.
@@ -47,7 +52,7 @@ impl Model {
         Self::open(folder)?.with_rope(rope)
     }
 
-    /// Writes `config.json` and the weights into a folder; the same model always gives the same bytes. Weights of more
+    /// Writes `config.json` and the weights into a folder, without an adapter that may stand beside them; the same model always gives the same bytes. Weights of more
     /// than 5 GB are written in shards.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
         self.save_in_shards(folder, SHARD_BYTES)

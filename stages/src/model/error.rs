@@ -111,6 +111,16 @@ pub enum ModelError {
         /// Expected.
         expected: String,
     },
+    /// An adapter that cannot be made for the model.
+    #[error("`{setting}` of the adapter: found {found}, expected {expected}")]
+    Adapter {
+        /// The setting, a number in dots for an element of a list.
+        setting: String,
+        /// Found.
+        found: String,
+        /// Expected.
+        expected: String,
+    },
     /// The caller broke the agreement on sizes.
     #[error("{what}: found {found}, expected {expected}")]
     Size {
@@ -148,7 +158,8 @@ impl From<ModelError> for StageError {
             | ModelError::Length { .. }
             | ModelError::Rope { .. }
             | ModelError::Logit { .. }
-            | ModelError::Sampling { .. }) => Self::Failed(error.to_string()),
+            | ModelError::Sampling { .. }
+            | ModelError::Adapter { .. }) => Self::Failed(error.to_string()),
             error @ ModelError::Size { .. } => Self::Bug(error.to_string()),
         }
     }

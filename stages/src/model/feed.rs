@@ -110,7 +110,7 @@ impl Feed {
             Self::Phi(feed) => {
                 input.copy_from_slice(place.of(buffers.output, shape.hidden));
                 let raised = place.of(buffers.raised, shape.raised);
-                feed.up.input_gradient(model.parameters(), raised, normalized, true);
+                feed.up.input_gradient(model, raised, normalized, true);
             }
         }
     }

@@ -1,26 +1,27 @@
-//! Gradients of all parameters.
+//! Gradients of all parameters that are trained.
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Layout, Model, ModelError, kernels};
+use super::{Model, ModelError, Tensor, kernels};
 
 /// Numbers summed as one; fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-/// One gradient for each parameter of a model, f32, in the order of its [`Layout`].
+/// One gradient for each trained parameter of a model, f32: in the order of its [`super::Layout`], or of its adapter if it
+/// has one.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    layout: Arc<Layout>,
+    tensors: Arc<[Tensor]>,
     values: Vec<f32>,
 }
 
 impl Gradients {
-    /// Zeros for each parameter of a model.
+    /// Zeros for each trained parameter of a model.
     pub fn zeros_like(model: &Model) -> Self {
-        let layout = model.shared_layout();
-        Self { values: vec![0.0; layout.len()], layout }
+        let tensors = model.trained();
+        Self { values: vec![0.0; numbers(&tensors)], tensors }
     }
 
     /// Sets all to zero.
@@ -54,17 +55,23 @@ impl Gradients {
         &mut self.values
     }
 
-    /// The gradients of one tensor, by its Hugging Face name.
+    /// The gradients of one tensor, by its Hugging Face or PEFT name.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
-        let tensor = self.layout.tensors().iter().find(|tensor| tensor.name == name)?;
+        let tensor = self.tensors.iter().find(|tensor| tensor.name == name)?;
         Some(&self.values[tensor.range.clone()])
     }
 
     pub(super) fn check(&self, model: &Model) -> Result<(), ModelError> {
-        if *self.layout == *model.layout() {
+        let trained = model.trained();
+        if self.tensors == trained {
             return Ok(());
         }
-        let expected = format!("those of a model with {} parameters of the same shapes", model.layout().len());
+        let expected = format!("those of a model with {} trained parameters of the same shapes", numbers(&trained));
         Err(ModelError::Size { what: "gradients", found: self.values.len(), expected })
     }
+}
+
+/// Numbers in all tensors of a flat buffer.
+pub(super) fn numbers(tensors: &[Tensor]) -> usize {
+    tensors.last().map_or(0, |tensor| tensor.range.end)
 }

@@ -187,16 +187,18 @@ pub(super) fn backward(
                 }
             }
             let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-            layout.head.input_gradient(parameters, logits, gradient, false);
+            layout.head.input_gradient(model, logits, gradient, false);
             output.fill(0.0);
             let input = place.of(input, hidden);
             let norm = &layout.final_norm;
             norm.backward(parameters, shape.epsilon, input, gradient, output, norm_gradient, normalized);
         });
         let head = Applied { linear: &layout.head, inputs: &buffers.normalized, gradients: &buffers.logits };
-        weight_gradients(rows, &[head], gradients, &workspace.scratch);
+        weight_gradients(model, rows, &[head], gradients, &workspace.scratch);
     }
-    for part in buffers.norm.chunks_exact(norm_len) {
+    // Frozen beside an adapter.
+    let parts = if model.adapter().is_some() { &[] } else { buffers.norm.as_slice() };
+    for part in parts.chunks_exact(norm_len) {
         kernels::add(&mut gradients[layout.final_norm.range()], part);
     }
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Config, Gradients, Layout, ModelError, Rope, forward, head, kernels, rope::RopeTables, shape::Shape,
-    workspace::Workspace,
+    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head, kernels, rope::RopeTables,
+    shape::Shape,
+    workspace::{Activations, Workspace},
 };
 
 /// A language model whose parameters are f32 on the CPU.
@@ -18,6 +19,8 @@ pub struct Model {
     /// Each matrix transposed, in the place it has in `parameters`: the forward pass reads weights as `[in, out]`, the
     /// backward pass as `[out, in]`, and neither then copies them.
     transposed: Vec<f32>,
+    /// If there is one, it is what training changes, and `parameters` stay.
+    adapter: Option<Adapter>,
     tables: Mutex<Option<Arc<RopeTables>>>,
     /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
     scoring: Mutex<Vec<Workspace>>,
@@ -44,6 +47,7 @@ impl Model {
             layout: Arc::new(layout),
             parameters,
             transposed,
+            adapter: None,
             tables: Mutex::default(),
             scoring: Mutex::default(),
             training: Mutex::default(),
@@ -62,8 +66,34 @@ impl Model {
         &self.layout
     }
 
-    pub(super) fn shared_layout(&self) -> Arc<Layout> {
-        Arc::clone(&self.layout)
+    /// The low-rank adapter beside the parameters.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Puts an adapter beside the parameters, in the place of another one if there is: from now on it takes part in all
+    /// results, and it alone is trained.
+    pub fn set_adapter(&mut self, adapter: Adapter) -> Result<(), ModelError> {
+        adapter.fits(&self.layout)?;
+        self.adapter = Some(adapter);
+        Ok(())
+    }
+
+    pub(super) fn take_adapter(&mut self) -> Option<Adapter> {
+        self.adapter.take()
+    }
+
+    /// The tensors that are trained: all, or those of the adapter.
+    pub(super) fn trained(&self) -> Arc<[Tensor]> {
+        self.adapter.as_ref().map_or_else(|| self.layout.shared_tensors(), Adapter::shared_tensors)
+    }
+
+    /// Changes the trained parameters in place.
+    pub(super) fn update_trained(&mut self, change: impl FnOnce(&mut [f32])) {
+        match &mut self.adapter {
+            Some(adapter) => change(adapter.values_mut()),
+            None => self.update(change),
+        }
     }
 
     /// All parameters, flat.
@@ -190,7 +220,8 @@ impl Model {
         Ok(predictions)
     }
 
-    /// Cross entropy of every target, and the gradient of a loss that depends on these, added to `gradients`.
+    /// Cross entropy of every target, and the gradient of a loss that depends on these by the trained parameters, added
+    /// to `gradients`.
     ///
     /// `coefficients` gets the cross entropy of each target (nats, `[batch * (length - 1)]`) and answers the
     /// derivative of the loss by each of them; for a mean, that is one over their number. Weights that were computed

@@ -1,6 +1,6 @@
 //! Where each tensor of a model lies in one flat buffer.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{Architecture, Config, feed::Feed, linear::Linear, llama, norm::Norm, phi};
 
@@ -31,7 +31,7 @@ impl Tensor {
 /// (query, key, value; gate, up), so that each group is one matrix; the biases of a group follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    tensors: Vec<Tensor>,
+    tensors: Arc<[Tensor]>,
     pub(super) embedding: Range<usize>,
     pub(super) blocks: Vec<BlockLayout>,
     pub(super) final_norm: Norm,
@@ -130,7 +130,7 @@ impl Layout {
             builder.linear(&[("lm_head".to_owned(), vocabulary)], hidden, bias)
         };
         let Builder { tensors, len } = builder;
-        Self { tensors, embedding, blocks, final_norm, head, len }
+        Self { tensors: tensors.into(), embedding, blocks, final_norm, head, len }
     }
 
     /// All matrices that rows are multiplied with, in the order of the buffer.
@@ -143,6 +143,10 @@ impl Layout {
     /// The tensors in the order of the buffer.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    pub(super) fn shared_tensors(&self) -> Arc<[Tensor]> {
+        Arc::clone(&self.tensors)
     }
 
     /// Number of parameters.

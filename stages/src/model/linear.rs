@@ -37,20 +37,20 @@ impl Linear {
         let weight = Matrix::new(&model.transposed()[self.weight.clone()], inputs, outputs, outputs);
         let accumulate = accumulate || self.bias.is_some();
         multiply(output, outputs, Matrix::new(input, rows, inputs, inputs), weight, accumulate);
+        if let Some(adapter) = model.adapter() {
+            adapter.apply(self, input, output);
+        }
     }
 
     /// `input_gradient = gradient * weight`, or added to what is there.
-    pub(super) fn input_gradient(
-        &self,
-        parameters: &[f32],
-        gradient: &[f32],
-        input_gradient: &mut [f32],
-        accumulate: bool,
-    ) {
+    pub(super) fn input_gradient(&self, model: &Model, gradient: &[f32], input_gradient: &mut [f32], accumulate: bool) {
         let Self { inputs, outputs, .. } = *self;
         let rows = input_gradient.len() / inputs;
-        let weight = Matrix::new(&parameters[self.weight.clone()], outputs, inputs, inputs);
+        let weight = Matrix::new(&model.parameters()[self.weight.clone()], outputs, inputs, inputs);
         multiply(input_gradient, inputs, Matrix::new(gradient, rows, outputs, outputs), weight, accumulate);
+        if let Some(adapter) = model.adapter() {
+            adapter.input_gradient(self, gradient, input_gradient);
+        }
     }
 }
 
@@ -64,9 +64,18 @@ pub(super) struct Applied<'a> {
     pub(super) gradients: &'a [f32],
 }
 
-/// `gradient of weight += (gradients of outputs)^T * inputs` over all rows, and the same for biases. The matrices come
-/// in the order of the buffer.
-pub(super) fn weight_gradients(rows: usize, applied: &[Applied<'_>], gradients: &mut [f32], scratch: &ScratchPool) {
+/// `gradient of weight += (gradients of outputs)^T * inputs` over all rows, and the same for biases; or, if the model has
+/// an adapter, the gradients of that. The matrices come in the order of the buffer.
+pub(super) fn weight_gradients(
+    model: &Model,
+    rows: usize,
+    applied: &[Applied<'_>],
+    gradients: &mut [f32],
+    scratch: &ScratchPool,
+) {
+    if let Some(adapter) = model.adapter() {
+        return adapter.gradients(rows, applied, gradients, scratch);
+    }
     let (mut rest, mut at) = (gradients, 0);
     let mut tasks = Vec::new();
     for Applied { linear, inputs, gradients } in applied {

@@ -92,13 +92,13 @@ impl Feed {
         let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
         let parameters = model.parameters();
         let FeedGradients { middle, raised, activation, normalized, attended, norm } = gradients;
-        self.down.input_gradient(parameters, output, activation_gradient, false);
+        self.down.input_gradient(model, output, activation_gradient, false);
         kernels::gated_backward(place.of(&saved.raised, 2 * inner), inner, activation_gradient, raised, activation);
-        self.gate_up.input_gradient(parameters, raised, normalized_gradient, false);
+        self.gate_up.input_gradient(model, raised, normalized_gradient, false);
         middle.copy_from_slice(output);
         let before = place.of(&saved.middle, hidden);
         self.norm.backward(parameters, shape.epsilon, before, normalized_gradient, middle, norm, normalized);
-        layer.output.input_gradient(parameters, middle, attended, false);
+        layer.output.input_gradient(model, middle, attended, false);
     }
 
     /// See [`AnyFeed::applied`].

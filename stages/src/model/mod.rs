@@ -12,6 +12,7 @@
 //! which the matrix products were chosen at run time (AVX-512, AVX2, NEON, scalar).
 
 mod adamw;
+mod adapter;
 mod architecture;
 mod backward;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod shards;
 mod workspace;
 
 pub use adamw::{AdamW, AdamWSettings};
+pub use adapter::{Adapter, AdapterSettings, BaseModel, TARGETS, expected_target};
 pub use architecture::Architecture;
 pub use companions::{Companions, copy_companions};
 pub use config::Config;

@@ -79,10 +79,9 @@ impl Feed {
     ) {
         let FeedGradients { raised, activation, attended, .. } = gradients;
         let [activation_gradient, ..] = scratch.get([activation.len(), 0, 0, 0]);
-        let parameters = model.parameters();
-        self.down.input_gradient(parameters, output, activation_gradient, false);
+        self.down.input_gradient(model, output, activation_gradient, false);
         kernels::gelu_backward(place.of(&saved.raised, self.up.outputs), activation_gradient, raised, activation);
-        layer.output.input_gradient(parameters, output, attended, false);
+        layer.output.input_gradient(model, output, attended, false);
     }
 
     /// See [`AnyFeed::applied`].

@@ -49,6 +49,12 @@ impl TensorFile {
         ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), problem }
     }
 
+    /// The shape of a tensor.
+    pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        let view = self.map.get(name).map_err(|_| self.fail(name, "missing".to_owned()))?;
+        Ok(view.shape().to_vec())
+    }
+
     /// Refuses a tensor that is not there, or of another shape or type, by what the header says.
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
         let fail = |problem: String| self.fail(name, problem);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::log::{self, TrainingStep};
 use crate::{
     data::{read_json, write_json},
-    model::{AdamW, AdamWSettings, Model},
+    model::{AdamW, AdamWSettings, Adapter, Model},
     stage::{Context, StageError},
 };
 
@@ -47,7 +47,10 @@ pub(super) fn save(scratch: &Path, state: &State) -> Result<(), StageError> {
     let unfinished = scratch.join(UNFINISHED);
     remove(&unfinished)?;
     fs::create_dir_all(&unfinished).map_err(StageError::io("create", &unfinished))?;
-    state.model.save(&unfinished)?;
+    match state.model.adapter() {
+        Some(adapter) => adapter.save(&unfinished)?,
+        None => state.model.save(&unfinished)?,
+    }
     state.optimizer.save(&unfinished.join("optimizer.safetensors"))?;
     log::write(&unfinished.join(log::FILE), &state.log)?;
     let mut files = BTreeMap::new();
@@ -67,13 +70,18 @@ pub(super) fn save(scratch: &Path, state: &State) -> Result<(), StageError> {
     Ok(())
 }
 
-/// The newest whole checkpoint; damaged ones are told of and removed.
-pub(super) fn newest(context: &Context, settings: AdamWSettings) -> Result<Option<State>, StageError> {
+/// The newest whole checkpoint; damaged ones are told of and removed. Checkpoints of an adapter hold nothing of the frozen
+/// model, which is taken from `base`.
+pub(super) fn newest(
+    context: &Context,
+    settings: AdamWSettings,
+    base: &mut Option<Model>,
+) -> Result<Option<State>, StageError> {
     let scratch = context.scratch();
     remove(&scratch.join(UNFINISHED))?;
     for step in found(scratch)?.into_iter().rev() {
         let folder = folder(scratch, step);
-        match load(&folder, step, settings) {
+        match load(&folder, step, settings, base) {
             Ok(state) => return Ok(Some(state)),
             Err(problem) => {
                 context.warn(format!("the checkpoint of step {step} is damaged and not used ({problem})"));
@@ -84,7 +92,7 @@ pub(super) fn newest(context: &Context, settings: AdamWSettings) -> Result<Optio
     Ok(None)
 }
 
-fn load(folder: &Path, step: usize, settings: AdamWSettings) -> Result<State, StageError> {
+fn load(folder: &Path, step: usize, settings: AdamWSettings, base: &mut Option<Model>) -> Result<State, StageError> {
     let about: About = read_json(&folder.join(ABOUT))?;
     for (file, expected) in &about.files {
         let path = folder.join(file);
@@ -92,13 +100,29 @@ fn load(folder: &Path, step: usize, settings: AdamWSettings) -> Result<State, St
             return Err(StageError::input(path, "another content than when it was written"));
         }
     }
-    let model = Model::open(folder)?;
-    let optimizer = AdamW::load(&folder.join("optimizer.safetensors"), &model, settings)?;
     let log = log::read(&folder.join(log::FILE))?;
     if about.step != step || log.len() != step {
         return Err(StageError::input(folder, format!("a log of {} steps", log.len())));
     }
-    Ok(State { model, optimizer, log })
+    let frozen = base.is_some();
+    let mut model = base.take().map_or_else(|| Model::open(folder), Ok)?;
+    match trained(folder, &mut model, frozen, settings) {
+        Ok(optimizer) => Ok(State { model, optimizer, log }),
+        Err(error) => {
+            // An older checkpoint may need it.
+            *base = frozen.then_some(model);
+            Err(error)
+        }
+    }
+}
+
+/// The optimizer of a checkpoint, and its adapter put beside the model if that is frozen.
+fn trained(folder: &Path, model: &mut Model, frozen: bool, settings: AdamWSettings) -> Result<AdamW, StageError> {
+    if frozen {
+        let adapter = Adapter::open(folder, model.layout())?;
+        model.set_adapter(adapter)?;
+    }
+    Ok(AdamW::load(&folder.join("optimizer.safetensors"), model, settings)?)
 }
 
 fn folder(scratch: &Path, step: usize) -> PathBuf {

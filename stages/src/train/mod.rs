@@ -16,6 +16,7 @@ pub use schedule::learning_rate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    model::{AdapterSettings, TARGETS, expected_target},
     score::{Bos, Windows},
     stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
     weighting::{self, Compare, Shape},
@@ -30,6 +31,10 @@ pub struct Train {
     pub model: Reference,
     /// The token sequences.
     pub tokens: Reference,
+    /// Trains a low-rank adapter (LoRA) beside the model, which stays as it is. The result is then the adapter alone, in
+    /// PEFT's format, and a `MergeAdapter` stage makes a model of the two; if absent, the whole model is trained.
+    #[serde(default)]
+    pub lora: Option<Lora>,
     /// Where the weight of each target comes from.
     #[serde(default)]
     pub weighting: Weighting,
@@ -44,13 +49,17 @@ pub struct Train {
     /// The learning rate after warm-up.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// Steps over which the learning rate grows from 0.
+    /// Steps over which the learning rate grows from 0, whatever the schedule (transformers' schedule `constant` knows no
+    /// warm-up; what is meant here is its `constant_with_warmup`).
     #[serde(default)]
     pub warmup: usize,
+    /// How it grows. The form `Log` is DeepSpeed's default.
+    #[serde(default)]
+    pub warmup_shape: WarmupShape,
     /// What the learning rate does after warm-up.
     #[serde(default)]
     pub schedule: Schedule,
-    /// Whose way of counting the steps of the schedule is followed.
+    /// Whose schedulers are followed, to the step.
     #[serde(default)]
     pub convention: Convention,
     /// AdamW's decay of the mean of gradients and of the mean of their squares.
@@ -95,6 +104,57 @@ fn default_clip_norm() -> Option<f64> {
     Some(1.0)
 }
 
+/// A low-rank adapter: beside a matrix W stand A and B, and its product with x becomes W x + scaling B (A x).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Rows of A, columns of B.
+    pub rank: usize,
+    /// The scaling is `alpha` / `rank`.
+    pub alpha: f64,
+    /// Whether the scaling is `alpha` / sqrt(`rank`) instead (rank-stabilised LoRA).
+    #[serde(default)]
+    pub rslora: bool,
+    /// Names of the adapted matrices as in PEFT's `target_modules`, such as `"q_proj"`, in every block; all matrices of
+    /// the blocks if empty (PEFT's `all-linear`).
+    #[serde(default)]
+    pub targets: Vec<String>,
+}
+
+impl Lora {
+    fn check(&self) -> Result<(), SettingError> {
+        if self.rank == 0 {
+            return Err(SettingError::new("lora.rank", 0, "a number above 0"));
+        }
+        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
+            return Err(SettingError::new("lora.alpha", self.alpha, "a finite number above 0"));
+        }
+        match self.targets.iter().position(|target| !TARGETS.contains(&target.as_str())) {
+            Some(index) => {
+                let (path, found) = (format!("lora.targets.{index}"), &self.targets[index]);
+                Err(SettingError::new(path, found, expected_target(found, &TARGETS)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The adapter's form.
+    fn adapter(&self) -> AdapterSettings {
+        let Self { rank, alpha, rslora, ref targets } = *self;
+        AdapterSettings { rank, alpha, rslora, targets: targets.clone() }
+    }
+}
+
+/// How the learning rate grows during warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WarmupShape {
+    /// In a straight line.
+    #[default]
+    Linear,
+    /// With the logarithm of the step: fast at first. DeepSpeed alone has it.
+    Log,
+}
+
 /// What the learning rate does after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Schedule {
@@ -103,17 +163,19 @@ pub enum Schedule {
     Constant,
     /// It falls to 0 in a straight line.
     Linear,
-    /// It falls to 0 along half a cosine wave.
+    /// It falls along half a cosine wave: to 0, or to 0.0001 of it in DeepSpeed's convention.
     Cosine,
 }
 
-/// Whose way of counting the steps of the schedule is followed.
+/// Whose schedulers are followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Convention {
     /// transformers' schedulers: with warm-up, the first update has a learning rate of 0.
     #[default]
     HuggingFace,
-    /// DeepSpeed's schedulers: one update later, so that the first two have a learning rate of 0.
+    /// DeepSpeed's schedulers (`WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR` for the three schedules): one update later,
+    /// so that the first two have a learning rate of 0. The authors of the method use it: `Constant`, `Linear` warm-up
+    /// over 20 steps.
     DeepSpeed,
 }
 
@@ -171,7 +233,7 @@ fn yes() -> bool {
 
 impl Kind for Train {
     const NAME: &'static str = "Train";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Trains a model by weighted next-token loss.";
     const NUMERICS: Numerics = Numerics::Floating;
 
@@ -186,6 +248,14 @@ impl Kind for Train {
                 return Err(SettingError::new(field, 0, "a number above 0"));
             }
         }
+        if self.convention == Convention::DeepSpeed && self.warmup < 2 {
+            let expected = "2 or more, which is what DeepSpeed makes of smaller numbers; or `convention: HuggingFace`";
+            return Err(SettingError::new("warmup", self.warmup, expected));
+        }
+        if self.convention == Convention::HuggingFace && self.warmup_shape == WarmupShape::Log {
+            let expected = "`Linear`, the only one that transformers has; or `convention: DeepSpeed`";
+            return Err(SettingError::new("warmup_shape", "Log", expected));
+        }
         let inside = |path: &str, value: f64, fits: bool, expected: &str| {
             if fits { Ok(()) } else { Err(SettingError::new(path, value, expected)) }
         };
@@ -199,6 +269,9 @@ impl Kind for Train {
         inside("weight_decay", decay, decay >= 0.0 && decay.is_finite(), "a finite number, 0 or more")?;
         if let Some(norm) = self.clip_norm {
             inside("clip_norm", norm, norm > 0.0 && norm.is_finite(), "a finite number above 0, or None")?;
+        }
+        if let Some(lora) = &self.lora {
+            lora.check()?;
         }
         match &self.weighting {
             Weighting::Uniform | Weighting::Static { .. } => Ok(()),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     data::TokenSet,
-    model::{AdamW, AdamWSettings, Companions, Gradients, Model, copy_companions},
+    model::{AdamW, AdamWSettings, Adapter, BaseModel, Companions, Gradients, Model, ModelError, copy_companions},
     score::suits,
     stage::{Context, SettingError, StageError},
     weighting::weighted_mean,
@@ -32,10 +32,15 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         epsilon: settings.epsilon,
         weight_decay: settings.weight_decay,
     };
-    let mut state = if let Some(state) = checkpoint::newest(context, optimizer)? {
+    let mut base = settings.lora.is_some().then(|| Model::open(folder)).transpose()?;
+    let mut state = if let Some(state) = checkpoint::newest(context, optimizer, &mut base)? {
         state
     } else {
-        let model = Model::open(folder)?;
+        let mut model = base.map_or_else(|| Model::open(folder), Ok)?;
+        if let Some(lora) = &settings.lora {
+            let adapter = Adapter::initialize(&model, lora.adapter(), settings.seed).map_err(in_lora)?;
+            model.set_adapter(adapter)?;
+        }
         State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
     };
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
@@ -81,8 +86,23 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         }
     }
     copy_companions(folder, context.output(), Companions::Tokenizer)?;
-    state.model.save(context.output())?;
+    if let Some(adapter) = state.model.adapter() {
+        adapter.save(context.output())?;
+        BaseModel::of(folder)?.save(context.output())?;
+    } else {
+        state.model.save(context.output())?;
+    }
     log::write(&context.output().join(log::FILE), &state.log)
+}
+
+/// An adapter that the model cannot have is a wrong setting.
+fn in_lora(error: ModelError) -> StageError {
+    match error {
+        ModelError::Adapter { setting, found, expected } => {
+            SettingError::new(format!("lora.{setting}"), found, expected).into()
+        }
+        other => other.into(),
+    }
 }
 
 struct Trainer<'a> {

@@ -15,6 +15,13 @@ pub(in crate::model) struct Fields<'a> {
     pub(super) prefix: &'a str,
 }
 
+impl<'a> Fields<'a> {
+    /// The outermost object of a file; `path` is for messages.
+    pub(in crate::model) fn of(path: &'a Path, object: &'a Map<String, Value>) -> Self {
+        Self { path, object, prefix: "" }
+    }
+}
+
 impl Fields<'_> {
     pub(in crate::model) fn error(&self, field: &str, problem: impl Into<String>) -> ModelError {
         ModelError::Config {
@@ -32,7 +39,7 @@ impl Fields<'_> {
         self.get(field).ok_or_else(|| self.error(field, format!("missing, expected {expected}")))
     }
 
-    pub(super) fn count(&self, field: &str) -> Result<usize, ModelError> {
+    pub(in crate::model) fn count(&self, field: &str) -> Result<usize, ModelError> {
         let expected = "a positive whole number";
         let value = self.required(field, expected)?;
         match value.as_u64() {
