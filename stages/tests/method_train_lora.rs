@@ -148,7 +148,7 @@ fn impossible_settings_are_refused() {
         room.train("no", 1, &settings, in_peace).expect_err("an error").to_string()
     };
     insta::assert_snapshot!(refused("(rank: 0, alpha: 1)"), @"setting `lora.rank` is 0, expected a number above 0");
-    insta::assert_snapshot!(refused("(rank: 1000000000000, alpha: 1)"), @"");
+    insta::assert_snapshot!(refused("(rank: 1000000000000, alpha: 1)"), @"setting `lora.rank` is 1000000000000, expected at most 172, the width of the widest matrix");
     insta::assert_snapshot!(refused("(rank: 1, alpha: 0)"), @"setting `lora.alpha` is 0, expected a finite number above 0");
     insta::assert_snapshot!(refused("(rank: 1, alpha: 1, targets: [\"q_proj\", \"up_porj\"])"), @"setting `lora.targets.1` is up_porj, expected one of the matrices in the model's blocks: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`, `dense`, `fc1`, `fc2`; did you mean `up_proj`?");
     insta::assert_snapshot!(refused("(rank: 1, alpha: 1, targets: [\"lm_head\"])"), @"setting `lora.targets.0` is lm_head, expected one of the matrices in the model's blocks: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`, `dense`, `fc1`, `fc2`");
