@@ -16,6 +16,7 @@
 //! | a struct | `R`, the number of fields, names and values sorted by name; fields that are `None` are left out |
 //! | an enum variant | `V`, the name of the variant, and its contents as unit, value, tuple or struct |
 //! | a `Reference`, a `SourcePath` | `@`, `/`: what they point to is keyed by its content, apart |
+//! | a `Manner` | `N`, whatever its value: as a field, it is left out |
 //!
 //! So neither the order of a struct's fields nor a new field that is `None` changes a key, nor does the name of a
 //! Rust type. The order of a map does: serde cannot tell an `IndexMap`, whose order may show in a result (the rows of

@@ -7,7 +7,7 @@ use serde::{
         SerializeTupleVariant,
     },
 };
-use twdag_stages::stage::{Reference, SourcePath};
+use twdag_stages::stage::{Manner, Reference, SourcePath};
 
 use super::CanonError;
 
@@ -197,6 +197,7 @@ impl<'a> Serializer for Encoder<'a> {
         match name {
             Reference::SERDE_NAME => self.bytes.push(b'@'),
             SourcePath::SERDE_NAME => self.bytes.push(b'/'),
+            Manner::SERDE_NAME => self.bytes.push(NONE),
             _ => value.serialize(self)?,
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use proptest::prelude::*;
 use serde::Serialize;
-use twdag_stages::stage::{Reference, SourcePath};
+use twdag_stages::stage::{Manner, Reference, SourcePath};
 
 use super::{CanonError, display, encode};
 use crate::digest::Digest;
@@ -95,6 +95,22 @@ fn the_order_of_a_map_counts() {
 #[test]
 fn display_keeps_what_the_encoding_leaves_out() {
     insta::assert_snapshot!(display(&postprocess()), @r#"{"data":"../data","floor":null,"names":["a","é"],"shape":{"Dense":{"lambda":0.75}},"short":"scores"}"#);
+}
+
+#[test]
+fn how_a_stage_works_is_in_no_encoding() {
+    #[derive(Serialize)]
+    struct With {
+        steps: usize,
+        every: Manner<Option<usize>>,
+    }
+    #[derive(Serialize)]
+    struct Without {
+        steps: usize,
+    }
+    for every in [None, Some(3)] {
+        assert_eq!(bytes(With { steps: 5, every: Manner(every) }), bytes(Without { steps: 5 }));
+    }
 }
 
 /// Values of every shape that settings can take.

@@ -107,6 +107,15 @@ fn interruption_and_threads_change_no_byte() {
 }
 
 #[test]
+fn layers_that_are_computed_again_change_no_byte() {
+    let room = room();
+    for (name, more) in [("keep", "activations: Keep"), ("again", "activations: Recompute")] {
+        room.train(name, 2, &format!("{INTERRUPTED}, {more}"), in_peace).expect("an adapter");
+    }
+    assert!(room.files("keep") == room.files("again"), "other bytes");
+}
+
+#[test]
 fn a_merged_adapter_is_a_model_for_other_stages() {
     let room = room();
     let settings = "steps: 6, batch: 4, learning_rate: 1e-2, lora: (rank: 4, alpha: 8)";

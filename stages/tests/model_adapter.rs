@@ -10,7 +10,7 @@ use std::{
 
 use candle_core::{Device, Tensor, safetensors};
 use tempfile::TempDir;
-use twdag_stages::model::{Adapter, AdapterSettings, Gradients, Model, ModelError};
+use twdag_stages::model::{Adapter, AdapterSettings, Generation, Gradients, Model, ModelError, Prompt, Sampling};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
@@ -152,6 +152,20 @@ fn a_fresh_adapter_changes_nothing_and_depends_on_its_seed() {
     }
     model.set_adapter(adapter).unwrap();
     assert_eq!(model.score(&ids, 1).unwrap(), before);
+}
+
+#[test]
+fn an_adapter_takes_part_in_generation() {
+    for (name, base) in ADAPTERS {
+        let (beside, merged) = (adapted(name, base), adapted(name, base).merged());
+        let settings = Generation { tokens: 12, stop: Vec::new(), sampling: Sampling::Greedy };
+        let generate = |model: &Model| {
+            let prompt = Prompt { ids: &[1, 5, 7, 2], stream: 0 };
+            model.generate(&[prompt], &settings, &mut || Ok::<_, ModelError>(())).unwrap()
+        };
+        assert_eq!(generate(&beside), generate(&merged), "{name}");
+        assert_ne!(generate(&beside), generate(&model(base)), "{name}: the adapter changes something");
+    }
 }
 
 /// A copy of an adapter whose configuration has another value of one field.

@@ -4,7 +4,7 @@
 use super::{
     Gradients, Model,
     feed::{FeedBuffers, FeedGradients},
-    forward::rotate,
+    forward::{self, rotate},
     head,
     kernels::{self, Matrix, multiply},
     layout::BlockLayout,
@@ -31,15 +31,20 @@ pub(super) fn backward(
     ids: &[u32],
     tables: &RopeTables,
     coefficients: &[f32],
-    forward: head::Forward,
+    read: head::Forward,
     workspace: &mut Workspace,
     gradients: &mut Gradients,
 ) {
     prepare(model, shape, &mut workspace.backward);
     let gradients = gradients.values_mut();
-    head::backward(model, shape, ids, coefficients, forward, workspace, gradients);
+    head::backward(model, shape, ids, coefficients, read, workspace, gradients);
     for (index, layer) in model.layout().blocks.iter().enumerate().rev() {
-        layer_backward(model, layer, index, shape, tables, workspace, gradients);
+        let mut place = index;
+        if !workspace.inputs.is_empty() {
+            forward::again(model, shape, index, tables, workspace);
+            place = 0;
+        }
+        layer_backward(model, layer, place, shape, tables, workspace, gradients);
     }
     if model.adapter().is_some() {
         return;
@@ -80,17 +85,18 @@ fn query_part(shape: &Shape) -> usize {
     shape.blocks().div_ceil(parts(shape)) * BLOCK * shape.group() * shape.head_dim
 }
 
+/// `place` is that of the layer's state and of what it saved.
 fn layer_backward(
     model: &Model,
     layer: &BlockLayout,
-    index: usize,
+    place: usize,
     shape: &Shape,
     tables: &RopeTables,
     workspace: &mut Workspace,
     gradients: &mut [f32],
 ) {
     let hidden = shape.hidden;
-    let (state, saved) = (&workspace.states[index], &workspace.saved[index]);
+    let (state, saved) = (&workspace.states[place], &workspace.saved[place]);
     let buffers = &mut workspace.backward;
 
     buffers.feed_norm.fill(0.0);

@@ -7,15 +7,16 @@ use super::{
     layout::BlockLayout,
     rope::RopeTables,
     shape::{BLOCK, Place, Shape},
-    workspace::{Scratch, State, Workspace},
+    workspace::{Saved, Scratch, ScratchPool, State, Workspace},
 };
 
 /// Runs all layers; the last state's input is then the input of the final norm. With two states the layers take
-/// turns, with one more than there are layers each keeps what the backward pass needs.
+/// turns, with one more than there are layers each keeps what the backward pass needs. Where inputs of layers are kept
+/// apart, [`again`] computes the rest a second time.
 pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTables, workspace: &mut Workspace) {
     let layers = &model.layout().blocks;
     let count = workspace.states.len();
-    let kept = workspace.saved.len();
+    let saved = workspace.saved.len();
     let embedding = &model.parameters()[model.layout().embedding.clone()];
     let first = &mut workspace.states[0];
     let tasks = shape
@@ -35,28 +36,63 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
     for (index, layer) in layers.iter().enumerate() {
         let mut next = std::mem::take(&mut workspace.states[(index + 1) % count]);
         let current = &workspace.states[index % count];
-        let saved = &mut workspace.saved[index % kept];
-        let tasks = shape
-            .places()
-            .zip(shape.split(&mut saved.attended, shape.attended()))
-            .zip(shape.split(&mut saved.log_sum, shape.heads))
-            .zip(shape.split(&mut saved.middle, shape.middle))
-            .zip(shape.split(&mut saved.raised, shape.raised))
-            .zip(shape.split(&mut next.input, shape.hidden))
-            .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
-            .collect();
-        workspace.scratch.run(tasks, |task, scratch| {
-            let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
-            attend(shape, current, place, attended, log_sum, scratch);
-            let input = place.of(&current.input, shape.hidden);
-            let result = FeedOutput { middle, raised, output };
-            layer.feed.forward(model, layer, shape, input, attended, result, scratch);
-            if let Some(layer) = layers.get(index + 1) {
-                project(model, layer, shape, tables, place, output, projection, scratch);
-            }
-        });
+        let saved = &mut workspace.saved[index % saved];
+        let following = layers.get(index + 1);
+        layer_forward(model, layer, following, shape, tables, current, saved, &mut next, &workspace.scratch);
         workspace.states[(index + 1) % count] = next;
+        if let Some(kept) = workspace.inputs.get_mut(index) {
+            std::mem::swap(kept, &mut workspace.states[index % count].input);
+        }
     }
+}
+
+/// One layer, and the projections of the one that follows.
+#[allow(clippy::too_many_arguments)]
+fn layer_forward(
+    model: &Model,
+    layer: &BlockLayout,
+    following: Option<&BlockLayout>,
+    shape: &Shape,
+    tables: &RopeTables,
+    current: &State,
+    saved: &mut Saved,
+    next: &mut State,
+    scratch: &ScratchPool,
+) {
+    let tasks = shape
+        .places()
+        .zip(shape.split(&mut saved.attended, shape.attended()))
+        .zip(shape.split(&mut saved.log_sum, shape.heads))
+        .zip(shape.split(&mut saved.middle, shape.middle))
+        .zip(shape.split(&mut saved.raised, shape.raised))
+        .zip(shape.split(&mut next.input, shape.hidden))
+        .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
+        .collect();
+    scratch.run(tasks, |task, scratch| {
+        let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
+        attend(shape, current, place, attended, log_sum, scratch);
+        let input = place.of(&current.input, shape.hidden);
+        let result = FeedOutput { middle, raised, output };
+        layer.feed.forward(model, layer, shape, input, attended, result, scratch);
+        if let Some(following) = following {
+            project(model, following, shape, tables, place, output, projection, scratch);
+        }
+    });
+}
+
+/// Computes what a layer leaves for its backward pass a second time, with the same bits, from its kept input: into the
+/// first state and the first place of what is saved.
+pub(super) fn again(model: &Model, shape: &Shape, index: usize, tables: &RopeTables, workspace: &mut Workspace) {
+    let layer = &model.layout().blocks[index];
+    let [first, second] = workspace.states.as_mut_slice() else { return };
+    std::mem::swap(&mut first.input, &mut workspace.inputs[index]);
+    let input = &first.input;
+    let tasks =
+        shape.places().zip(projections(shape, &mut first.projected, &mut first.keys, &mut first.values)).collect();
+    workspace.scratch.run(tasks, |(place, projection), scratch| {
+        project(model, layer, shape, tables, place, place.of(input, shape.hidden), projection, scratch);
+    });
+    layer_forward(model, layer, None, shape, tables, first, &mut workspace.saved[0], second, &workspace.scratch);
 }
 
 /// A block's rows of queries, keys and values, and its block of transposed keys and values.

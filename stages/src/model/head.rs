@@ -131,7 +131,7 @@ pub(super) fn backward(
 ) {
     let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
     let layout = model.layout();
-    let input = &workspace.states[layout.blocks.len()].input;
+    let input = &workspace.states[layout.blocks.len() % workspace.states.len()].input;
     let buffers = &mut workspace.head;
     let (parameters, norm_len) = (model.parameters(), layout.final_norm.range().len());
     buffers.rows.resize(shape.rows(), HeadRow::default());

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head, kernels, rope::RopeTables,
+    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head, kernels,
+    rope::RopeTables,
     shape::Shape,
     workspace::{Activations, Workspace},
 };
@@ -21,6 +22,7 @@ pub struct Model {
     transposed: Vec<f32>,
     /// If there is one, it is what training changes, and `parameters` stay.
     adapter: Option<Adapter>,
+    activations: Activations,
     tables: Mutex<Option<Arc<RopeTables>>>,
     /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
     scoring: Mutex<Vec<Workspace>>,
@@ -48,6 +50,7 @@ impl Model {
             parameters,
             transposed,
             adapter: None,
+            activations: Activations::default(),
             tables: Mutex::default(),
             scoring: Mutex::default(),
             training: Mutex::default(),
@@ -81,6 +84,12 @@ impl Model {
 
     pub(super) fn take_adapter(&mut self) -> Option<Adapter> {
         self.adapter.take()
+    }
+
+    /// Says what training leaves of each layer for its backward pass; no bit of any result depends on it.
+    pub fn set_activations(&mut self, activations: Activations) {
+        self.activations = activations;
+        self.training = Mutex::default();
     }
 
     /// The tensors that are trained: all, or those of the adapter.
@@ -211,7 +220,7 @@ impl Model {
         let mut workspace = taken(&self.scoring);
         for ids in ids.chunks(group) {
             let shape = Shape::new(&self.config, ids.len() / length, length);
-            workspace.prepare(&shape, self.config.layers, false);
+            workspace.prepare(&shape, self.config.layers, None);
             forward::forward(self, &shape, ids, &tables, &mut workspace);
             head::forward(self, &shape, ids, &mut workspace, false);
             workspace.head.targets(&shape, &mut predictions);
@@ -274,7 +283,7 @@ impl Model {
         let tables = self.tables(length);
         let shape = Shape::new(&self.config, batch, length);
         let mut workspace = taken(&self.training);
-        workspace.prepare(&shape, self.config.layers, true);
+        workspace.prepare(&shape, self.config.layers, Some(self.activations));
         forward::forward(self, &shape, ids, &tables, &mut workspace);
         Ok((shape, tables, workspace))
     }

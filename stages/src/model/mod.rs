@@ -49,3 +49,4 @@ pub use gradients::Gradients;
 pub use language_model::{Model, Predictions};
 pub use layout::{Layout, Tensor};
 pub use rope::Rope;
+pub use workspace::Activations;

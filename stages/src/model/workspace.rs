@@ -3,8 +3,21 @@
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{head::HeadBuffers, shape::Shape};
+
+/// What the forward pass of training leaves of each layer for the backward pass. The results are the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activations {
+    /// All that the backward pass reads.
+    #[default]
+    Keep,
+    /// The input of the layer alone; the rest is computed again when the backward pass comes to the layer (activation
+    /// checkpointing, also called gradient checkpointing). The memory of a layer falls to about a tenth, for the time of
+    /// one more forward pass.
+    Recompute,
+}
 
 /// What enters a layer.
 #[derive(Debug, Default)]
@@ -64,15 +77,22 @@ pub(super) struct Backward {
 pub(super) struct Workspace {
     pub(super) states: Vec<State>,
     pub(super) saved: Vec<Saved>,
+    /// Inputs of the layers, `[rows, hidden]` each, if nothing else of them is kept.
+    pub(super) inputs: Vec<Vec<f32>>,
     pub(super) backward: Backward,
     pub(super) head: HeadBuffers,
     pub(super) scratch: ScratchPool,
 }
 
 impl Workspace {
-    /// Sizes the buffers of a forward pass; `kept` layers are kept for a backward pass, or reused if that is one.
-    pub(super) fn prepare(&mut self, shape: &Shape, layers: usize, keep: bool) {
+    /// Sizes the buffers of a forward pass over so many layers; for scoring nothing is kept of them.
+    pub(super) fn prepare(&mut self, shape: &Shape, layers: usize, kept: Option<Activations>) {
         let rows = shape.rows();
+        let keep = kept == Some(Activations::Keep);
+        self.inputs.resize_with(if kept == Some(Activations::Recompute) { layers } else { 0 }, Vec::new);
+        for input in &mut self.inputs {
+            input.resize(rows * shape.hidden, 0.0);
+        }
         let transposed = shape.batch * shape.blocks() * shape.transposed_block();
         self.states.resize_with(if keep { layers + 1 } else { 2 }, State::default);
         self.saved.resize_with(if keep { layers } else { 1 }, Saved::default);

@@ -4,9 +4,11 @@ mod collect;
 mod context;
 mod error;
 mod kind;
+mod manner;
 mod reference;
 
 pub use context::{Context, ContextBuilder, StageEvent};
 pub use error::{Blame, SettingError, StageError};
 pub use kind::{Kind, KindInfo, Numerics, Source, Stage};
+pub use manner::Manner;
 pub use reference::{Reference, SourcePath};

@@ -16,9 +16,9 @@ pub use schedule::learning_rate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{AdapterSettings, TARGETS, expected_target},
+    model::{Activations, AdapterSettings, TARGETS, expected_target},
     score::{Bos, Windows},
-    stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
+    stage::{Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
     weighting::{self, Compare, Shape},
 };
 
@@ -78,9 +78,12 @@ pub struct Train {
     #[serde(default)]
     pub seed: u64,
     /// Steps between checkpoints, from which an interrupted training goes on; about one a minute if absent. The
-    /// result does not depend on it.
+    /// result does not depend on it, nor does the key.
     #[serde(default)]
-    pub checkpoint_every: Option<usize>,
+    pub checkpoint_every: Manner<Option<usize>>,
+    /// What is kept of each layer for its backward pass. The result does not depend on it, nor does the key.
+    #[serde(default)]
+    pub activations: Manner<Activations>,
 }
 
 fn default_learning_rate() -> f64 {
@@ -242,7 +245,7 @@ impl Kind for Train {
             ("steps", Some(self.steps)),
             ("batch", Some(self.batch)),
             ("micro_batch", self.micro_batch),
-            ("checkpoint_every", self.checkpoint_every),
+            ("checkpoint_every", self.checkpoint_every.0),
         ] {
             if value == Some(0) {
                 return Err(SettingError::new(field, 0, "a number above 0"));

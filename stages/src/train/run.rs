@@ -43,6 +43,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         }
         State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
     };
+    state.model.set_activations(settings.activations.0);
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
     for (field, probability) in state.model.config().dropout() {
         context.warn(format!(
@@ -76,7 +77,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
             }
             Err(error) => return Err(error),
         }
-        let due = match settings.checkpoint_every {
+        let due = match settings.checkpoint_every.0 {
             Some(steps) => state.log.len().is_multiple_of(steps),
             None => saved.elapsed() >= CHECKPOINT_INTERVAL,
         };
