@@ -49,21 +49,53 @@ const GRAPH: &str = r#"Graph(version: 1, stages: {
 })
 "#;
 
+/// A stage that falls into three parts.
+const SPLIT_GRAPH: &str = r#"Graph(version: 1, stages: {
+    "tokenizer": Download(from: Folder(path: "tokenizer")),
+    "text": Download(from: Folder(path: "text")),
+    "tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 8, shuffle: 1),
+})
+"#;
+/// In bytes: one text of three.
+const PART_SIZE: &str = "400";
+const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+    "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+    "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "some": 1, "text": 2}, "unk_token": "<unk>"}}"#;
+
+/// What is run until it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Diamond,
+    Parts,
+}
+
 /// A workspace in memory, if the machine has such a place.
 struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    fn new(subject: Subject) -> Self {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         fs::write(folder.path().join("twdag.ron"), "Workspace(version: 1)\n").unwrap();
         fs::write(folder.path().join("text.txt"), "some text\n".repeat(50)).unwrap();
         // Where the log lies is in the keys, and in no result.
         let log = folder.path().join("log");
-        fs::write(folder.path().join("graph.ron"), GRAPH.replace("LOG", log.to_str().unwrap())).unwrap();
-        Self { folder }
+        let place = Self { folder };
+        if subject == Subject::Diamond {
+            fs::write(place.path("graph.ron"), GRAPH.replace("LOG", log.to_str().unwrap())).unwrap();
+            return place;
+        }
+        fs::write(place.path("graph.ron"), SPLIT_GRAPH).unwrap();
+        for name in ["tokenizer", "text"] {
+            fs::create_dir(place.path(name)).unwrap();
+        }
+        fs::write(place.path("tokenizer/tokenizer.json"), TOKENIZER).unwrap();
+        for (name, text) in [("1.txt", "some text "), ("2.txt", "text some "), ("3.txt", "text text ")] {
+            fs::write(place.path("text").join(name), text.repeat(40)).unwrap();
+        }
+        place
     }
 
     fn path(&self, below: &str) -> PathBuf {
@@ -77,6 +109,7 @@ impl Place {
             .current_dir(self.folder.path())
             .env_remove("TWDAG_STORE")
             .env_remove(failpoint::VARIABLE)
+            .env("TWDAG_TEST_PART_SIZE", PART_SIZE)
             .stdin(Stdio::null());
         command
     }
@@ -190,7 +223,8 @@ fn suffer(place: &Place, harm: &Harm, random: &mut ChaCha8Rng) -> Said {
             let script = format!("ulimit -f {blocks}; trap '' XFSZ; exec \"$@\"");
             let run = place.run();
             shell.args(["-c", &script, "sh"]).arg(run.get_program()).args(run.get_args()).current_dir(place.path(""));
-            Said::from(shell.env_remove("TWDAG_STORE").stdin(Stdio::null()).output().unwrap())
+            shell.env_remove("TWDAG_STORE").env("TWDAG_TEST_PART_SIZE", PART_SIZE);
+            Said::from(shell.stdin(Stdio::null()).output().unwrap())
         }
         Harm::Kill(after) => {
             let child = place.run().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -265,13 +299,13 @@ fn damage(place: &Place, random: &mut ChaCha8Rng) {
 }
 
 /// Whether the harm struck: some kills come too late, and some points lie on no way that was taken.
-fn trial(number: usize, seed: u64, reference: &Reference) -> bool {
+fn trial(number: usize, seed: u64, subject: Subject, reference: &Reference) -> bool {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(number as u64);
     let harm = harm(number, &mut random);
-    let place = Place::new();
+    let place = Place::new(subject);
     let said = suffer(&place, &harm, &mut random);
-    let context = || format!("trial {number}, {harm:?}: {said:?}");
+    let context = || format!("trial {number}, {subject:?}, {harm:?}: {said:?}");
     assert!(!said.stderr.contains("panicked"), "{}", context());
     let is_damaged = matches!(harm, Harm::Damage(_) | Harm::DamageAndFailpoint(..));
     if !is_damaged {
@@ -290,7 +324,11 @@ fn trial(number: usize, seed: u64, reference: &Reference) -> bool {
         let worked = place.worked();
         assert!(worked <= STAGES + JOBS, "{worked} times a stage ran to its end: {}", context());
     }
-    assert!(objects(&place).is_superset(&reference.objects), "{}", context());
+    // What a stage was joined from is not looked at where its result is whole.
+    let has_parts = subject == Subject::Parts;
+    if !is_damaged || !has_parts {
+        assert!(objects(&place).is_superset(&reference.objects), "{}", context());
+    }
     if is_damaged {
         // What the run did not need to look at is found by a check, and then all is well.
         place.twdag(&["store", "check"]).output().unwrap();
@@ -300,10 +338,12 @@ fn trial(number: usize, seed: u64, reference: &Reference) -> bool {
     is_damaged || said.code != Some(0)
 }
 
-/// The stages that a run told it had computed.
+/// The stages, and the parts of stages, that a run told it had computed.
 fn finished(said: &Said) -> BTreeSet<String> {
-    let is_it = |told: &&Value| told["event"] == "stage-finished" && told["outcome"] == "ran";
-    events(&said.stdout).iter().filter(is_it).map(|told| told["stage"].to_string()).collect()
+    let is_it = |told: &&Value| {
+        (told["event"] == "stage-finished" || told["event"] == "part-finished") && told["outcome"] == "ran"
+    };
+    events(&said.stdout).iter().filter(is_it).map(|told| format!("{} {}", told["stage"], told["part"])).collect()
 }
 
 fn number(variable: &str) -> Option<usize> {
@@ -312,14 +352,25 @@ fn number(variable: &str) -> Option<usize> {
 
 #[test]
 fn after_any_death_one_ordinary_run_gives_what_a_store_gives_that_nothing_happened_to() {
-    let place = Place::new();
-    let artifacts = artifacts(&Said::from(place.run().output().unwrap()));
-    let reference = Reference { artifacts, objects: objects(&place) };
-    assert_eq!(place.worked(), STAGES);
+    let reference = |subject| {
+        let place = Place::new(subject);
+        let said = Said::from(place.run().output().unwrap());
+        (Reference { artifacts: artifacts(&said), objects: objects(&place) }, place.worked(), finished(&said).len())
+    };
+    let (diamond, worked, _) = reference(Subject::Diamond);
+    assert_eq!(worked, STAGES);
+    // Three stages, one of them of three parts.
+    let (parts, _, done) = reference(Subject::Parts);
+    assert_eq!(done, 6);
+    // The numbers of trials that go through one failpoint are six in a row.
+    let trial = |number: usize, seed| match number % 5 {
+        0 => trial(number, seed, Subject::Parts, &parts),
+        _ => trial(number, seed, Subject::Diamond, &diamond),
+    };
     let trials = number("TWDAG_TEST_TRIALS").unwrap_or(TRIALS);
     let seed = number("TWDAG_TEST_SEED").unwrap_or(0) as u64;
     if let Some(only) = number("TWDAG_TEST_ONLY") {
-        trial(only, seed, &reference);
+        trial(only, seed);
         return;
     }
     let (next, struck) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -332,7 +383,7 @@ fn after_any_death_one_ordinary_run_gives_what_a_store_gives_that_nothing_happen
                     if number >= trials {
                         return;
                     }
-                    struck.fetch_add(usize::from(trial(number, seed, &reference)), Ordering::Relaxed);
+                    struck.fetch_add(usize::from(trial(number, seed)), Ordering::Relaxed);
                 }
             });
         }
@@ -345,11 +396,11 @@ fn after_any_death_one_ordinary_run_gives_what_a_store_gives_that_nothing_happen
 /// A disk of so many kilobytes, if this user may mount one: a run in it, and another one after it has been made larger.
 #[test]
 fn a_full_disk_fails_a_stage_and_loses_nothing() {
-    let place = Place::new();
+    let place = Place::new(Subject::Diamond);
     let artifacts = artifacts(&Said::from(place.run().output().unwrap()));
     let mut full = 0;
     for kilobytes in [32, 64, 96, 128, 160, 192, 224, 256, 320, 384] {
-        let place = Place::new();
+        let place = Place::new(Subject::Diamond);
         fs::create_dir(place.path("artifacts")).unwrap();
         // A file system of its own in a mount namespace of its own; `77` says that there is none to be had.
         let script = format!(

@@ -84,6 +84,8 @@ impl Workspace {
                 numeric_class: action.numeric_class,
                 provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.0),
                 notices: Vec::new(),
+                part: None,
+                parts: Vec::new(),
             };
             self.store.publish(&record).unwrap();
             ran.push(stage.name.clone());

@@ -18,7 +18,10 @@ use crate::{
     digest::{ArtifactId, Digest, Key},
     graph::Node,
     plan::PlannedStage,
-    run::{driver::announced, event::AnnouncedStatus},
+    run::{
+        driver::announced,
+        event::{AnnouncedStatus, PartCounts},
+    },
     store::{Entry, Provenance, Record, Store},
 };
 
@@ -56,6 +59,7 @@ struct Document {
     files: Vec<Entry>,
     provenance: Option<Provenance>,
     notices: Vec<String>,
+    parts: Option<PartCounts>,
     metrics: Option<Value>,
 }
 
@@ -115,6 +119,7 @@ fn collect(
         None => (Vec::new(), None),
     };
     let announced = announced(planned);
+    let parts = record.as_ref().and_then(part_counts);
     let (provenance, notices) = record.map(|record| (record.provenance, record.notices)).unzip();
     Ok(Document {
         graph,
@@ -133,8 +138,16 @@ fn collect(
         files,
         provenance,
         notices: notices.unwrap_or_default(),
+        parts,
         metrics,
     })
+}
+
+/// The parts that a result was joined from.
+fn part_counts(record: &Record) -> Option<PartCounts> {
+    let cached = record.parts.iter().filter(|part| part.cached).count();
+    let total = record.parts.len();
+    (total > 0).then_some(PartCounts { total, cached, ran: total - cached })
 }
 
 const METRICS: &str = "metrics.json";
@@ -176,6 +189,12 @@ fn page(document: &Document) -> String {
                 format!("{} in {}", provenance.started.strftime("%Y-%m-%d %H:%M:%S UTC"), duration(provenance.seconds)),
             ),
             ("by", format!("{} on {} ({})", provenance.user, provenance.host, provenance.platform)),
+            (
+                "parts",
+                document.parts.map_or_else(String::new, |PartCounts { total, cached, .. }| {
+                    format!("{total}, of which {cached} were there before")
+                }),
+            ),
             ("processor", provenance.processor_features.clone()),
             ("twdag", provenance.version.clone()),
         ];

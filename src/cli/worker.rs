@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 /// Runs the stage; its verdict goes to standard output.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     Ok(match worker::work(&arguments.job, std::io::stdout())? {
-        Verdict::Succeeded => exit::SUCCESS,
+        Verdict::Succeeded | Verdict::Split => exit::SUCCESS,
         Verdict::Canceled => exit::INTERRUPTED,
         Verdict::Failed { .. } => exit::STAGE_FAILED,
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
-use twdag_stages::stage::{Numerics, Source};
+use twdag_stages::stage::{Numerics, Part, Source};
 
 use super::PlanError;
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 
 /// Changes with the meaning of keys; then nothing that was computed before is found any more.
 const CONTEXT: &str = "twdag 1 action";
+/// The same for parts, so that no part is ever taken for a stage.
+const PART_CONTEXT: &str = "twdag 1 part";
 /// Device kind and dtype of floating-point work.
 const NUMERIC_CLASS: &str = "cpu-f32";
 
@@ -66,7 +68,7 @@ impl Action {
                     numeric_class,
                 })
             })
-            .map(|bytes| Digest::from(blake3::Hash::from_bytes(blake3::derive_key(CONTEXT, &bytes))).into())
+            .map(|bytes| key(CONTEXT, &bytes))
             .map_err(|source| PlanError::Settings { stage: node.name.clone(), source })?;
         Ok(Self {
             key,
@@ -77,6 +79,35 @@ impl Action {
             sources,
             file_names,
             numeric_class: numeric_class.map(str::to_owned),
+        })
+    }
+
+    /// The action of a part of this one, which is that of `node`.
+    pub fn part(&self, node: &Node, part: &Part) -> Result<Self, PlanError> {
+        let lost = |what: &str| PlanError::Bug(format!("part `{}` of stage `{}` {what}", part.name, node.name));
+        let inputs = part.inputs.iter().map(|reference| {
+            let input = node.inputs.iter().find(|input| input.reference == *reference);
+            let role = &input.ok_or_else(|| lost("reads what the stage does not read"))?.role;
+            let known = self.inputs.iter().find(|input| input.role == *role);
+            known.cloned().ok_or_else(|| lost("reads what has no digest"))
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, PlanError>>()?;
+        let digests: Vec<Digest> = inputs.iter().map(|input| input.digest).collect();
+        let bytes = canon::encode(&KeyedPart {
+            kind: &self.kind,
+            revision: self.revision,
+            settings: &part.settings,
+            inputs: &digests,
+            numeric_class: self.numeric_class.as_deref(),
+        });
+        let bytes = bytes.map_err(|source| PlanError::Settings { stage: node.name.clone(), source })?;
+        Ok(Self {
+            key: key(PART_CONTEXT, &bytes),
+            settings: serde_json::from_str(&part.settings).map_err(|_| lost("has settings that are no JSON"))?,
+            inputs,
+            sources: Vec::new(),
+            file_names: BTreeMap::new(),
+            ..self.clone()
         })
     }
 
@@ -96,6 +127,21 @@ struct Keyed<'a> {
     sources: &'a [RecordInput],
     file_names: &'a BTreeMap<String, String>,
     numeric_class: Option<&'a str>,
+}
+
+/// All that the key of a part covers.
+#[derive(Serialize)]
+struct KeyedPart<'a> {
+    kind: &'a str,
+    revision: u32,
+    /// As the kind wrote them: only it knows which of its settings matter to a part.
+    settings: &'a str,
+    inputs: &'a [Digest],
+    numeric_class: Option<&'a str>,
+}
+
+fn key(context: &str, bytes: &[u8]) -> Key {
+    Digest::from(blake3::Hash::from_bytes(blake3::derive_key(context, bytes))).into()
 }
 
 struct Bytes<'a>(&'a [u8]);

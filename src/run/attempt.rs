@@ -1,4 +1,5 @@
-//! One stage from its inputs to its record: look up, claim, run a worker, take its output into the store.
+//! One stage, or a part of one, from its inputs to its record: look up, claim, run a worker, take its output into the
+//! store.
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +12,21 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc::UnboundedSender, watch};
-use twdag_stages::stage::StageEvent;
+use twdag_stages::stage::{Split, StageEvent};
 
 use super::{
     error::Trouble,
     event::RunEvent,
     guard::{self, Guard},
-    job::{self, Job, Verdict},
+    job::{self, Job, Verdict, Work},
+    parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish},
     strays::Strays,
 };
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::{Graph, Policy},
+    graph::{Graph, Node, Policy},
     plan::{self, Action, Plan},
     store::{Claim, ClaimAttempt, Provenance, Record, SourceState, Store, StoreError},
 };
@@ -75,11 +77,13 @@ impl Shared {
 pub(super) enum Message {
     /// Something for the stream of events.
     Event(RunEvent),
-    /// A started stage is over, or busy elsewhere. The number is the stage's place in the plan.
+    /// How far a part of a stage is: the task, and the share that is done.
+    Part(usize, f64),
+    /// A started task is over, or busy elsewhere.
     Answer(usize, Answer),
-    /// Nobody else computes the stage any more.
+    /// Nobody else computes the task any more.
     Freed(usize),
-    /// The pause before a stage's next attempt is over.
+    /// The pause before a task's next attempt is over.
     Rested(usize),
 }
 
@@ -89,6 +93,8 @@ pub(super) enum Answer {
     Cached(ArtifactId),
     /// Another process computes the action.
     Busy { key: Key, owner: String },
+    /// The work has fallen into parts.
+    Split(Arc<Parts>),
     /// The result was computed and recorded.
     Ran { artifact: ArtifactId, seconds: f64 },
     /// The worker stopped on request.
@@ -97,9 +103,23 @@ pub(super) enum Answer {
     Failed { trouble: Trouble, log: Option<PathBuf>, seconds: f64 },
 }
 
-/// One attempt at one stage.
+/// What of a stage an attempt is at.
+#[derive(Clone)]
+pub(super) enum Assignment {
+    /// All of it; that it has parts may turn out.
+    Stage,
+    /// One part, by its number.
+    Part(Arc<Parts>, usize),
+    /// The results of its parts.
+    Join(Arc<Parts>),
+}
+
+/// One attempt at one stage, or at a part of one.
 pub(super) struct Attempt {
     pub(super) shared: Arc<Shared>,
+    /// The number by which the scheduler knows it.
+    pub(super) task: usize,
+    pub(super) assignment: Assignment,
     /// The stage's place in the plan.
     pub(super) stage: usize,
     /// The results so far, for each node of the graph.
@@ -124,7 +144,7 @@ struct Mine {
     /// The sources before the stage reads them.
     sources: Vec<SourceState>,
     key: Key,
-    claim: Claim,
+    claim: Arc<Claim>,
     job: Job,
     job_file: PathBuf,
     log_file: PathBuf,
@@ -134,14 +154,14 @@ struct Mine {
 impl Attempt {
     /// Carries the attempt out and answers.
     pub(super) async fn carry_out(self) {
-        let (stage, messages) = (self.stage, self.shared.messages.clone());
+        let (task, messages) = (self.task, self.shared.messages.clone());
         let started = Instant::now();
         let answer = match self.look_up_and_run().await {
             Ok(answer) => answer,
             Err(trouble) => Answer::Failed { trouble, log: None, seconds: started.elapsed().as_secs_f64() },
         };
         // Without a driver there is nobody to answer.
-        let _ = messages.send(Message::Answer(stage, answer));
+        let _ = messages.send(Message::Answer(task, answer));
     }
 
     async fn look_up_and_run(self) -> Result<Answer, Trouble> {
@@ -155,7 +175,11 @@ impl Attempt {
         if *attempt.wish.borrow() > Wish::Run {
             return Ok(Answer::Canceled { seconds: 0.0 });
         }
-        let (clock, began) = (Instant::now(), Timestamp::now());
+        // A stage in parts is at work since it was split.
+        let (clock, began) = match &attempt.assignment {
+            Assignment::Join(parts) => (parts.clock, parts.began),
+            Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
+        };
         let log = mine.log_file.clone();
         let result = attempt.run(*mine, clock, began).await;
         Ok(result.unwrap_or_else(|trouble| Answer::Failed {
@@ -169,12 +193,16 @@ impl Attempt {
         self.shared.plan.stages[self.stage].node
     }
 
+    fn graph_node(&self) -> &Node {
+        &self.shared.graph.nodes()[self.node()]
+    }
+
     fn name(&self) -> &str {
         &self.shared.plan.stages[self.stage].name
     }
 
     fn policy(&self) -> &Policy {
-        &self.shared.graph.nodes()[self.node()].policy
+        &self.graph_node().policy
     }
 
     fn source_states(&self) -> Result<Vec<SourceState>, Trouble> {
@@ -188,43 +216,80 @@ impl Attempt {
     /// Looks for the result, and claims the action if there is none.
     fn look(&self) -> Result<Looked, Trouble> {
         let store = &self.shared.store;
-        // Before they are hashed, so that every later change shows.
-        let sources = self.source_states()?;
-        let action = self.resolve()?;
+        let (action, sources) = match &self.assignment {
+            Assignment::Stage => {
+                // Before they are hashed, so that every later change shows.
+                let sources = self.source_states()?;
+                (self.resolve()?, sources)
+            }
+            Assignment::Part(parts, number) => (parts.all[*number].action.clone(), Vec::new()),
+            Assignment::Join(parts) => {
+                let work = Work::Join(parts.finished(store)?);
+                let (sources, claim) = (parts.sources.clone(), Arc::clone(&parts.claim));
+                return self.mine(parts.action.clone(), sources, claim, work, parts.reason.clone());
+            }
+        };
         let key = action.key();
         // Nothing that is found here is collected before it is leased.
         let _hold = store.hold()?;
-        if let Some(record) = store.record(&key)? {
-            store.need([record.artifact])?;
-            self.remember(&action);
-            return Ok(Looked::Cached(record.artifact));
+        if let Some(found) = self.find(&action)? {
+            return Ok(found);
         }
         let claim = match store.claim(&key, &self.shared.owner)? {
-            ClaimAttempt::Held(claim) => claim,
+            ClaimAttempt::Held(claim) => Arc::new(claim),
             ClaimAttempt::Busy(owner) => return Ok(Looked::Busy { key, owner }),
         };
         // Whoever held the claim until now may have finished the work.
-        if let Some(record) = store.record(&key)? {
-            store.need([record.artifact])?;
-            self.remember(&action);
-            return Ok(Looked::Cached(record.artifact));
+        if let Some(found) = self.find(&action)? {
+            return Ok(found);
         }
+        match &self.assignment {
+            Assignment::Part(parts, number) => {
+                let work = Work::Part(parts.all[*number].part.clone());
+                self.mine(action, sources, claim, work, String::new())
+            }
+            Assignment::Stage | Assignment::Join(_) => {
+                let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
+                self.mine(action, sources, claim, Work::Stage, reason)
+            }
+        }
+    }
+
+    /// The result of an action, if the store has it.
+    fn find(&self, action: &Action) -> Result<Option<Looked>, Trouble> {
+        let store = &self.shared.store;
+        let Some(record) = store.record(&action.key())? else { return Ok(None) };
+        store.need([record.artifact])?;
+        self.remember(action);
+        Ok(Some(Looked::Cached(record.artifact)))
+    }
+
+    /// Prepares the job of a claimed action.
+    fn mine(
+        &self,
+        action: Action,
+        sources: Vec<SourceState>,
+        claim: Arc<Claim>,
+        work: Work,
+        reason: String,
+    ) -> Result<Looked, Trouble> {
+        let key = action.key();
         // An earlier attempt may have been killed together with all that watched over it.
-        let scratch = store.scratch_path(&key);
+        let scratch = self.shared.store.scratch_path(&key);
         if scratch.exists() && !guard::end_programs(&scratch) {
             let message =
                 "programs that an earlier attempt of this stage had started cannot be ended; end them by hand";
             return Err(Trouble::new(message, Blame::Environment));
         }
-        let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
-        let (job, job_file) = self.job(&key)?;
-        let log_file = self.shared.folder.join("logs").join(log_name(self.stage, self.name(), self.failures + 1));
+        let (job, job_file) = self.job(&key, work)?;
+        let name = log_name(self.stage, self.name(), &self.assignment, self.failures + 1);
+        let log_file = self.shared.folder.join("logs").join(name);
         Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, job_file, log_file, reason })))
     }
 
-    fn job(&self, key: &Key) -> Result<(Job, PathBuf), Trouble> {
+    fn job(&self, key: &Key, work: Work) -> Result<(Job, PathBuf), Trouble> {
         let (graph, store) = (&self.shared.graph, &self.shared.store);
-        let node = &graph.nodes()[self.node()];
+        let node = self.graph_node();
         let mut inputs = BTreeMap::new();
         for input in &node.inputs {
             let artifact = self.artifacts[input.node]
@@ -238,6 +303,7 @@ impl Attempt {
         let folder = store.scratch(key)?;
         let job = Job {
             stage: node.name.clone(),
+            work,
             kind: node.stage.kind().name.to_owned(),
             settings,
             inputs,
@@ -245,6 +311,7 @@ impl Attempt {
             output: folder.join("output"),
             scratch: folder.join("kept"),
             verdict: folder.join("verdict.json"),
+            split: folder.join("split.json"),
             threads: self.lease.threads,
             driver: std::process::id(),
         };
@@ -269,19 +336,8 @@ impl Attempt {
             .map_err(Trouble::system("start a worker process"))?;
         let messages = self.shared.messages.clone();
         let name = self.name().to_owned();
-        let tell = move |event| {
-            let _ = messages.send(Message::Event(event));
-        };
-        tell(RunEvent::StageStarted {
-            stage: name.clone(),
-            kind: mine.job.kind.clone(),
-            key: mine.key,
-            pid: child.id().unwrap_or_default(),
-            reason: mine.reason.clone(),
-            attempt: self.failures + 1,
-            threads: self.lease.threads,
-            devices: self.lease.devices.clone(),
-        });
+        let _ = messages.send(Message::Event(self.started(&mine, child.id().unwrap_or_default())));
+        let part = matches!(self.assignment, Assignment::Part(..)).then_some(self.task);
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
         let ended =
@@ -289,13 +345,17 @@ impl Attempt {
                 if let StageEvent::Warning { message } = &event {
                     kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
                 }
-                tell(translate(&name, event));
+                let _ = messages.send(translate(&name, part, event));
             })
             .await
             .map_err(Trouble::system("attend to the worker"))?;
         self.shared.end(&mine.key);
         match self.judge(&mine, ended) {
             Verdict::Canceled => Ok(Answer::Canceled { seconds: clock.elapsed().as_secs_f64() }),
+            Verdict::Split => {
+                let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
+                blocking(move || self.split(mine, clock, began, notices)).await
+            }
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
             Verdict::Succeeded => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
@@ -305,6 +365,37 @@ impl Attempt {
         }
     }
 
+    /// What the world is told when the worker has started.
+    fn started(&self, mine: &Mine, pid: u32) -> RunEvent {
+        let (stage, attempt) = (self.name().to_owned(), self.failures + 1);
+        let Lease { threads, devices } = self.lease.clone();
+        match &self.assignment {
+            Assignment::Stage => RunEvent::StageStarted {
+                stage,
+                kind: mine.job.kind.clone(),
+                key: mine.key,
+                pid,
+                reason: mine.reason.clone(),
+                attempt,
+                threads,
+                devices,
+            },
+            Assignment::Part(parts, number) => {
+                let name = parts.all[*number].part.name.clone();
+                RunEvent::PartStarted { stage, part: *number, name, key: mine.key, pid, attempt, threads, devices }
+            }
+            Assignment::Join(parts) => RunEvent::StageJoining { stage, pid, parts: parts.counts() },
+        }
+    }
+
+    /// The parts that the worker has found. The claim stays held until the stage is over.
+    fn split(&self, mine: Mine, clock: Instant, began: Timestamp, notices: Vec<String>) -> Result<Answer, Trouble> {
+        let split: Split = job::read(&mine.job.split)?;
+        let Mine { action, sources, claim, reason, .. } = mine;
+        let whole = Whole { action, sources, claim, reason, began, clock, notices };
+        Ok(Answer::Split(Arc::new(Parts::find(whole, split, self.graph_node(), &self.shared.store)?)))
+    }
+
     /// What to make of a worker's end.
     fn judge(&self, mine: &Mine, ended: Ended) -> Verdict {
         let asked = *self.wish.borrow() > Wish::Run;
@@ -312,6 +403,7 @@ impl Attempt {
         match verdict {
             // Success counts only from a worker that lived to its regular end.
             Some(Verdict::Succeeded) if ended.status.success() => Verdict::Succeeded,
+            Some(Verdict::Split) if ended.status.success() => Verdict::Split,
             // Who is stopped may fail over it, such as a program that dies of the signal. What is not of that sort
             // is worth a word.
             Some(Verdict::Failed { message, blame }) if asked => {
@@ -327,7 +419,7 @@ impl Attempt {
                 message: "somebody else stopped the worker; run again, and it goes on from what it had kept".to_owned(),
                 blame: Blame::Environment,
             },
-            Some(Verdict::Succeeded) | None => {
+            Some(Verdict::Succeeded | Verdict::Split) | None => {
                 Verdict::Failed { message: process::describe(ended.status), blame: Blame::Environment }
             }
         }
@@ -349,12 +441,20 @@ impl Attempt {
         mine: Mine,
         clock: Instant,
         began: Timestamp,
-        notices: Vec<String>,
+        mut notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
         let store = &self.shared.store;
+        let (part, parts) = match &self.assignment {
+            Assignment::Stage => (None, Vec::new()),
+            Assignment::Part(parts, number) => (Some(parts.all[*number].part.name.clone()), Vec::new()),
+            Assignment::Join(parts) => {
+                notices.splice(0..0, parts.notices.iter().cloned());
+                (None, parts.recorded()?)
+            }
+        };
         // What the stage has read must be what it is keyed by. Content alone would not tell of a change that was taken
         // back before the end.
-        let sources = self.source_states()?;
+        let sources = if mine.sources.is_empty() { Vec::new() } else { self.source_states()? };
         let changed = mine.sources.iter().zip(&sources).find_map(|(before, after)| before.first_change(after));
         if let Some(path) = changed {
             let message = format!(
@@ -381,6 +481,8 @@ impl Attempt {
             numeric_class: mine.action.numeric_class.clone(),
             provenance,
             notices,
+            part,
+            parts,
         };
         let published = store.publish(&record);
         // A result that differs from an earlier one is a whole result too: nothing will go on from its scratch folder.
@@ -395,7 +497,11 @@ impl Attempt {
         Ok(artifact)
     }
 
+    /// Plans know of stages alone.
     fn remember(&self, action: &Action) {
+        if matches!(self.assignment, Assignment::Part(..)) {
+            return;
+        }
         if let Some(message) = self.shared.remember(self.name(), action) {
             self.warn(message);
         }
@@ -408,24 +514,34 @@ impl Attempt {
 }
 
 /// Stage names are letters, digits and a few signs; a long one is cut, and the number keeps it unlike others.
-fn log_name(stage: usize, name: &str, attempt: u32) -> String {
+fn log_name(stage: usize, name: &str, assignment: &Assignment, attempt: u32) -> String {
     let name: String = name.chars().take(80).collect();
-    if attempt == 1 { format!("{stage:03}-{name}.log") } else { format!("{stage:03}-{name}.attempt{attempt}.log") }
+    let of = match assignment {
+        Assignment::Stage => String::new(),
+        Assignment::Part(_, number) => format!(".part{number:05}"),
+        Assignment::Join(_) => ".join".to_owned(),
+    };
+    let attempt = if attempt == 1 { String::new() } else { format!(".attempt{attempt}") };
+    format!("{stage:03}-{name}{of}{attempt}.log")
 }
 
-fn translate(stage: &str, event: StageEvent) -> RunEvent {
+/// What a worker tells, as the driver hears it: `part` is the task of a part.
+fn translate(stage: &str, part: Option<usize>, event: StageEvent) -> Message {
     let stage = stage.to_owned();
-    match event {
-        StageEvent::Progress { done, total, unit, detail } => {
-            RunEvent::StageProgress { stage, done, total, unit, detail }
+    match (event, part) {
+        (StageEvent::Progress { done, total, .. }, Some(task)) => {
+            Message::Part(task, done as f64 / (total.max(1)) as f64)
         }
-        StageEvent::Warning { message } => RunEvent::StageWarning { stage, message },
+        (StageEvent::Progress { done, total, unit, detail }, None) => {
+            Message::Event(RunEvent::StageProgress { stage, done, total, unit, detail })
+        }
+        (StageEvent::Warning { message }, _) => Message::Event(RunEvent::StageWarning { stage, message }),
     }
 }
 
 /// Waits until nobody else computes an action, then says so. Being told too early does no harm: the stage is looked
 /// up and claimed again.
-pub(super) async fn watch_for(shared: Arc<Shared>, stage: usize, key: Key) {
+pub(super) async fn watch_for(shared: Arc<Shared>, task: usize, key: Key) {
     loop {
         tokio::time::sleep(POLL).await;
         let looking = Arc::clone(&shared);
@@ -435,7 +551,7 @@ pub(super) async fn watch_for(shared: Arc<Shared>, stage: usize, key: Key) {
         });
         // An error is told by the next attempt.
         if free.await.unwrap_or(true) {
-            let _ = shared.messages.send(Message::Freed(stage));
+            let _ = shared.messages.send(Message::Freed(task));
             return;
         }
     }

@@ -1,6 +1,9 @@
 //! Carries out what the scheduler asks for: starts attempts, passes their answers on, tells the world.
 
+mod in_parts;
+
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -15,10 +18,13 @@ use tokio::{
     time::Instant,
 };
 
+use self::in_parts::{InParts, PartFailure};
 use super::{
-    attempt::{self, Answer, Attempt, Message, Shared},
+    attempt::{self, Answer, Assignment, Attempt, Message, Shared},
     error::{RunError, Trouble},
-    event::{Announced, AnnouncedStatus, NotReproducible, RunEvent, RunOutcome, StageOutcome, StageSummary},
+    event::{
+        Announced, AnnouncedStatus, NotReproducible, PartCounts, RunEvent, RunOutcome, StageOutcome, StageSummary,
+    },
     journal::Journal,
     process::{Lease, Wish},
     resources::{Budget, Totals},
@@ -29,7 +35,7 @@ use super::{
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::Graph,
+    graph::{Graph, Policy},
     plan::{Action, Plan, PlannedStage, Status},
     store::{Damage, Store, TwoResults},
 };
@@ -99,8 +105,14 @@ struct Driver<'a> {
     scheduler: Scheduler,
     inbox: UnboundedReceiver<Message>,
     artifacts: Vec<Option<ArtifactId>>,
+    /// For each task: the stages of the plan, then parts of them.
     wishes: Vec<watch::Sender<Wish>>,
     busy: Vec<Option<Key>>,
+    /// The parts among the tasks: of which stage, and which.
+    part_tasks: Vec<(usize, usize)>,
+    /// The stages whose parts are at work.
+    split: BTreeMap<usize, InParts>,
+    part_counts: Vec<Option<PartCounts>>,
     seconds: Vec<f64>,
     not_reproducible: bool,
     options: Options,
@@ -145,6 +157,9 @@ impl<'a> Driver<'a> {
             artifacts: vec![None; graph.nodes().len()],
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
+            part_tasks: Vec::new(),
+            split: BTreeMap::new(),
+            part_counts: vec![None; count],
             seconds: vec![0.0; count],
             not_reproducible: false,
             shared: Arc::new(Shared {
@@ -216,29 +231,31 @@ impl<'a> Driver<'a> {
     fn carry_out(&mut self, effects: Vec<Effect>) -> Option<RunOutcome> {
         for effect in effects {
             match effect {
-                Effect::Start(stage) => {
+                Effect::Start(task) => {
                     let attempt = Attempt {
                         shared: Arc::clone(&self.shared),
-                        stage,
+                        task,
+                        assignment: self.assignment(task),
+                        stage: self.stage(task),
                         artifacts: Arc::new(self.artifacts.clone()),
-                        wish: self.wishes[stage].subscribe(),
-                        lease: self.lease(stage),
-                        failures: self.scheduler.failures(stage),
+                        wish: self.wishes[task].subscribe(),
+                        lease: self.lease(task),
+                        failures: self.scheduler.failures(task),
                     };
                     // On this thread: a worker lives no longer than the thread that started it.
                     tokio::spawn(attempt.carry_out());
                 }
-                Effect::Watch(stage) => {
-                    if let Some(key) = self.busy[stage] {
-                        tokio::spawn(attempt::watch_for(Arc::clone(&self.shared), stage, key));
+                Effect::Watch(task) => {
+                    if let Some(key) = self.busy[task] {
+                        tokio::spawn(attempt::watch_for(Arc::clone(&self.shared), task, key));
                     }
                 }
-                Effect::Rest(stage) => {
-                    let (pause, messages) = (self.pause(stage), self.shared.messages.clone());
+                Effect::Rest(task) => {
+                    let (pause, messages) = (self.pause(task), self.shared.messages.clone());
                     tokio::spawn(async move {
                         tokio::time::sleep(pause).await;
                         // Without a driver there is nobody to answer.
-                        let _ = messages.send(Message::Rested(stage));
+                        let _ = messages.send(Message::Rested(task));
                     });
                 }
                 Effect::Stop(stage) => self.wish(stage, Wish::Stop),
@@ -249,90 +266,138 @@ impl<'a> Driver<'a> {
         None
     }
 
-    fn wish(&self, stage: usize, wish: Wish) {
-        self.wishes[stage].send_replace(wish);
+    fn wish(&self, task: usize, wish: Wish) {
+        self.wishes[task].send_replace(wish);
     }
 
-    /// What a stage that starts now may use.
-    fn lease(&self, stage: usize) -> Lease {
+    /// The stage and the number of a part.
+    fn part(&self, task: usize) -> Option<(usize, usize)> {
+        let stages = self.shared.plan.stages.len();
+        task.checked_sub(stages).and_then(|part| self.part_tasks.get(part)).copied()
+    }
+
+    /// The stage that a task is, or is a part of.
+    fn stage(&self, task: usize) -> usize {
+        self.part(task).map_or(task, |(stage, _)| stage)
+    }
+
+    fn assignment(&self, task: usize) -> Assignment {
+        let (stage, number) = self.part(task).map_or((task, None), |(stage, number)| (stage, Some(number)));
+        match (self.split.get(&stage), number) {
+            (Some(split), Some(number)) => Assignment::Part(Arc::clone(&split.parts), number),
+            (Some(split), None) => Assignment::Join(Arc::clone(&split.parts)),
+            (None, _) => Assignment::Stage,
+        }
+    }
+
+    /// What a task that starts now may use.
+    fn lease(&self, task: usize) -> Lease {
         let named = |all: &[String]| {
-            self.scheduler.devices(stage).iter().filter_map(|&device| all.get(device).cloned()).collect()
+            self.scheduler.devices(task).iter().filter_map(|&device| all.get(device).cloned()).collect()
         };
-        Lease { threads: self.budget.threads[stage], devices: self.options.totals.devices().map(named) }
+        Lease { threads: self.budget.threads[self.stage(task)], devices: self.options.totals.devices().map(named) }
     }
 
-    /// How long a stage that has failed waits for its next attempt.
-    fn pause(&self, stage: usize) -> Duration {
-        let policy = &self.shared.graph.nodes()[self.shared.plan.stages[stage].node].policy;
-        let doublings = self.scheduler.failures(stage).saturating_sub(1).min(31);
+    fn policy(&self, task: usize) -> &Policy {
+        &self.shared.graph.nodes()[self.shared.plan.stages[self.stage(task)].node].policy
+    }
+
+    /// How long a task that has failed waits for its next attempt.
+    fn pause(&self, task: usize) -> Duration {
+        let policy = self.policy(task);
+        let doublings = self.scheduler.failures(task).saturating_sub(1).min(31);
         policy.back_off.saturating_mul(1 << doublings).min(LONGEST_PAUSE.max(policy.back_off))
     }
 
     fn hear(&mut self, message: Message) -> Vec<Effect> {
         self.tell_damage();
-        let (stage, answer) = match message {
+        let (task, answer) = match message {
             Message::Event(event) => {
                 self.event(event);
                 return Vec::new();
             }
-            Message::Freed(stage) => return self.scheduler.on(Happened::Freed(stage)),
-            Message::Rested(stage) => return self.scheduler.on(Happened::Rested(stage)),
-            Message::Answer(stage, answer) => (stage, answer),
-        };
-        let name = self.name(stage);
-        let happened = match answer {
-            Answer::Cached(artifact) => {
-                self.have(stage, artifact);
-                Happened::Cached(stage)
+            Message::Part(task, share) => {
+                self.part_progress(task, share);
+                return Vec::new();
             }
+            Message::Freed(task) => return self.scheduler.on(Happened::Freed(task)),
+            Message::Rested(task) => return self.scheduler.on(Happened::Rested(task)),
+            Message::Answer(task, answer) => (task, answer),
+        };
+        let name = self.name(task);
+        let part = self.part(task).map(|(_, number)| number);
+        let happened = match answer {
+            Answer::Failed { trouble, log, seconds } => return self.failed(task, trouble, log, seconds),
             Answer::Busy { key, owner } => {
                 // Told once, however often the stage turns out to be busy again.
-                if self.busy[stage].replace(key).is_none() {
-                    self.event(RunEvent::StageWaiting { stage: name, owner });
+                if self.busy[task].replace(key).is_none() {
+                    self.event(RunEvent::StageWaiting { stage: name, owner, part });
                 }
-                Happened::Busy(stage)
+                Happened::Busy(task)
+            }
+            Answer::Split(parts) => self.in_parts(task, parts),
+            answer if part.is_some() => self.part_over(task, &answer),
+            Answer::Cached(artifact) => {
+                self.have(task, artifact);
+                Happened::Cached(task)
             }
             Answer::Ran { artifact, seconds } => {
-                self.seconds[stage] = seconds;
-                self.artifacts[self.shared.plan.stages[stage].node] = Some(artifact);
-                let outcome = StageOutcome::Ran;
-                self.event(RunEvent::StageFinished { stage: name, outcome, artifact: Some(artifact), seconds });
-                Happened::Ran(stage)
+                self.seconds[task] = seconds;
+                self.artifacts[self.shared.plan.stages[task].node] = Some(artifact);
+                let parts = self.split.remove(&task).map(|split| split.parts.counts());
+                self.part_counts[task] = parts;
+                let (outcome, artifact) = (StageOutcome::Ran, Some(artifact));
+                self.event(RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts });
+                Happened::Ran(task)
             }
             Answer::Canceled { seconds } => {
-                self.seconds[stage] = seconds;
-                let outcome = StageOutcome::Canceled;
-                self.event(RunEvent::StageFinished { stage: name, outcome, artifact: None, seconds });
-                Happened::Canceled(stage)
-            }
-            Answer::Failed { trouble, log, seconds } => {
-                self.seconds[stage] = seconds;
-                return self.failed(stage, trouble, log);
+                self.canceled(task, seconds);
+                Happened::Canceled(task)
             }
         };
-        self.scheduler.on(happened)
+        let effects = self.scheduler.on(happened);
+        self.wind_up();
+        effects
     }
 
-    fn failed(&mut self, stage: usize, trouble: Trouble, log: Option<PathBuf>) -> Vec<Effect> {
+    fn failed(&mut self, task: usize, trouble: Trouble, log: Option<PathBuf>, seconds: f64) -> Vec<Effect> {
         let Trouble { message, blame, two_results } = trouble;
         let not_reproducible = two_results.map(|results| not_reproducible(*results));
         self.not_reproducible |= not_reproducible.is_some();
         // What is wrong with the graph, the input or the program would be wrong again, and another attempt must not
         // hide that two results differ.
         let effects = self.scheduler.on(match blame {
-            Blame::Environment | Blame::Stage if not_reproducible.is_none() => Happened::Faltered(stage),
-            _ => Happened::Failed(stage),
+            Blame::Environment | Blame::Stage if not_reproducible.is_none() => Happened::Faltered(task),
+            _ => Happened::Failed(task),
         });
-        let name = self.name(stage);
-        self.event(if effects.contains(&Effect::Rest(stage)) {
-            let retries = self.shared.graph.nodes()[self.shared.plan.stages[stage].node].policy.retries;
-            let attempt = self.scheduler.failures(stage);
-            let pause = self.pause(stage).as_secs_f64();
+        let name = self.name(task);
+        let part = self.part(task);
+        if part.is_none() {
+            self.seconds[task] = seconds;
+        }
+        if effects.contains(&Effect::Rest(task)) {
+            let retries = self.policy(task).retries;
+            let attempt = self.scheduler.failures(task);
+            let pause = self.pause(task).as_secs_f64();
             let retries_left = (retries + 1).saturating_sub(attempt);
-            RunEvent::StageRetrying { stage: name, message, blame, log, attempt, retries_left, pause }
+            let part = part.map(|(_, number)| number);
+            self.event(RunEvent::StageRetrying {
+                stage: name,
+                message,
+                blame,
+                log,
+                attempt,
+                retries_left,
+                pause,
+                part,
+            });
+        } else if let Some((stage, part)) = part {
+            self.part_failed(stage, part, PartFailure { message, blame, log, not_reproducible });
         } else {
-            RunEvent::StageFailed { stage: name, message, blame, log, not_reproducible }
-        });
+            self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
+            self.event(RunEvent::StageFailed { stage: name, message, blame, log, not_reproducible });
+        }
+        self.wind_up();
         effects
     }
 
@@ -347,6 +412,7 @@ impl<'a> Driver<'a> {
         let effects = self.scheduler.on(Happened::Interrupt);
         let kill = effects.iter().any(|effect| matches!(effect, Effect::Kill(_)));
         self.event(RunEvent::RunStopping { signal, waiting_for, kill });
+        self.wind_up();
         effects
     }
 
@@ -361,12 +427,15 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// The stages that run, each once.
     fn running(&self) -> Vec<String> {
-        self.scheduler.running().map(|stage| self.name(stage)).collect()
+        let stages: BTreeSet<usize> = self.scheduler.running().map(|task| self.stage(task)).collect();
+        stages.into_iter().map(|stage| self.name(stage)).collect()
     }
 
-    fn name(&self, stage: usize) -> String {
-        self.shared.plan.stages[stage].name.clone()
+    /// The name of the stage that a task is, or is a part of.
+    fn name(&self, task: usize) -> String {
+        self.shared.plan.stages[self.stage(task)].name.clone()
     }
 
     fn announce(&mut self) {
@@ -395,6 +464,7 @@ impl<'a> Driver<'a> {
                 outcome: self.scheduler.outcome(stage).unwrap_or(StageOutcome::Canceled),
                 artifact: self.artifacts[self.shared.plan.stages[stage].node],
                 seconds: self.seconds[stage],
+                parts: self.part_counts[stage],
             })
             .collect();
         if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {

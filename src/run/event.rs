@@ -43,6 +43,9 @@ pub enum RunEvent {
         stage: String,
         /// Who computes it.
         owner: String,
+        /// The number of the part, if the run waits for one alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<usize>,
     },
     /// A worker process was started.
     StageStarted {
@@ -65,6 +68,71 @@ pub enum RunEvent {
         /// The devices that it may use, if anything is known of devices.
         #[serde(default)]
         devices: Option<Vec<String>>,
+    },
+    /// The stage's work has fallen into parts, which now run one by one.
+    StageSplit {
+        /// The stage.
+        stage: String,
+        /// How many parts.
+        parts: usize,
+        /// How many of them have their result in the store.
+        cached: usize,
+    },
+    /// A worker process was started for a part.
+    PartStarted {
+        /// The stage.
+        stage: String,
+        /// The number of the part, from 0.
+        part: usize,
+        /// What it is, for people.
+        name: String,
+        /// What its result will be recorded under.
+        key: Key,
+        /// The worker process.
+        pid: u32,
+        /// Counts the attempts of this run, from 1.
+        attempt: u32,
+        /// How many threads the part may use.
+        threads: usize,
+        /// The devices that it may use, if anything is known of devices.
+        devices: Option<Vec<String>>,
+    },
+    /// A part is over without having failed.
+    PartFinished {
+        /// The stage.
+        stage: String,
+        /// The number of the part.
+        part: usize,
+        /// `ran`; `cached` if another process made it meanwhile; or `canceled` if it stopped on request.
+        outcome: StageOutcome,
+        /// The result, if there is one.
+        artifact: Option<ArtifactId>,
+        /// Seconds from the start of the worker to the recorded result.
+        seconds: f64,
+    },
+    /// A part has no result; the stage fails when its other parts have ended.
+    PartFailed {
+        /// The stage.
+        stage: String,
+        /// The number of the part.
+        part: usize,
+        /// What it is, for people.
+        name: String,
+        /// What went wrong and what to do.
+        message: String,
+        /// Whose fault it is.
+        blame: Blame,
+        /// What the worker wrote to its standard error, if a worker was started.
+        log: Option<PathBuf>,
+    },
+    /// All parts have their results, and a worker process was started that puts them together.
+    StageJoining {
+        /// The stage.
+        stage: String,
+        /// The worker process.
+        pid: u32,
+        /// The parts.
+        parts: PartCounts,
     },
     /// How far a stage is.
     StageProgress {
@@ -96,6 +164,9 @@ pub enum RunEvent {
         artifact: Option<ArtifactId>,
         /// Seconds from the start of the worker to the recorded result.
         seconds: f64,
+        /// What became of its parts, if it was computed in parts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parts: Option<PartCounts>,
     },
     /// An attempt failed, and another one follows.
     StageRetrying {
@@ -113,6 +184,9 @@ pub enum RunEvent {
         retries_left: u32,
         /// Seconds until the next attempt.
         pause: f64,
+        /// The number of the part, if it is an attempt at a part.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<usize>,
     },
     /// A stage has no result.
     StageFailed {
@@ -239,6 +313,20 @@ pub struct StageSummary {
     pub artifact: Option<ArtifactId>,
     /// Seconds that it took; zero if it was not computed.
     pub seconds: f64,
+    /// What became of its parts, if it was computed in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<PartCounts>,
+}
+
+/// How many parts a stage has, and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartCounts {
+    /// All parts.
+    pub total: usize,
+    /// Those whose result was in the store, or was made by another process meanwhile.
+    pub cached: usize,
+    /// Those that this run computed.
+    pub ran: usize,
 }
 
 /// An event as the run folder keeps it.
@@ -265,6 +353,7 @@ mod tests {
                 outcome: StageOutcome::Canceled,
                 artifact: None,
                 seconds: 1.5,
+                parts: None,
             }],
         };
         insta::assert_snapshot!(

@@ -75,10 +75,10 @@ fn read(folder: &Path) -> Option<PastRun> {
                 });
             }
             RunEvent::StageCached { stage, artifact } => {
-                stages.insert(stage, (StageOutcome::Cached, Some(artifact), 0.0));
+                stages.insert(stage, (StageOutcome::Cached, Some(artifact), 0.0, None));
             }
-            RunEvent::StageFinished { stage, outcome, artifact, seconds } => {
-                stages.insert(stage, (outcome, artifact, seconds));
+            RunEvent::StageFinished { stage, outcome, artifact, seconds, parts } => {
+                stages.insert(stage, (outcome, artifact, seconds, parts));
             }
             RunEvent::RunFinished { outcome, stages } => {
                 let run = run.as_mut()?;
@@ -90,7 +90,8 @@ fn read(folder: &Path) -> Option<PastRun> {
     }
     let mut run = run?;
     if run.outcome.is_none() {
-        let summary = |(name, (outcome, artifact, seconds))| StageSummary { name, outcome, artifact, seconds };
+        let summary =
+            |(name, (outcome, artifact, seconds, parts))| StageSummary { name, outcome, artifact, seconds, parts };
         run.stages = stages.into_iter().map(summary).collect();
     }
     Some(run)

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use twdag_stages::stage::{Blame, StageEvent};
+use twdag_stages::stage::{Blame, FinishedPart, Part, StageEvent};
 
 use crate::failpoint;
 
@@ -17,6 +17,8 @@ use crate::failpoint;
 pub struct Job {
     /// The stage's name, for messages.
     pub stage: String,
+    /// What of it is to be done.
+    pub work: Work,
     /// The stage's kind.
     pub kind: String,
     /// Its settings with every default filled in, as JSON text: a parsed value would sort the maps, whose order counts.
@@ -31,10 +33,24 @@ pub struct Job {
     pub scratch: PathBuf,
     /// Where the worker leaves a [`Verdict`].
     pub verdict: PathBuf,
+    /// Where the worker leaves the `Split`, if the stage's work falls into parts.
+    pub split: PathBuf,
     /// How many threads the stage may use.
     pub threads: usize,
     /// The process that waits for the worker; the worker ends when it is gone.
     pub driver: u32,
+}
+
+/// What a worker does of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Split it into parts, or all of it if that is not worth while.
+    Stage,
+    /// One part.
+    Part(Part),
+    /// Put the results of its parts together.
+    Join(Vec<FinishedPart>),
 }
 
 /// How a worker ended.
@@ -43,6 +59,8 @@ pub struct Job {
 pub enum Verdict {
     /// The output folder is complete and flushed.
     Succeeded,
+    /// Nothing is computed yet: the parts are known.
+    Split,
     /// Stopped on request; the scratch folder holds what the next attempt needs.
     Canceled,
     /// There is no result.

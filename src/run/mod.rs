@@ -1,5 +1,5 @@
 //! Plan to outcome: a scheduler that is a pure state machine ([`state`]), a driver that carries out what it asks
-//! for ([`driver`]), a process for each stage ([`worker`]), and one stream of events that tells of it all ([`event`]).
+//! for ([`driver`]), a process for each stage or part of one ([`worker`]), and one stream of events that tells of it all ([`event`]).
 
 pub mod driver;
 pub mod error;
@@ -14,6 +14,7 @@ pub mod state;
 pub mod worker;
 
 mod attempt;
+mod parts;
 mod process;
 mod signals;
 mod strays;

@@ -122,7 +122,7 @@ impl Budget {
         let cpus = totals.cpus();
         let default_cpu = cpus / jobs.unwrap_or(1).max(1) as u64;
         let (mut asks, mut threads, mut excesses) = (Vec::new(), Vec::new(), Vec::new());
-        let mut open_cpu = Vec::new();
+        let (mut open_cpu, mut part_cpu) = (Vec::new(), None);
         for stage in &plan.stages {
             let requests = &graph.nodes()[stage.node].policy.resources;
             let ask = |name: &str| match requests.get(name) {
@@ -137,6 +137,9 @@ impl Budget {
                 continue;
             }
             open_cpu.push(ask(CPU));
+            if graph.nodes()[stage.node].stage.kind().splits {
+                part_cpu = Some(part_cpu.map_or(ask(CPU), |least: u64| least.min(ask(CPU))));
+            }
             for (name, request) in requests {
                 let total = totals.amounts.get(name).copied();
                 if request.amount > total.unwrap_or(0) {
@@ -161,21 +164,23 @@ impl Budget {
             capacity: Capacity { amounts: totals.amounts.values().copied().collect(), devices },
             asks,
             threads,
-            jobs: jobs.unwrap_or_else(|| at_once(open_cpu, cpus)),
+            jobs: jobs.unwrap_or_else(|| at_once(open_cpu, part_cpu, cpus)),
             default_threads: usize::try_from(default_cpu).unwrap_or(usize::MAX).max(1),
         })
     }
 }
 
-/// How many stages can run at the same time at most: the smallest that fit together.
-fn at_once(mut asks: Vec<u64>, mut cpus: u64) -> usize {
+/// How many stages, or parts of stages, can run at the same time at most: the smallest that fit together. Of a stage that
+/// may fall into parts there may be any number; `part` is what the smallest of those asks for.
+fn at_once(mut asks: Vec<u64>, part: Option<u64>, mut cpus: u64) -> usize {
+    let parts = part.map_or(1, |ask| cpus / ask.max(1));
     asks.sort_unstable();
     let fit = asks.into_iter().take_while(|&ask| {
         let fits = ask <= cpus;
         cpus = cpus.saturating_sub(ask);
         fits
     });
-    fit.count().max(1)
+    usize::try_from(parts).unwrap_or(usize::MAX).max(fit.count()).max(1)
 }
 
 #[cfg(test)]
@@ -207,8 +212,10 @@ mod tests {
 
     #[test]
     fn as_many_run_at_once_as_the_smallest_allow() {
-        assert_eq!(at_once(vec![8, 8], 8), 1);
-        assert_eq!(at_once(vec![4, 1, 2, 2], 5), 3);
-        assert_eq!(at_once(vec![], 5), 1);
+        assert_eq!(at_once(vec![8, 8], None, 8), 1);
+        assert_eq!(at_once(vec![4, 1, 2, 2], None, 5), 3);
+        assert_eq!(at_once(vec![], None, 5), 1);
+        assert_eq!(at_once(vec![2, 8], Some(2), 8), 4);
+        assert_eq!(at_once(vec![8], Some(8), 8), 1);
     }
 }

@@ -5,7 +5,10 @@
 //! large stage thus may have to wait for small ones that were ready earlier, but never does anything lie idle that a
 //! ready stage could use.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     event::{RunOutcome, StageOutcome},
@@ -23,6 +26,9 @@ pub enum Happened {
     Busy(usize),
     /// That other process is done with the stage: it can be tried again.
     Freed(usize),
+    /// The stage's work has fallen into so many parts that have no result yet. Each becomes a task of its own, numbered
+    /// on from the last one; when all are over, the stage is started again.
+    Split(usize, usize),
     /// The stage was computed.
     Ran(usize),
     /// The stage failed, and would fail again.
@@ -61,6 +67,8 @@ enum State {
     Running,
     Watched,
     Resting,
+    /// Its parts are at work.
+    Split,
     Over(StageOutcome),
 }
 
@@ -88,6 +96,14 @@ pub struct Rules {
     pub keep_going: bool,
 }
 
+/// The parts of a stage.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parts {
+    open: usize,
+    failed: bool,
+    missing: bool,
+}
+
 /// Of two stages that could start, the lesser one goes first.
 type Rank = (Reverse<u64>, usize, usize);
 
@@ -103,6 +119,10 @@ pub struct Scheduler {
     missing: Vec<usize>,
     failures: Vec<u32>,
     devices: Vec<Vec<usize>>,
+    /// The stage that a task is a part of.
+    wholes: Vec<Option<usize>>,
+    /// What became of the parts of stages that have any.
+    parts: BTreeMap<usize, Parts>,
     ready: BTreeSet<Rank>,
     running: BTreeSet<usize>,
     open: usize,
@@ -151,6 +171,8 @@ impl Scheduler {
             missing,
             failures: vec![0; count],
             devices: vec![Vec::new(); count],
+            wholes: vec![None; count],
+            parts: BTreeMap::new(),
             ready,
             running: BTreeSet::new(),
             open: count,
@@ -195,6 +217,7 @@ impl Scheduler {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
+            Happened::Split(stage, parts) if self.states[stage] == State::Running => self.split(stage, parts),
             Happened::Failed(stage) => self.fail(stage),
             Happened::Faltered(stage) if self.states[stage] == State::Running => {
                 self.failures[stage] += 1;
@@ -223,7 +246,11 @@ impl Scheduler {
             Happened::Freed(stage) if self.states[stage] == State::Watched => self.make_ready(stage),
             Happened::Rested(stage) if self.states[stage] == State::Resting => self.make_ready(stage),
             // Answers that come too late.
-            Happened::Busy(_) | Happened::Freed(_) | Happened::Faltered(_) | Happened::Rested(_) => {}
+            Happened::Split(..)
+            | Happened::Busy(_)
+            | Happened::Freed(_)
+            | Happened::Faltered(_)
+            | Happened::Rested(_) => {}
             Happened::Interrupt => {
                 self.interrupts += 1;
                 self.end_unstarted();
@@ -236,6 +263,48 @@ impl Scheduler {
             self.finish(&mut effects);
         }
         effects
+    }
+
+    /// Parts lie on the stage's own way to the end, ask for what it asks for, and keep their order.
+    fn split(&mut self, stage: usize, count: usize) {
+        self.leave(stage, State::Split);
+        self.parts.insert(stage, Parts { open: count, ..Parts::default() });
+        for task in self.tasks.len()..self.tasks.len() + count {
+            let (way, place, _) = self.ranks[stage];
+            self.tasks.push(Task { needs: Vec::new(), ..self.tasks[stage].clone() });
+            self.below.push(Vec::new());
+            self.ranks.push((way, place, task));
+            self.states.push(State::Pending);
+            self.missing.push(0);
+            self.failures.push(0);
+            self.devices.push(Vec::new());
+            self.wholes.push(Some(stage));
+            self.ready.insert(self.ranks[task]);
+        }
+        self.open += count;
+        if count == 0 {
+            self.unite(stage);
+        } else if self.interrupts > 0 {
+            self.end_unstarted();
+        }
+    }
+
+    /// All parts of a stage are over.
+    fn unite(&mut self, stage: usize) {
+        let Some(Parts { failed, missing, .. }) = self.parts.get(&stage).copied() else { return };
+        if self.states[stage] != State::Split {
+            return;
+        }
+        if failed {
+            self.fail(stage);
+        } else if missing || !self.may_start(stage) {
+            self.end(stage, StageOutcome::Canceled);
+            if self.interrupts == 0 {
+                self.skip_below(stage);
+            }
+        } else {
+            self.make_ready(stage);
+        }
     }
 
     fn fail(&mut self, stage: usize) {
@@ -262,6 +331,16 @@ impl Scheduler {
                 if self.missing[next] == 0 && self.states[next] == State::Pending {
                     self.ready.insert(self.ranks[next]);
                 }
+            }
+        }
+        if let Some(whole) = self.wholes[stage]
+            && let Some(parts) = self.parts.get_mut(&whole)
+        {
+            parts.open -= 1;
+            parts.failed |= outcome == StageOutcome::Failed;
+            parts.missing |= !matches!(outcome, StageOutcome::Cached | StageOutcome::Ran);
+            if parts.open == 0 {
+                self.unite(whole);
             }
         }
     }
@@ -302,9 +381,12 @@ impl Scheduler {
         }
     }
 
-    /// After a failure nothing new starts, but a stage between two attempts has started already.
+    /// After a failure nothing new starts, but a stage between two attempts has started already, and so has one whose
+    /// parts are at work, unless it is a part of it that has failed.
     fn may_start(&self, stage: usize) -> bool {
-        self.interrupts == 0 && (self.rules.keep_going || !self.failed || self.failures[stage] > 0)
+        let whole = self.wholes[stage].unwrap_or(stage);
+        let started = self.failures[stage] > 0 || self.parts.get(&whole).is_some_and(|parts| !parts.failed);
+        self.interrupts == 0 && (self.rules.keep_going || !self.failed || started)
     }
 
     fn unstarted_outcome(&self) -> StageOutcome {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested, Split};
 
 /// Stages that read others, take an equal time and ask for nothing.
 fn tasks(needs: &[&[usize]]) -> Vec<Task> {
@@ -45,6 +45,73 @@ fn the_way_that_takes_longest_counts_and_not_the_one_with_most_stages() {
     slow[3].weight = 10;
     let mut run = Scheduler::new(slow, &Capacity::default(), Rules { jobs: 1, keep_going: false });
     assert_eq!(run.on(Begin), [Start(3)]);
+}
+
+#[test]
+fn parts_run_in_order_on_their_stages_way_and_then_the_stage_again() {
+    // 0 <- 1 is a chain, 2 stands alone.
+    let mut run = scheduler(&[&[], &[0], &[]], 2, false);
+    assert_eq!(run.on(Begin), [Start(0), Start(2)]);
+    assert_eq!(run.on(Split(0, 3)), [Start(3)]);
+    assert_eq!(run.on(Ran(2)), [Start(4)]);
+    assert_eq!(run.on(Cached(4)), [Start(5)]);
+    assert_eq!(run.on(Busy(5)), [Watch(5)]);
+    assert_eq!(run.on(Ran(3)), []);
+    assert_eq!(run.on(Freed(5)), [Start(5)]);
+    assert_eq!(run.on(Cached(5)), [Start(0)]);
+    assert_eq!(run.on(Ran(0)), [Start(1)]);
+    assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn a_stage_whose_parts_are_all_there_is_started_again_at_once() {
+    let mut run = scheduler(&[&[]], 1, false);
+    run.on(Begin);
+    assert_eq!(run.on(Split(0, 0)), [Start(0)]);
+    assert_eq!(run.on(Ran(0)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn a_part_that_fails_takes_its_stage_with_it_when_its_neighbours_are_done() {
+    for keep_going in [false, true] {
+        let mut split = tasks(&[&[], &[0]]);
+        split[0].retries = 1;
+        let mut run = Scheduler::new(split, &Capacity::default(), Rules { jobs: 2, keep_going });
+        run.on(Begin);
+        assert_eq!(run.on(Split(0, 4)), [Start(2), Start(3)]);
+        assert_eq!(run.on(Faltered(2)), [Rest(2), Start(4)]);
+        assert_eq!(run.on(Rested(2)), []);
+        // It starts before those that have not begun, also where these still would.
+        assert_eq!(run.on(Ran(3)), [Start(2)]);
+        let next: &[Effect] = if keep_going { &[Start(5)] } else { &[] };
+        assert_eq!(run.on(Faltered(2)), next);
+        assert_eq!(run.outcome(0), None);
+        let last = run.on(Ran(4));
+        let last = if keep_going { run.on(Ran(5)) } else { last };
+        assert_eq!(last, [Finish(RunOutcome::Failed)]);
+        assert_eq!((run.outcome(0), run.outcome(1)), (Some(StageOutcome::Failed), Some(StageOutcome::Skipped)));
+        assert_eq!(run.failures(2), 2);
+    }
+}
+
+#[test]
+fn parts_go_on_when_another_stage_fails_and_stop_when_the_run_does() {
+    let mut run = scheduler(&[&[], &[], &[]], 2, false);
+    run.on(Begin);
+    assert_eq!(run.on(Split(0, 3)), [Start(3)]);
+    // The stage has begun, as one that computes all in one piece has.
+    assert_eq!(run.on(Failed(1)), [Start(4)]);
+    assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
+    assert_eq!(run.on(Interrupt), [Stop(3), Stop(4)]);
+    assert_eq!(run.outcome(5), Some(StageOutcome::Canceled));
+    assert_eq!(run.on(Ran(3)), []);
+    assert_eq!(run.on(Canceled(4)), [Finish(RunOutcome::Interrupted)]);
+    assert_eq!(run.outcome(0), Some(StageOutcome::Canceled));
+    // A split that comes after the interrupt starts nothing.
+    let mut late = scheduler(&[&[]], 1, false);
+    late.on(Begin);
+    late.on(Interrupt);
+    assert_eq!(late.on(Split(0, 2)), [Finish(RunOutcome::Interrupted)]);
 }
 
 #[test]

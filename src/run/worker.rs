@@ -1,6 +1,7 @@
 //! The process in which one stage runs. It may crash, be killed or run out of memory: the driver goes on.
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,16 +18,18 @@ use rustix::process::{Pid, Signal, getppid, kill_current_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use twdag_stages::{
     registry,
-    stage::{Context, StageError, StageEvent},
+    stage::{Context, Stage, StageError, StageEvent},
 };
 
 use crate::failpoint;
 
 use super::{
-    job::{self, Job, JobError, Line, Verdict},
+    job::{self, Job, JobError, Line, Verdict, Work},
     strays::become_reaper,
 };
 
+/// The environment variable by which tests make parts small, so that little work has several.
+const PART_SIZE: &str = "TWDAG_TEST_PART_SIZE";
 /// At most one progress event in this time reaches the driver.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the worker looks whether its driver still lives.
@@ -41,7 +44,7 @@ pub fn work(job_file: &Path, lines: impl Write + Send + 'static) -> Result<Verdi
     let lines = Arc::new(Lines { out: Mutex::new(Box::new(lines)), last: Mutex::new(None) });
     let cancel = Arc::new(AtomicBool::new(false));
     let verdict = match prepare(&job, &cancel).and_then(|()| run(&job, &cancel, &lines)) {
-        Ok(()) => Verdict::Succeeded,
+        Ok(verdict) => verdict,
         Err(StageError::Canceled) => Verdict::Canceled,
         Err(error) => Verdict::Failed { message: error.to_string(), blame: error.blame() },
     };
@@ -92,7 +95,7 @@ fn die_with(driver: Option<Pid>, cancel: &AtomicBool) {
     let _ = kill_current_process_group(Signal::KILL);
 }
 
-fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<(), StageError> {
+fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdict, StageError> {
     let broken = |problem: String| StageError::Bug(format!("job of stage `{}`: {problem}", job.stage));
     let entry = registry::find(&job.kind).ok_or_else(|| broken(format!("unknown kind `{}`", job.kind)))?;
     let stage = entry.from_json(&job.settings).map_err(|error| broken(error.to_string()))?;
@@ -116,14 +119,46 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<(), St
     for (reference, path) in &job.inputs {
         builder = builder.input(reference.as_str(), path);
     }
+    if let Some(size) = part_size()? {
+        builder = builder.part_size(size);
+    }
     let context = builder.build();
     context.check_canceled()?;
     // Whatever a panic leaves half-written lies in the output folder, which the next attempt empties.
-    match catch_unwind(AssertUnwindSafe(|| stage.run(&context))) {
+    let verdict = match catch_unwind(AssertUnwindSafe(|| compute(stage.as_ref(), job, &context))) {
         Ok(result) => result?,
         Err(panic) => return Err(StageError::Bug(panic_message(panic.as_ref()))),
+    };
+    if verdict == Verdict::Succeeded {
+        flush(&job.output)?;
     }
-    flush(&job.output)
+    Ok(verdict)
+}
+
+fn compute(stage: &dyn Stage, job: &Job, context: &Context) -> Result<Verdict, StageError> {
+    match &job.work {
+        Work::Stage => match stage.split(context)? {
+            Some(split) => {
+                job::write(&job.split, &split).map_err(|error| StageError::Environment {
+                    action: "keep the list of parts".to_owned(),
+                    source: io::Error::other(error),
+                })?;
+                return Ok(Verdict::Split);
+            }
+            None => stage.run(context)?,
+        },
+        Work::Part(part) => stage.run_part(part, context)?,
+        Work::Join(parts) => stage.join(parts, context)?,
+    }
+    Ok(Verdict::Succeeded)
+}
+
+/// The size of parts that a test asks for. Results do not depend on it.
+fn part_size() -> Result<Option<u64>, StageError> {
+    let Some(text) = env::var_os(PART_SIZE) else { return Ok(None) };
+    let size = text.to_str().and_then(|text| text.parse().ok());
+    let wrong = || StageError::Failed(format!("{PART_SIZE} is for tests of twdag itself and must be a number"));
+    size.map(Some).ok_or_else(wrong)
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -133,6 +133,7 @@ impl Store {
                 time: Timestamp::try_from(record.written).unwrap_or(Timestamp::MAX),
             });
         }
+        with_parts(&mut roots, &records);
         let mut reach = self.reach(roots);
         let mut collected = Collected::default();
         if let Some(max_size) = retention.max_size {
@@ -156,7 +157,8 @@ impl Store {
             let Ok(Some(record)) = self.read_record(&key) else { continue };
             let written =
                 fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(StoreError::io("read", &path))?;
-            records.push(Recorded { path, artifact: record.artifact, written });
+            let parts = record.parts.into_iter().map(|part| part.artifact).collect();
+            records.push(Recorded { path, artifact: record.artifact, parts, written });
         }
         Ok(records)
     }
@@ -178,7 +180,24 @@ impl Store {
 struct Recorded {
     path: PathBuf,
     artifact: ArtifactId,
+    parts: Vec<ArtifactId>,
     written: SystemTime,
+}
+
+/// Who keeps a result keeps the parts that it was joined from.
+fn with_parts(roots: &mut [Root], records: &[Recorded]) {
+    let mut parts: HashMap<ArtifactId, Vec<ArtifactId>> = HashMap::new();
+    for record in records.iter().filter(|record| !record.parts.is_empty()) {
+        parts.entry(record.artifact).or_default().extend(&record.parts);
+    }
+    if parts.is_empty() {
+        return;
+    }
+    for root in roots {
+        let kept: Vec<ArtifactId> =
+            root.artifacts.iter().filter_map(|artifact| parts.get(artifact)).flatten().copied().collect();
+        root.artifacts.extend(kept);
+    }
 }
 
 impl Reach {

@@ -49,7 +49,7 @@ pub use manifest::{Entry, Manifest};
 pub use pin::{Pin, PinnedStage};
 pub use provenance::Provenance;
 pub use quarantine::Damage;
-pub use record::{Lookup, Record, RecordInput};
+pub use record::{Lookup, Record, RecordInput, RecordedPart};
 pub use source::SourceState;
 
 use crate::digest::Digest;

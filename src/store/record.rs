@@ -34,6 +34,24 @@ pub struct Record {
     pub provenance: Provenance,
     /// What the stage warned of.
     pub notices: Vec<String>,
+    /// If it is a part of the stage's work: which, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// The parts that the result was joined from; none if it was computed whole. What keeps the result keeps them, since
+    /// they are what a later result of almost the same input is joined from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<RecordedPart>,
+}
+
+/// A part of a stage's work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedPart {
+    /// What its result is recorded under.
+    pub key: Key,
+    /// Its result.
+    pub artifact: ArtifactId,
+    /// Whether the result was there before the stage ran.
+    pub cached: bool,
 }
 
 /// Something that an action read.

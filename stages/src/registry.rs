@@ -16,7 +16,7 @@ pub struct Entry {
 impl Entry {
     const fn of<K: Kind>() -> Self {
         Self {
-            info: KindInfo { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS },
+            info: KindInfo::of::<K>(),
             from_ron: |options, text| Ok(Box::new(options.from_str::<K>(text)?)),
             from_json: |text| Ok(Box::new(serde_json::from_str::<K>(text)?)),
         }

@@ -7,7 +7,8 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use twdag_stages::data::{
-    ArrayKind, ArraySet, ArraySetWriter, DataError, GroundTruth, PartLayout, ScoreWindows, TokenSet, TokenSetWriter,
+    ArrayKind, ArraySet, ArraySetWriter, DataError, GroundTruth, Origin, PartLayout, ScoreWindows, TokenSet,
+    TokenSetWriter,
 };
 
 /// Reads a safetensors file by its format's definition, without the library: header and data.
@@ -29,9 +30,9 @@ fn write_tokens(folder: &Path, sequences: &[Vec<u32>], length: usize, with_truth
     let source = folder.join("source-tokenizer.json");
     fs::write(&source, "{}").unwrap();
     let mut writer = TokenSetWriter::new(folder, length, with_truth);
-    for ids in sequences {
+    for (ids, number) in sequences.iter().zip(0..) {
         let truth = truth_of(ids);
-        writer.push(ids, with_truth.then_some(&truth)).unwrap();
+        writer.push(ids, Origin { document: 3, number }, with_truth.then_some(&truth)).unwrap();
     }
     writer.finish(&source, Some(0), 1000, 7).unwrap();
 }
@@ -97,7 +98,7 @@ fn damaged_and_foreign_token_sets_are_refused_by_name() {
         fs::write(&part, &whole[..kept]).unwrap();
         assert!(TokenSet::open(here).is_err(), "{kept} of {} bytes", whole.len());
     }
-    insta::assert_snapshot!(message(TokenSet::open(here), here), @"FOLDER/part-00000.safetensors: no complete safetensors file (incomplete metadata, file not fully covered); it has 333 bytes");
+    insta::assert_snapshot!(message(TokenSet::open(here), here), @"FOLDER/part-00000.safetensors: no complete safetensors file (incomplete metadata, file not fully covered); it has 413 bytes");
     fs::write(&part, "not a tensor file at all").unwrap();
     insta::assert_snapshot!(message(TokenSet::open(here), here), @"FOLDER/part-00000.safetensors: no complete safetensors file (header too large); it has 24 bytes");
 

@@ -102,5 +102,7 @@ pub(crate) fn record(key: Key, artifact: ArtifactId) -> Record {
         numeric_class: None,
         provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.25),
         notices: vec!["one document is empty".to_owned()],
+        part: None,
+        parts: Vec::new(),
     }
 }

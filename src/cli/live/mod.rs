@@ -73,6 +73,8 @@ impl Live {
             }
             // What the announcement has said already.
             RunEvent::StageCached { stage, .. } if self.announced.get(stage) == Some(&AnnouncedStatus::Cached) => {}
+            // One part of many: the stage goes on.
+            RunEvent::StageRetrying { part: Some(_), .. } => self.tell(event),
             RunEvent::StageFinished { stage, .. }
             | RunEvent::StageRetrying { stage, .. }
             | RunEvent::StageFailed { stage, .. } => {

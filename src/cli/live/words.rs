@@ -59,13 +59,20 @@ pub(super) fn line(event: &RunEvent) -> Option<String> {
         RunEvent::StageCached { stage, artifact } => {
             format!("  {} {stage}  {}", paint(GOOD, "cached "), paint(FAINT, short(artifact)))
         }
-        RunEvent::StageWaiting { stage, owner } => format!("  {} {stage}  for {owner}", paint(NOTE, "waits  ")),
+        RunEvent::StageWaiting { stage, owner, part } => {
+            let part = part.map(|part| format!(", part {part},")).unwrap_or_default();
+            format!("  {} {stage}{part}  for {owner}", paint(NOTE, "waits  "))
+        }
+        RunEvent::StageSplit { stage, parts, cached } => {
+            format!("  {} {stage}  {parts} parts, {cached} of them cached", paint(NOTE, "splits "))
+        }
         RunEvent::StageStarted { stage, kind, .. } => {
             format!("  {} {stage}  {}", paint(NOTE, "starts "), paint(FAINT, kind))
         }
-        RunEvent::StageFinished { stage, outcome: StageOutcome::Ran, artifact, seconds } => {
+        RunEvent::StageFinished { stage, outcome: StageOutcome::Ran, artifact, seconds, parts } => {
             let artifact = artifact.map(short).unwrap_or_default();
-            format!("  {} {stage}  {}  {}", paint(GOOD, "done   "), duration(*seconds), paint(FAINT, artifact))
+            let parts = parts.map(|parts| format!("{} of {} parts  ", parts.ran, parts.total)).unwrap_or_default();
+            format!("  {} {stage}  {}  {parts}{}", paint(GOOD, "done   "), duration(*seconds), paint(FAINT, artifact))
         }
         RunEvent::StageFinished { stage, seconds, .. } => {
             format!("  {} {stage}  after {}", paint(NOTE, "stopped"), duration(*seconds))
@@ -82,12 +89,13 @@ pub(super) fn complaint(event: &RunEvent) -> Option<String> {
             let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
             format!("{}: stage `{stage}` failed: {message}{log}\n", paint(BAD, "error"))
         }
-        RunEvent::StageRetrying { stage, message, log, attempt, retries_left, pause, .. } => {
+        RunEvent::StageRetrying { stage, message, log, attempt, retries_left, pause, part, .. } => {
             let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
             let of = u64::from(*attempt) + u64::from(*retries_left);
             let pause = duration(*pause);
+            let part = part.map(|part| format!("part {part} of ")).unwrap_or_default();
             format!(
-                "{}: stage `{stage}` failed, attempt {attempt} of {of}, next in {pause}: {message}{log}\n",
+                "{}: {part}stage `{stage}` failed, attempt {attempt} of {of}, next in {pause}: {message}{log}\n",
                 paint(NOTE, "retry")
             )
         }
@@ -167,7 +175,8 @@ pub(super) fn account(outcome: RunOutcome, stages: &[StageSummary], seconds: f64
                 StageOutcome::Canceled => paint(NOTE, "canceled"),
             };
             let time = if stage.seconds > 0.0 { duration(stage.seconds) } else { String::new() };
-            vec![word, stage.name.clone(), time]
+            let parts = stage.parts.map(|parts| paint(FAINT, format!("{} of {} parts", parts.ran, parts.total)));
+            [word, stage.name.clone(), time].into_iter().chain(parts).collect()
         })
         .collect();
     let resume = if outcome == RunOutcome::Interrupted {

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    iter,
     path::{Path, PathBuf},
     vec,
 };
@@ -24,6 +25,19 @@ pub struct Document {
     pub facts: Option<Vec<Fact>>,
     /// Bytes of the corpus file that it took, to show progress by.
     pub bytes: u64,
+    /// Where it lies.
+    pub place: DocumentPlace,
+}
+
+/// Where a document lies in its [`Corpus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentPlace {
+    /// The number of the file, in the order of the corpus.
+    file: usize,
+    /// In `documents.jsonl`, where the document begins, in bytes; else 0.
+    offset: u64,
+    /// In `documents.jsonl`, the lines before it; else 0.
+    lines: usize,
 }
 
 /// A fact that one place of a document states and another place needs. Ranges are half-open, in bytes of the text.
@@ -119,13 +133,23 @@ impl Corpus {
 
     /// Reads the documents in order, one at a time.
     pub fn documents(&self) -> Documents {
-        Documents { files: self.files.clone().into_iter(), lines: None, failed: false }
+        Documents { files: self.files.clone().into_iter().enumerate(), lines: None, failed: false }
+    }
+
+    /// Reads one document, found by another look at the same corpus.
+    pub fn document(&self, place: DocumentPlace) -> Result<Document, DataError> {
+        let gone = || DataError::content("corpus", format!("there is no document at {place:?} any more"));
+        let file = self.files.get(place.file).ok_or_else(gone)?;
+        match file.form {
+            Form::Jsonl => Lines::open(file, place)?.advance()?.ok_or_else(gone),
+            Form::Text | Form::Gzip => whole(file, place.file),
+        }
     }
 }
 
 /// Iterates over the documents of a [`Corpus`]; holds one document at a time and ends after the first error.
 pub struct Documents {
-    files: vec::IntoIter<CorpusFile>,
+    files: iter::Enumerate<vec::IntoIter<CorpusFile>>,
     lines: Option<Lines>,
     failed: bool,
 }
@@ -133,6 +157,8 @@ pub struct Documents {
 struct Lines {
     path: PathBuf,
     reader: BufReader<File>,
+    file: usize,
+    offset: u64,
     line: usize,
 }
 
@@ -158,38 +184,45 @@ impl Documents {
                 }
                 self.lines = None;
             }
-            let Some(file) = self.files.next() else { return Ok(None) };
+            let Some((number, file)) = self.files.next() else { return Ok(None) };
             match file.form {
                 Form::Jsonl => {
-                    let reader = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
-                    self.lines = Some(Lines { path: file.path, reader: BufReader::new(reader), line: 0 });
+                    self.lines = Some(Lines::open(&file, DocumentPlace { file: number, offset: 0, lines: 0 })?);
                 }
-                Form::Text => {
-                    let bytes = fs::read(&file.path).map_err(DataError::io("read", &file.path))?;
-                    return whole(file, bytes).map(Some);
-                }
-                Form::Gzip => {
-                    let packed = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
-                    let mut bytes = Vec::new();
-                    MultiGzDecoder::new(BufReader::new(packed)).read_to_end(&mut bytes).map_err(|error| {
-                        DataError::content(&file.path, format!("no complete gzip file ({error}); fetch it again"))
-                    })?;
-                    return whole(file, bytes).map(Some);
-                }
+                Form::Text | Form::Gzip => return whole(&file, number).map(Some),
             }
         }
     }
 }
 
-fn whole(file: CorpusFile, bytes: Vec<u8>) -> Result<Document, DataError> {
+/// A file that is one document.
+fn whole(file: &CorpusFile, number: usize) -> Result<Document, DataError> {
+    let bytes = if file.form == Form::Gzip {
+        let packed = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
+        let mut bytes = Vec::new();
+        MultiGzDecoder::new(BufReader::new(packed)).read_to_end(&mut bytes).map_err(|error| {
+            DataError::content(&file.path, format!("no complete gzip file ({error}); fetch it again"))
+        })?;
+        bytes
+    } else {
+        fs::read(&file.path).map_err(DataError::io("read", &file.path))?
+    };
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         DataError::content(&file.path, format!("no UTF-8 text: byte {at} cannot be read; convert the file to UTF-8"))
     })?;
-    Ok(Document { id: file.name, text, facts: None, bytes: file.bytes })
+    let place = DocumentPlace { file: number, offset: 0, lines: 0 };
+    Ok(Document { id: file.name.clone(), text, facts: None, bytes: file.bytes, place })
 }
 
 impl Lines {
+    fn open(file: &CorpusFile, place: DocumentPlace) -> Result<Self, DataError> {
+        let mut open = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
+        open.seek(SeekFrom::Start(place.offset)).map_err(DataError::io("read", &file.path))?;
+        let DocumentPlace { file: number, offset, lines } = place;
+        Ok(Self { path: file.path.clone(), reader: BufReader::new(open), file: number, offset, line: lines })
+    }
+
     fn advance(&mut self) -> Result<Option<Document>, DataError> {
         let mut bytes = Vec::new();
         loop {
@@ -198,7 +231,9 @@ impl Lines {
             if read == 0 {
                 return Ok(None);
             }
+            let place = DocumentPlace { file: self.file, offset: self.offset, lines: self.line };
             self.line += 1;
+            self.offset += read as u64;
             if bytes.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
@@ -219,7 +254,7 @@ impl Lines {
                     }
                 }
             }
-            return Ok(Some(Document { id: line.id, text: line.text, facts: line.facts, bytes: read as u64 }));
+            return Ok(Some(Document { id: line.id, text: line.text, facts: line.facts, bytes: read as u64, place }));
         }
     }
 

@@ -6,6 +6,7 @@
 mod arrays;
 mod corpus;
 mod error;
+mod grouping;
 mod json;
 mod layout;
 mod tensor_file;
@@ -14,11 +15,12 @@ mod tokens;
 mod tokens_writer;
 
 pub use arrays::{ArrayKind, ArraySet, ArraySetWriter, ArraysMetadata, ScoreWindows};
-pub use corpus::{Corpus, Document, Documents, Fact};
+pub use corpus::{Corpus, Document, DocumentPlace, Documents, Fact};
 pub use error::DataError;
+pub use grouping::{Item, groups};
 pub use json::{read_json, write_json};
 pub use layout::{PART_SEQUENCES, PartLayout, part_name};
 pub use tensor_file::{Element, TensorFile, TensorOut, write_tensors};
 pub use text_tokenizer::TextTokenizer;
-pub use tokens::{GroundTruth, TokenSet, TokensMetadata};
+pub use tokens::{GroundTruth, Origin, TokenSet, TokensMetadata};
 pub use tokens_writer::TokenSetWriter;

@@ -131,6 +131,17 @@ impl TensorFile {
         &self.bytes[place.bytes.clone()]
     }
 
+    /// One row of a two-dimensional tensor; `columns` is checked, and that there is such a row. It looks the tensor up
+    /// each time: what is read often is better kept open as a token set or an array set.
+    pub fn read_row<T: Element>(&self, tensor: &str, columns: usize, row: usize) -> Result<Vec<T>, DataError> {
+        let place = self.find::<T>(tensor, None, Some(columns))?;
+        if row >= place.rows {
+            let problem = format!("tensor `{tensor}` has no row {row}, only {} (from 0)", place.rows);
+            return Err(DataError::content(&self.path, problem));
+        }
+        Ok(self.row(&place, row))
+    }
+
     /// A whole two-dimensional tensor, row by row, and its number of rows; `columns` is checked.
     pub fn read<T: Element>(&self, tensor: &str, columns: usize) -> Result<(usize, Vec<T>), DataError> {
         let place = self.find::<T>(tensor, None, Some(columns))?;

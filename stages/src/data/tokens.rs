@@ -36,9 +36,19 @@ pub struct GroundTruth {
     pub distance: Vec<u32>,
 }
 
+/// Where a sequence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The number of its document among those that were read.
+    pub document: u32,
+    /// Its own number among the sequences of that document.
+    pub number: u32,
+}
+
 struct Part {
     file: TensorFile,
     ids: Place,
+    origin: Option<Place>,
     truth: Option<[Place; 3]>,
 }
 
@@ -61,6 +71,7 @@ impl TokenSet {
                 let file = TensorFile::open(&folder.join(part_name(part)))?;
                 let ids = file.find::<u32>("input_ids", None, Some(length))?;
                 let rows = Some(ids.rows);
+                let origin = if file.has("origin") { Some(file.find::<u32>("origin", rows, Some(2))?) } else { None };
                 let truth = if file.has("far") {
                     Some([
                         file.find::<u8>("far", rows, Some(length))?,
@@ -70,7 +81,7 @@ impl TokenSet {
                 } else {
                     None
                 };
-                Ok(Part { file, ids, truth })
+                Ok(Part { file, ids, origin, truth })
             })
             .collect::<Result<Vec<_>, DataError>>()?;
         let layout = PartLayout::of(parts.iter().map(|part| part.ids.rows));
@@ -137,6 +148,25 @@ impl TokenSet {
             fact: part.file.row(fact, row),
             distance: part.file.row(distance, row),
         }))
+    }
+
+    /// Where one sequence comes from; `None` in token sets that do not tell.
+    pub fn origin(&self, sequence: usize) -> Result<Option<Origin>, DataError> {
+        let (part, row) = self.locate(sequence)?;
+        Ok(part.origin.as_ref().map(|origin| {
+            let values: Vec<u32> = part.file.row(origin, row);
+            Origin { document: values[0], number: values[1] }
+        }))
+    }
+
+    /// BLAKE3 over the little-endian ids of some sequences in that order, hexadecimal.
+    pub fn digest_of(&self, sequences: impl IntoIterator<Item = usize>) -> Result<String, DataError> {
+        let mut hasher = blake3::Hasher::new();
+        for sequence in sequences {
+            let (part, row) = self.locate(sequence)?;
+            hasher.update(part.file.row_bytes(&part.ids, row));
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// BLAKE3 over the little-endian ids of all sequences in order, hexadecimal: what scores and weights carry to

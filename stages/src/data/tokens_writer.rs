@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    DataError, GroundTruth, TokensMetadata,
+    DataError, GroundTruth, Origin, TokensMetadata,
     json::write_json,
     layout::{PART_SEQUENCES, part_name},
     tensor_file::{TensorOut, write_tensors},
@@ -20,6 +20,7 @@ pub struct TokenSetWriter {
     sequences: usize,
     has_truth: bool,
     ids: Vec<u32>,
+    origins: Vec<u32>,
     truth: GroundTruth,
 }
 
@@ -27,17 +28,27 @@ impl TokenSetWriter {
     /// Writes into `folder`, which exists. With `has_truth`, every sequence brings its ground truth.
     pub fn new(folder: &Path, length: usize, has_truth: bool) -> Self {
         let truth = GroundTruth { far: Vec::new(), fact: Vec::new(), distance: Vec::new() };
-        Self { folder: folder.to_owned(), length, parts: 0, sequences: 0, has_truth, ids: Vec::new(), truth }
+        Self {
+            folder: folder.to_owned(),
+            length,
+            parts: 0,
+            sequences: 0,
+            has_truth,
+            ids: Vec::new(),
+            origins: Vec::new(),
+            truth,
+        }
     }
 
     /// Adds one sequence of `length` ids (and as many entries of ground truth).
-    pub fn push(&mut self, ids: &[u32], truth: Option<&GroundTruth>) -> Result<(), DataError> {
+    pub fn push(&mut self, ids: &[u32], origin: Origin, truth: Option<&GroundTruth>) -> Result<(), DataError> {
         let lengths_fit = ids.len() == self.length
             && truth.is_none_or(|truth| [truth.far.len(), truth.fact.len(), truth.distance.len()] == [self.length; 3]);
         if !lengths_fit || truth.is_some() != self.has_truth {
             return Err(DataError::content(&self.folder, "a sequence of another length or without its ground truth"));
         }
         self.ids.extend_from_slice(ids);
+        self.origins.extend([origin.document, origin.number]);
         if let Some(truth) = truth {
             self.truth.far.extend_from_slice(&truth.far);
             self.truth.fact.extend_from_slice(&truth.fact);
@@ -75,7 +86,8 @@ impl TokenSetWriter {
     }
 
     fn flush(&mut self) -> Result<(), DataError> {
-        let mut tensors = vec![TensorOut::new("input_ids", self.length, &self.ids)];
+        let mut tensors =
+            vec![TensorOut::new("input_ids", self.length, &self.ids), TensorOut::new("origin", 2, &self.origins)];
         if self.has_truth {
             tensors.push(TensorOut::new("far", self.length, &self.truth.far));
             tensors.push(TensorOut::new("fact", self.length, &self.truth.fact));
@@ -84,6 +96,7 @@ impl TokenSetWriter {
         write_tensors(&self.folder.join(part_name(self.parts)), &tensors)?;
         self.parts += 1;
         self.ids.clear();
+        self.origins.clear();
         self.truth.far.clear();
         self.truth.fact.clear();
         self.truth.distance.clear();

@@ -1,5 +1,6 @@
 //! Computes the loss of each token under a model, with full context or in short windows.
 
+mod parts;
 mod run;
 mod suit;
 mod window;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::Rope,
-    stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
+    stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError},
 };
 
 /// Settings of a `Score` stage.
@@ -86,6 +87,7 @@ impl Kind for Score {
     const SUMMARY: &'static str =
         "Computes the loss of each token under a model, with full context or in short windows.";
     const NUMERICS: Numerics = Numerics::Floating;
+    const SPLITS: bool = true;
 
     fn check(&self) -> Result<(), SettingError> {
         self.windows.map_or(Ok(()), |windows| windows.check("windows."))
@@ -93,5 +95,17 @@ impl Kind for Score {
 
     fn run(&self, context: &Context) -> Result<(), StageError> {
         context.in_pool(|| run::run(self, context))
+    }
+
+    fn split(&self, context: &Context) -> Result<Option<Split>, StageError> {
+        parts::split(self, context)
+    }
+
+    fn run_part(&self, part: &Part, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| parts::run(self, part, context))
+    }
+
+    fn join(&self, parts: &[FinishedPart], context: &Context) -> Result<(), StageError> {
+        parts::join(self, parts, context)
     }
 }

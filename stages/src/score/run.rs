@@ -8,41 +8,68 @@ use std::{
 use super::{Score, WindowPlan, suits};
 use crate::{
     data::{ArrayKind, ArraySetWriter, ScoreWindows, TensorFile, TokenSet, part_name},
-    model::Model,
+    model::{Config, Model},
     stage::{Context, StageError},
 };
 
 /// Tokens that a model is given at once: between two looks at whether to stop. Results do not depend on it.
 const TOKENS_AT_ONCE: usize = 16_384;
 
-pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError> {
-    let tokens = TokenSet::open(context.input(&settings.tokens)?)?;
+/// What to score, and in which windows.
+pub(super) struct Work {
+    pub(super) tokens: TokenSet,
+    /// The windows, if not the whole sequence is seen at once.
+    pub(super) plan: Option<WindowPlan>,
+    /// The id that takes the place of the first token of each window, if one does.
+    pub(super) bos: Option<u32>,
+}
+
+impl Work {
+    pub(super) fn open(settings: &Score, context: &Context) -> Result<Self, StageError> {
+        let tokens = TokenSet::open(context.input(&settings.tokens)?)?;
+        let (plan, bos) = match settings.windows {
+            Some(windows) => {
+                let bos = WindowPlan::bos(settings.bos, &tokens)?;
+                (Some(WindowPlan::new(tokens.length(), windows, bos, "windows.")?), bos)
+            }
+            None => (None, None),
+        };
+        Ok(Self { tokens, plan, bos })
+    }
+
+    /// Refuses a model that cannot read the tokens.
+    pub(super) fn check(&self, settings: &Score, config: &Config, context: &Context) -> Result<(), StageError> {
+        let shown = self.plan.map_or(self.tokens.length(), |plan| plan.window());
+        suits(context, &settings.model, config, (&settings.tokens, &self.tokens), shown)
+    }
+
+    /// Writes all scores of the stage into a folder.
+    pub(super) fn writer(&self, settings: &Score, folder: &Path) -> ArraySetWriter {
+        let windows = settings.windows.map(|windows| ScoreWindows {
+            length: windows.length,
+            step: windows.step,
+            bos: self.bos.is_some(),
+        });
+        let (layout, length, digest) = (self.tokens.layout().clone(), self.tokens.length(), self.tokens.digest());
+        ArraySetWriter::new(folder, ArrayKind::CrossEntropy, layout, length, digest, windows)
+    }
+}
+
+pub(super) fn model(settings: &Score, context: &Context) -> Result<Model, StageError> {
     let folder = context.input(&settings.model)?;
-    let model = match &settings.rope {
+    Ok(match &settings.rope {
         Some(rope) => Model::open_with_rope(folder, rope.clone())?,
         None => Model::open(folder)?,
-    };
-    let plan = match settings.windows {
-        Some(windows) => {
-            let bos = WindowPlan::bos(settings.bos, &tokens)?;
-            Some((WindowPlan::new(tokens.length(), windows, bos, "windows.")?, bos.is_some()))
-        }
-        None => None,
-    };
-    let shown = plan.map_or(tokens.length(), |(plan, _)| plan.window());
-    suits(context, &settings.model, model.config(), (&settings.tokens, &tokens), shown)?;
+    })
+}
 
-    let windows = settings.windows.zip(plan).map(|(windows, (_, bos))| ScoreWindows {
-        length: windows.length,
-        step: windows.step,
-        bos,
-    });
-    let writer = |folder: &Path| {
-        let (length, digest) = (tokens.length(), tokens.digest());
-        ArraySetWriter::new(folder, ArrayKind::CrossEntropy, tokens.layout().clone(), length, digest, windows)
-    };
+pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError> {
+    let model = model(settings, context)?;
+    let work = Work::open(settings, context)?;
+    work.check(settings, model.config(), context)?;
+    let tokens = &work.tokens;
     let scratch = Scratch::open(context)?;
-    let unfinished = writer(&scratch.unfinished);
+    let unfinished = work.writer(settings, &scratch.unfinished);
     let total = (tokens.sequences() * tokens.length()) as u64;
     let mut done = 0;
     for part in 0..tokens.layout().parts() {
@@ -53,42 +80,59 @@ pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError>
             context.progress(done, total, "tokens", "kept from the attempt before");
             continue;
         }
-        let mut losses = Vec::with_capacity(count * (tokens.length() - 1));
-        let together = (TOKENS_AT_ONCE / tokens.length()).max(1);
-        for start in sequences.clone().step_by(together) {
-            let group = start..(start + together).min(sequences.end);
-            let found = score(context, &model, &tokens, plan.map(|(plan, _)| plan), group.clone())?;
-            if let Some(at) = found.iter().position(|loss| !loss.is_finite()) {
-                let (sequence, target) = (group.start + at / (tokens.length() - 1), at % (tokens.length() - 1));
-                return Err(StageError::Failed(format!(
-                    "sequence {sequence}, target {target}: the loss is {}; model `{}` is broken or was trained too fast",
-                    found[at], settings.model
-                )));
-            }
-            losses.extend(found);
-            done += (group.len() * tokens.length()) as u64;
+        let sequences: Vec<usize> = sequences.collect();
+        let before = done;
+        let losses = score_all(settings, context, (&model, tokens, work.plan), &sequences, |scored| {
+            done = before + scored;
             context.progress(done, total, "tokens", "");
-        }
+        })?;
         unfinished.write_part(part, &losses)?;
         scratch.keep(part)?;
     }
     for part in 0..tokens.layout().parts() {
         scratch.hand_over(part, context.output())?;
     }
-    writer(context.output()).finish()?;
+    work.writer(settings, context.output()).finish()?;
     Ok(())
 }
 
-/// Losses of some sequences one after the other, each `[length - 1]`.
+/// Losses of some sequences one after the other, each `[length - 1]`, in nats, all finite. `tell` hears how many tokens
+/// are done.
+pub(super) fn score_all(
+    settings: &Score,
+    context: &Context,
+    (model, tokens, plan): (&Model, &TokenSet, Option<WindowPlan>),
+    sequences: &[usize],
+    mut tell: impl FnMut(u64),
+) -> Result<Vec<f32>, StageError> {
+    let (length, targets) = (tokens.length(), tokens.length() - 1);
+    let mut losses = Vec::with_capacity(sequences.len() * targets);
+    for group in sequences.chunks((TOKENS_AT_ONCE / length).max(1)) {
+        let found = score(context, model, tokens, plan, group)?;
+        if let Some(at) = found.iter().position(|loss| !loss.is_finite()) {
+            return Err(StageError::Failed(format!(
+                "sequence {}, target {}: the loss is {}; model `{}` is broken or was trained too fast",
+                group[at / targets],
+                at % targets,
+                found[at],
+                settings.model
+            )));
+        }
+        losses.extend(found);
+        tell((losses.len() / targets * length) as u64);
+    }
+    Ok(losses)
+}
+
 fn score(
     context: &Context,
     model: &Model,
     tokens: &TokenSet,
     plan: Option<WindowPlan>,
-    sequences: std::ops::Range<usize>,
+    sequences: &[usize],
 ) -> Result<Vec<f32>, StageError> {
     let count = sequences.len();
-    let ids = sequences.map(|sequence| tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
+    let ids = sequences.iter().map(|&sequence| tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
     let mut once = |ids: &[u32], batch: usize| {
         context.check_canceled()?;
         Ok::<_, StageError>(model.score(ids, batch)?.cross_entropy)

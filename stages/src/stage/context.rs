@@ -42,6 +42,7 @@ pub struct Context {
     output: PathBuf,
     scratch: PathBuf,
     threads: usize,
+    part_size: Option<u64>,
     cancel: Arc<AtomicBool>,
     events: Box<dyn Fn(StageEvent) + Send + Sync>,
 }
@@ -56,6 +57,7 @@ impl Context {
                 output: output.into(),
                 scratch: scratch.into(),
                 threads: 1,
+                part_size: None,
                 cancel: Arc::new(AtomicBool::new(false)),
                 events: Box::new(|_| {}),
             },
@@ -93,6 +95,12 @@ impl Context {
     /// How many threads the stage may use. Results must not depend on it.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// About how large a part should be, in the unit of its kind: what the kind thinks right, unless whoever runs it
+    /// says otherwise. Results must not depend on it.
+    pub fn part_size(&self, usual: u64) -> u64 {
+        self.part_size.unwrap_or(usual).max(1)
     }
 
     /// Does parallel work (rayon) on as many threads as the stage may use.
@@ -146,6 +154,12 @@ impl ContextBuilder {
     /// How many threads the stage may use.
     pub fn threads(mut self, threads: usize) -> Self {
         self.context.threads = threads.max(1);
+        self
+    }
+
+    /// About how large a part should be; without it, kinds choose.
+    pub fn part_size(mut self, size: u64) -> Self {
+        self.context.part_size = Some(size);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Context, Reference, SettingError, SourcePath, StageError};
+use super::{Context, FinishedPart, Part, Reference, SettingError, SourcePath, Split, StageError};
 
 /// Whether a stage's result depends on the numeric class (device kind and dtype) it is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     const SUMMARY: &'static str;
     /// Whether the numeric class enters the key.
     const NUMERICS: Numerics;
+    /// Whether [`Kind::split`] ever gives parts. A kind that says so reads nothing from outside the graph.
+    const SPLITS: bool = false;
 
     /// Refuses values that can be seen to be wrong without any data.
     fn check(&self) -> Result<(), SettingError> {
@@ -40,6 +42,24 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Writes the output folder. Long work reports progress, keeps resumable state in the scratch folder, and
     /// returns [`StageError::Canceled`] soon after [`Context::is_canceled`] turns true.
     fn run(&self, context: &Context) -> Result<(), StageError>;
+
+    /// How the work falls into parts that are cached, retried and run at once one by one; `None` if that does not pay,
+    /// and [`Kind::run`] is to do it all. Reads the inputs, and writes nothing. Parts must depend on content alone, and
+    /// so that new input leaves those parts what they are that do not read it.
+    fn split(&self, _context: &Context) -> Result<Option<Split>, StageError> {
+        Ok(None)
+    }
+
+    /// Writes the result of one part into the output folder.
+    fn run_part(&self, part: &Part, _context: &Context) -> Result<(), StageError> {
+        Err(StageError::Bug(format!("kind {} has no parts, but was given `{}`", Self::NAME, part.name)))
+    }
+
+    /// Writes the output folder from the results of all parts, in the order of the split: byte for byte what
+    /// [`Kind::run`] would have written.
+    fn join(&self, parts: &[FinishedPart], _context: &Context) -> Result<(), StageError> {
+        Err(StageError::Bug(format!("kind {} has no parts, but was given {}", Self::NAME, parts.len())))
+    }
 }
 
 /// A file or folder that a stage reads from outside the graph; its content enters the key.
@@ -64,6 +84,14 @@ pub struct KindInfo {
     pub summary: &'static str,
     /// See [`Kind::NUMERICS`].
     pub numerics: Numerics,
+    /// See [`Kind::SPLITS`].
+    pub splits: bool,
+}
+
+impl KindInfo {
+    pub(crate) const fn of<K: Kind>() -> Self {
+        Self { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS, splits: K::SPLITS }
+    }
 }
 
 /// A stage of any kind.
@@ -80,11 +108,17 @@ pub trait Stage: Send + Sync {
     fn references(&self) -> Vec<(String, Reference)>;
     /// See [`Kind::run`].
     fn run(&self, context: &Context) -> Result<(), StageError>;
+    /// See [`Kind::split`].
+    fn split(&self, context: &Context) -> Result<Option<Split>, StageError>;
+    /// See [`Kind::run_part`].
+    fn run_part(&self, part: &Part, context: &Context) -> Result<(), StageError>;
+    /// See [`Kind::join`].
+    fn join(&self, parts: &[FinishedPart], context: &Context) -> Result<(), StageError>;
 }
 
 impl<K: Kind> Stage for K {
     fn kind(&self) -> KindInfo {
-        KindInfo { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS }
+        KindInfo::of::<K>()
     }
 
     fn settings(&self) -> &dyn erased_serde::Serialize {
@@ -105,5 +139,17 @@ impl<K: Kind> Stage for K {
 
     fn run(&self, context: &Context) -> Result<(), StageError> {
         Kind::run(self, context)
+    }
+
+    fn split(&self, context: &Context) -> Result<Option<Split>, StageError> {
+        Kind::split(self, context)
+    }
+
+    fn run_part(&self, part: &Part, context: &Context) -> Result<(), StageError> {
+        Kind::run_part(self, part, context)
+    }
+
+    fn join(&self, parts: &[FinishedPart], context: &Context) -> Result<(), StageError> {
+        Kind::join(self, parts, context)
     }
 }

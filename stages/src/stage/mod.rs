@@ -5,10 +5,12 @@ mod context;
 mod error;
 mod kind;
 mod manner;
+mod part;
 mod reference;
 
 pub use context::{Context, ContextBuilder, StageEvent};
 pub use error::{Blame, SettingError, StageError};
 pub use kind::{Kind, KindInfo, Numerics, Source, Stage};
 pub use manner::Manner;
+pub use part::{FinishedPart, Part, Split};
 pub use reference::{Reference, SourcePath};

@@ -2,13 +2,14 @@
 
 mod chunks;
 mod facts;
+mod parts;
 mod run;
 mod sequences;
 mod shuffle;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
+use crate::stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError};
 
 /// Settings of a `Tokenize` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,9 +62,11 @@ pub enum Newlines {
 
 impl Kind for Tokenize {
     const NAME: &'static str = "Tokenize";
-    const REVISION: u32 = 1;
+    // 2: sequences tell their origin; `documents` no longer depends on how far ahead was read.
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Turns documents into token sequences of one length.";
     const NUMERICS: Numerics = Numerics::Exact;
+    const SPLITS: bool = true;
 
     fn check(&self) -> Result<(), SettingError> {
         if self.text.is_empty() {
@@ -80,5 +83,24 @@ impl Kind for Tokenize {
 
     fn run(&self, context: &Context) -> Result<(), StageError> {
         run::run(self, context)
+    }
+
+    fn split(&self, context: &Context) -> Result<Option<Split>, StageError> {
+        parts::split(self, context)
+    }
+
+    fn run_part(&self, part: &Part, context: &Context) -> Result<(), StageError> {
+        parts::run(self, part, context)
+    }
+
+    fn join(&self, parts: &[FinishedPart], context: &Context) -> Result<(), StageError> {
+        parts::join(self, parts, context)
+    }
+}
+
+impl Tokenize {
+    /// After how many sequences the rest of the documents need not be read.
+    fn enough(&self) -> Option<usize> {
+        self.limit.filter(|_| self.shuffle.is_none())
     }
 }

@@ -1,10 +1,15 @@
 //! The work of a `Tokenize` stage: encode documents in parallel, cut them, shuffle, write parts.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::{Newlines, Tokenize, chunks, facts, sequences::SequencesIn, shuffle};
+use super::{
+    Newlines, Tokenize, chunks, facts,
+    sequences::{Sequences, SequencesIn},
+    shuffle,
+};
 use crate::{
-    data::{Corpus, Document, TextTokenizer, TokenSetWriter},
+    data::{Corpus, Document, Origin, TextTokenizer, TokenSetWriter},
     stage::{Context, SettingError, StageError},
 };
 
@@ -17,30 +22,38 @@ const UNKNOWN_SHARE: f64 = 0.01;
 /// A sequence with the tokens that need its facts, where facts are known.
 type Sequence = (Vec<u32>, Option<Vec<facts::Needed>>);
 
-struct Encoded {
-    sequences: Vec<Sequence>,
-    tokens: usize,
-    unknown: usize,
+/// A document in tokens.
+pub(super) struct Encoded {
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) counted: Counted,
 }
 
+/// What is counted of a document.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Counted {
+    pub(super) sequences: usize,
+    pub(super) tokens: usize,
+    pub(super) unknown: usize,
+}
+
+/// What is counted of all documents.
 #[derive(Default)]
-struct Counts {
+pub(super) struct Counts {
     documents: usize,
     short: usize,
     longest: usize,
     tokens: usize,
     unknown: usize,
-    bytes: u64,
 }
 
 pub(super) fn run(settings: &Tokenize, context: &Context) -> Result<(), StageError> {
-    let folders = settings.text.iter().map(|text| context.input(text)).collect::<Result<Vec<_>, _>>()?;
-    let corpus = Corpus::open(folders)?;
+    let corpus = open(settings, context)?;
     let tokenizer = TextTokenizer::open(context.input(&settings.tokenizer)?)?;
 
     let mut sequences = SequencesIn::new(context.scratch(), settings.length)?;
     let mut counts = Counts::default();
-    let enough = settings.limit.filter(|_| settings.shuffle.is_none()).unwrap_or(usize::MAX);
+    let mut bytes = 0;
+    let enough = settings.enough().unwrap_or(usize::MAX);
     let mut documents = corpus.documents();
     while sequences.count() < enough {
         context.check_canceled()?;
@@ -48,30 +61,60 @@ pub(super) fn run(settings: &Tokenize, context: &Context) -> Result<(), StageErr
         if batch.is_empty() {
             break;
         }
-        let encoded: Vec<_> = context.in_pool(|| {
-            batch.par_iter().map(|document| encode(settings, &tokenizer, document)).collect::<Result<_, _>>()
-        })?;
+        let encoded = encode_all(settings, &tokenizer, &batch, context)?;
         for (document, encoded) in batch.iter().zip(encoded) {
-            counts.add(document, &encoded);
-            for (ids, needed) in encoded.sequences {
-                sequences.push(&ids, needed)?;
+            // What was read ahead does not count.
+            if sequences.count() >= enough {
+                break;
+            }
+            bytes += document.bytes;
+            let document = counts.add(encoded.counted);
+            for ((ids, needed), number) in encoded.sequences.into_iter().zip(0..) {
+                sequences.push(&ids, Origin { document, number }, needed)?;
             }
         }
         let detail = format!("{} sequences", sequences.count());
-        context.progress(counts.bytes, corpus.bytes(), "bytes", detail);
+        context.progress(bytes, corpus.bytes(), "bytes", detail);
     }
-    counts.tell(settings, sequences.count(), context)?;
-
-    let found = sequences.count();
     let sequences = sequences.finish()?;
+    write(settings, context, &tokenizer, &counts, &sequences)?;
+    sequences.discard()
+}
+
+/// The corpora of the stage as one.
+pub(super) fn open(settings: &Tokenize, context: &Context) -> Result<Corpus, StageError> {
+    let folders = settings.text.iter().map(|text| context.input(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Corpus::open(folders)?)
+}
+
+/// Shuffles, and writes as many sequences as are wanted.
+pub(super) fn write(
+    settings: &Tokenize,
+    context: &Context,
+    tokenizer: &TextTokenizer,
+    counts: &Counts,
+    sequences: &impl Sequences,
+) -> Result<(), StageError> {
+    let found = sequences.count();
+    counts.tell(settings, found, context)?;
     let order = settings.shuffle.map_or_else(|| (0..found).collect(), |seed| shuffle::permutation(found, seed));
     let mut writer = TokenSetWriter::new(context.output(), settings.length, sequences.has_facts());
     for &sequence in order.iter().take(settings.limit.unwrap_or(found)) {
-        let truth = sequences.has_facts().then(|| sequences.truth(sequence));
-        writer.push(&sequences.ids(sequence)?, truth.as_ref())?;
+        let truth = sequences.has_facts().then(|| sequences.truth(sequence)).transpose()?;
+        writer.push(&sequences.ids(sequence)?, sequences.origin(sequence), truth.as_ref())?;
     }
     writer.finish(tokenizer.path(), tokenizer.bos(), tokenizer.vocabulary(), counts.documents)?;
-    sequences.discard()
+    Ok(())
+}
+
+/// Encodes documents on as many threads as the stage may use.
+pub(super) fn encode_all(
+    settings: &Tokenize,
+    tokenizer: &TextTokenizer,
+    documents: &[Document],
+    context: &Context,
+) -> Result<Vec<Encoded>, StageError> {
+    context.in_pool(|| documents.par_iter().map(|document| encode(settings, tokenizer, document)).collect())
 }
 
 fn next_batch(
@@ -108,7 +151,7 @@ fn encode(settings: &Tokenize, tokenizer: &TextTokenizer, document: &Document) -
     }
     let located = document.facts.as_ref().map(|facts| facts::locate(text, encoding.get_offsets(), facts));
     let shift = usize::from(tokenizer.bos().is_some());
-    let sequences = chunks::windows(ids, settings.length, tokenizer.bos(), settings.chunking)
+    let sequences: Vec<Sequence> = chunks::windows(ids, settings.length, tokenizer.bos(), settings.chunking)
         .into_iter()
         .map(|window| {
             let needed = located.as_ref().map(|facts| facts::in_window(facts, &window, shift));
@@ -116,17 +159,19 @@ fn encode(settings: &Tokenize, tokenizer: &TextTokenizer, document: &Document) -
         })
         .collect();
     let unknown = ids.iter().filter(|&&id| Some(id) == tokenizer.unknown()).count();
-    Ok(Encoded { sequences, tokens: ids.len(), unknown })
+    let counted = Counted { sequences: sequences.len(), tokens: ids.len(), unknown };
+    Ok(Encoded { sequences, counted })
 }
 
 impl Counts {
-    fn add(&mut self, document: &Document, encoded: &Encoded) {
+    /// Counts the next document, and says which number it has.
+    pub(super) fn add(&mut self, document: Counted) -> u32 {
         self.documents += 1;
-        self.short += usize::from(encoded.sequences.is_empty());
-        self.longest = self.longest.max(encoded.tokens);
-        self.tokens += encoded.tokens;
-        self.unknown += encoded.unknown;
-        self.bytes += document.bytes;
+        self.short += usize::from(document.sequences == 0);
+        self.longest = self.longest.max(document.tokens);
+        self.tokens += document.tokens;
+        self.unknown += document.unknown;
+        (self.documents - 1) as u32
     }
 
     /// Warns of what was lost; no sequence at all is an error.

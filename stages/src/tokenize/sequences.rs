@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::facts::Needed;
-use crate::{data::GroundTruth, stage::StageError};
+use crate::{
+    data::{GroundTruth, Origin},
+    stage::StageError,
+};
 
 /// Takes sequences in document order.
 pub(super) struct SequencesIn {
@@ -24,10 +27,22 @@ struct Kept {
     length: usize,
     count: usize,
     has_facts: bool,
+    origins: Vec<Origin>,
     needed: BTreeMap<usize, Vec<Needed>>,
 }
 
-/// Gives sequences in any order.
+/// Sequences that can be taken in any order. They are numbered in the order of the documents.
+pub(super) trait Sequences {
+    fn count(&self) -> usize;
+    /// Whether any document that has a sequence knows of facts.
+    fn has_facts(&self) -> bool;
+    fn origin(&self, sequence: usize) -> Origin;
+    fn ids(&self, sequence: usize) -> Result<Vec<u32>, StageError>;
+    /// Which tokens of a sequence need far context; none where nothing is known of facts.
+    fn truth(&self, sequence: usize) -> Result<GroundTruth, StageError>;
+}
+
+/// Sequences in a file.
 pub(super) struct SequencesOut {
     path: PathBuf,
     file: File,
@@ -48,7 +63,7 @@ impl SequencesIn {
     }
 
     /// Adds a sequence; `needed` is `None` if its document knows of no facts.
-    pub(super) fn push(&mut self, ids: &[u32], needed: Option<Vec<Needed>>) -> Result<(), StageError> {
+    pub(super) fn push(&mut self, ids: &[u32], origin: Origin, needed: Option<Vec<Needed>>) -> Result<(), StageError> {
         for id in ids {
             self.file.write_all(&id.to_le_bytes()).map_err(StageError::io("write", &self.path))?;
         }
@@ -58,6 +73,7 @@ impl SequencesIn {
                 self.kept.needed.insert(self.kept.count, needed);
             }
         }
+        self.kept.origins.push(origin);
         self.kept.count += 1;
         Ok(())
     }
@@ -68,13 +84,20 @@ impl SequencesIn {
     }
 }
 
-impl SequencesOut {
-    /// Whether any document knows of facts.
-    pub(super) fn has_facts(&self) -> bool {
+impl Sequences for SequencesOut {
+    fn count(&self) -> usize {
+        self.kept.count
+    }
+
+    fn has_facts(&self) -> bool {
         self.kept.has_facts
     }
 
-    pub(super) fn ids(&self, sequence: usize) -> Result<Vec<u32>, StageError> {
+    fn origin(&self, sequence: usize) -> Origin {
+        self.kept.origins[sequence]
+    }
+
+    fn ids(&self, sequence: usize) -> Result<Vec<u32>, StageError> {
         let width = self.kept.length * size_of::<u32>();
         let mut bytes = vec![0; width];
         self.file.read_exact_at(&mut bytes, (sequence * width) as u64).map_err(StageError::io("read", &self.path))?;
@@ -82,20 +105,25 @@ impl SequencesOut {
         Ok(ids.iter().map(|id| u32::from_le_bytes(*id)).collect())
     }
 
-    /// The ground truth of a sequence; a token that two facts need belongs to the first.
-    pub(super) fn truth(&self, sequence: usize) -> GroundTruth {
-        let length = self.kept.length;
-        let mut truth = GroundTruth { far: vec![0; length], fact: vec![-1; length], distance: vec![0; length] };
-        for needed in self.kept.needed.get(&sequence).into_iter().flatten() {
-            if truth.far[needed.position] == 0 {
-                truth.far[needed.position] = 1;
-                truth.fact[needed.position] = needed.fact;
-                truth.distance[needed.position] = needed.distance;
-            }
-        }
-        truth
+    fn truth(&self, sequence: usize) -> Result<GroundTruth, StageError> {
+        Ok(truth(self.kept.length, self.kept.needed.get(&sequence).map_or(&[], Vec::as_slice)))
     }
+}
 
+/// The ground truth of a sequence; a token that two facts need belongs to the first.
+pub(super) fn truth(length: usize, needed: &[Needed]) -> GroundTruth {
+    let mut truth = GroundTruth { far: vec![0; length], fact: vec![-1; length], distance: vec![0; length] };
+    for needed in needed {
+        if truth.far[needed.position] == 0 {
+            truth.far[needed.position] = 1;
+            truth.fact[needed.position] = needed.fact;
+            truth.distance[needed.position] = needed.distance;
+        }
+    }
+    truth
+}
+
+impl SequencesOut {
     /// Removes the file.
     pub(super) fn discard(self) -> Result<(), StageError> {
         std::fs::remove_file(&self.path).map_err(StageError::io("remove", &self.path))

@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::TempDir;
 use twdag_stages::{
-    data::{ArrayKind, ArraySetWriter, GroundTruth, PartLayout, TokenSet, TokenSetWriter},
+    data::{ArrayKind, ArraySetWriter, GroundTruth, Origin, PartLayout, TokenSet, TokenSetWriter},
     registry::ron_options,
     stage::{Context, Kind, StageError, StageEvent},
 };
@@ -63,7 +63,8 @@ impl Room {
         fs::create_dir_all(&folder).expect("a folder");
         let mut writer = TokenSetWriter::new(&folder, sequences[0].len(), truth.is_some());
         for (index, ids) in sequences.iter().enumerate() {
-            writer.push(ids, truth.map(|truth| &truth[index])).expect("a sequence");
+            let origin = Origin { document: 0, number: index as u32 };
+            writer.push(ids, origin, truth.map(|truth| &truth[index])).expect("a sequence");
         }
         writer.finish(&stories().join("tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
     }
