@@ -4,15 +4,15 @@
 
 mod stage_support;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
 use stage_support::{DATA, Room, in_peace, stories};
 use twdag_stages::{
-    data::{ArrayKind, GroundTruth},
+    data::{ArrayKind, GroundTruth, TextTokenizer},
     evaluate::{Evaluate, is_key, perplexity},
-    model::Model,
+    model::{Config, Model},
     stage::{StageError, StageEvent},
 };
 
@@ -267,7 +267,109 @@ fn needles_fill_their_length_and_no_more() {
     let again = room.evaluate("again", tasks, in_peace).expect("metrics");
     assert_eq!(metrics, again);
     let short = "(model: \"model\", tasks: {\"own\": Needles(lengths: [128, 16], depths: [0], samples: 1)})";
-    insta::assert_snapshot!(room.evaluate("no", short, in_peace).expect_err("an error"), @"setting `tasks.own.lengths.1` is 16, expected more tokens: the question and one sentence do not fit into so few");
+    insta::assert_snapshot!(room.evaluate("no", short, in_peace).expect_err("an error"), @"setting `tasks.own.lengths.1` is 16, expected more tokens: the question, one sentence and the answer do not fit into so few");
+}
+
+#[test]
+fn needles_are_looked_for_in_what_the_model_writes() {
+    let room = room();
+    let tasks = "(model: \"model\", tasks: {\
+        \"greedy\": Needles(lengths: [180, 240], depths: [0, 1], samples: 3, score: Generation(tokens: 30)),\
+        \"random\": Needles(lengths: [200], depths: [0.5], samples: 40, seed: 9, \
+            score: Generation(tokens: 30, sampling: Random(temperature: 0.8, top_p: 0.9, seed: 4))),\
+    })";
+    let metrics = room.evaluate("metrics", tasks, in_peace).expect("metrics");
+    assert_eq!(metrics["tasks"]["greedy"]["score"], "Generation");
+    let lines = room.predictions("metrics");
+    assert_eq!(lines.len(), 52);
+    let tokenizer = TextTokenizer::open(&stories()).expect("a tokenizer");
+    let mut texts = BTreeSet::new();
+    for line in &lines {
+        let (answer, text) = (line["answer"].as_str().expect("a number"), line["generated"].as_str().expect("a text"));
+        assert_eq!(line["correct"], text.contains(answer));
+        assert_eq!((answer.len(), answer.parse::<u64>().is_ok()), (4, true));
+        let (length, tokens) = (line["length"].as_u64().expect("a length"), line["tokens"].as_u64().expect("tokens"));
+        assert!(tokens <= length && tokens + 60 > length, "{tokens} of {length}");
+        let written = tokenizer.encode(text, false).expect("tokens").len();
+        assert!((5..=40).contains(&written), "{written} tokens: {text}");
+        texts.insert(text);
+    }
+    assert!(texts.len() > 45, "every sample has words and random numbers of its own: {}", texts.len());
+    for task in ["greedy", "random"] {
+        let right = lines.iter().filter(|line| line["task"] == task && line["correct"] == true).count();
+        let found = &metrics["tasks"][task];
+        close(&found["accuracy"], right as f64 / found["samples"].as_f64().expect("a number"), 1e-12);
+    }
+    room.evaluate("again", tasks, in_peace).expect("metrics");
+    assert_eq!(room.files("metrics"), room.files("again"));
+
+    let refused = |score: &str| {
+        let task = format!("Needles(lengths: [128], depths: [0], samples: 1, score: {score})");
+        let settings = format!("(model: \"model\", tasks: {{\"own\": {task}}})");
+        room.evaluate("no", &settings, in_peace).expect_err("an error").to_string()
+    };
+    insta::assert_snapshot!(refused("Generation(tokens: 0)"), @"setting `tasks.own.score.tokens` is 0, expected a number above 0");
+    insta::assert_snapshot!(refused("Generation(tokens: 100)"), @"setting `tasks.own.lengths.0` is 128, expected more tokens: the question, one sentence and the answer do not fit into so few");
+    insta::assert_snapshot!(refused("Generation(tokens: 9, sampling: Random(temperature: -1))"), @"setting `tasks.own.score.sampling.temperature` is -1, expected a finite number above 0");
+    insta::assert_snapshot!(refused("Generation(tokens: 9, sampling: Random(top_p: 0))"), @"setting `tasks.own.score.sampling.top_p` is 0, expected a share above 0, and 1 at most");
+}
+
+/// Writes a model that says the given tokens, which differ, again and again, whatever it read before.
+fn parrot(folder: &Path, said: &[u32]) {
+    let object = serde_json::json!({
+        "model_type": "llama", "vocab_size": 512, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 256, "rope_theta": 10000.0,
+        "tie_word_embeddings": false,
+    });
+    let object = object.as_object().expect("an object").clone();
+    let mut model = Model::initialize(Config::from_json("config.json".as_ref(), object).expect("valid"), 0.02, 0);
+    let place = |name: &str| {
+        let tensor = model.layout().tensors().iter().find(|tensor| tensor.name == name);
+        tensor.expect("a tensor").range.start
+    };
+    let (embedding, head) = (place("model.embed_tokens.weight"), place("lm_head.weight"));
+    model.update(|parameters| {
+        for id in 0..512 {
+            // What comes after a token: the first one, or the next one of the list.
+            let next = said.iter().position(|other| *other == id).map_or(0, |at| (at + 1) % said.len());
+            parameters[embedding + id as usize * 8 + next] = 9.0;
+        }
+        for (at, id) in said.iter().enumerate() {
+            parameters[head + *id as usize * 8 + at] = 9.0;
+        }
+    });
+    model.save(folder).expect("saved");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(stories().join(file), folder.join(file)).expect("copied");
+    }
+}
+
+#[test]
+fn a_number_that_the_model_writes_is_found() {
+    let room = room();
+    let tokenizer = TextTokenizer::open(&stories()).expect("a tokenizer");
+    let task = |model: &str| {
+        let score = "score: Generation(tokens: 30)";
+        let task = format!("Needles(lengths: [200], depths: [0.5], samples: 1, seed: 2, {score})");
+        format!("(model: \"{model}\", tasks: {{\"own\": {task}}})")
+    };
+    room.evaluate("first", &task("model"), in_peace).expect("metrics");
+    let answer = room.predictions("first")[0]["answer"].as_str().expect("a number").to_owned();
+    let digit = |letter: char| {
+        *tokenizer.encode(&letter.to_string(), false).expect("tokens").get_ids().last().expect("a digit")
+    };
+    let said: Vec<u32> = answer.chars().map(digit).collect();
+    assert_eq!(said.iter().collect::<BTreeSet<_>>().len(), 4, "the seed gives four digits that differ: {answer}");
+    let folder = room.path("parrot");
+    fs::create_dir_all(&folder).expect("a folder");
+    parrot(&folder, &said);
+    let metrics = room.evaluate("found", &task("parrot"), in_peace).expect("metrics");
+    let line = &room.predictions("found")[0];
+    assert_eq!((&line["correct"], &metrics["tasks"]["own"]["accuracy"]), (&true.into(), &1.0.into()), "{line}");
+    // Another number is not what it says.
+    parrot(&folder, &said.iter().rev().copied().collect::<Vec<_>>());
+    let metrics = room.evaluate("missed", &task("parrot"), in_peace).expect("metrics");
+    assert_eq!(metrics["tasks"]["own"]["accuracy"], 0.0);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
+use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 use twdag_stages::{
@@ -58,6 +60,44 @@ fn losses_are_those_of_transformers() {
     }
 }
 
+#[derive(Deserialize)]
+struct LongRopeLosses {
+    fields: serde_json::Map<String, Value>,
+    losses: BTreeMap<usize, f64>,
+}
+
+#[test]
+fn longrope_is_that_of_transformers() {
+    let reference: LongRopeLosses =
+        serde_json::from_str(include_str!("fixtures/longrope_losses.json")).expect("longrope_losses.json");
+    let factors = |name: &str| reference.fields["rope_scaling"][name].to_string();
+    let method = |more: &str| {
+        let (short, long) = (factors("short_factor"), factors("long_factor"));
+        format!("context: 1024, method: LongRope(short_factors: {short}, long_factors: {long}{more})")
+    };
+    let folder = TempDir::new().expect("a folder");
+    extend(&babyllama(), folder.path(), &method("")).expect("a model");
+    // What transformers read is what is written.
+    let written = config(folder.path());
+    for (field, value) in &reference.fields {
+        assert_eq!(&written[field], value, "{field}");
+    }
+    let model = Model::open(folder.path()).expect("a model");
+    assert_eq!((model.config().context, model.config().rope.longest()), (1024, Some(1024)));
+    let all: Value =
+        serde_json::from_slice(&fs::read(babyllama().join("reference_rope.json")).expect("a file")).expect("JSON");
+    let ids: Vec<u32> = serde_json::from_value(all["input_ids"].clone()).expect("ids");
+    assert_eq!(reference.losses.len(), 3);
+    for (length, expected) in reference.losses {
+        let losses = model.score(&ids[..length], 1).expect("losses").cross_entropy;
+        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
+        assert!((mean - expected).abs() < 1e-5, "{length}: {mean}, transformers {expected}");
+    }
+    let other = TempDir::new().expect("a folder");
+    extend(&babyllama(), other.path(), &method(", attention_factor: 1.5")).expect("a model");
+    assert_eq!(config(other.path())["rope_scaling"]["attention_factor"], 1.5);
+}
+
 fn expected_mean(reference: &Value, name: &str) -> f64 {
     let variants = reference["variants"].as_object().expect("variants");
     let found = variants.iter().find(|(key, _)| key.starts_with(name)).expect(name);
@@ -102,6 +142,11 @@ fn impossible_settings_are_refused() {
     insta::assert_snapshot!(refused("context: 1024, method: Base(theta: -1)"), @"setting `method.theta` is -1, expected a finite number above 0");
     insta::assert_snapshot!(refused("context: 1024, method: Yarn(beta_fast: 1)"), @"setting `method.beta_fast` is 1, expected more than `beta_slow`, which is 1");
     insta::assert_snapshot!(refused("context: 1024, method: Llama3(high_freq_factor: 0.5)"), @"setting `method.high_freq_factor` is 0.5, expected more than `low_freq_factor`, which is 1");
+    insta::assert_snapshot!(refused("context: 1024, method: LongRope(short_factors: [1, 1], long_factors: [2, 2])"), @"setting `method.short_factors` is a list of 2, expected 8, one for each pair of numbers that `model` rotates");
+    insta::assert_snapshot!(refused("context: 1024, method: LongRope(short_factors: [1, 0], long_factors: [2, 2])"), @"setting `method.short_factors.1` is 0, expected a finite number above 0");
+    insta::assert_snapshot!(refused("context: 1024, method: LongRope(short_factors: [], long_factors: [], attention_factor: 0)"), @"setting `method.attention_factor` is 0, expected a finite number above 0");
+    let eight = "[1, 1, 1, 1, 1, 1, 1, 1]";
+    insta::assert_snapshot!(refused(&format!("context: 128, method: LongRope(short_factors: {eight}, long_factors: {eight})")), @"setting `context` is 128, expected at least 256, the context of `model`");
 }
 
 /// If one of these changes, so does what `ExtendRope` makes of the same settings and inputs: raise its revision.

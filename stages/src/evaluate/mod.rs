@@ -13,6 +13,7 @@ pub use long_ppl::{is_key, perplexity};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::{ModelError, Sampling};
 use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
 
 /// Settings of an `Evaluate` stage.
@@ -107,13 +108,23 @@ pub enum Task {
 }
 
 /// How the answer to a hidden number is judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum NeedleScore {
     /// All tokens of the number are the most probable ones (teacher forcing).
     #[default]
     Greedy,
     /// The number is more probable than nine others; chance is 0.1.
     Ranking,
+    /// The model continues the prompt, and the number stands somewhere in its text, as RULER judges it.
+    Generation {
+        /// Most tokens that are generated, a number above 0; a token that ends a text ends it before. The length of a
+        /// sample includes them.
+        tokens: usize,
+        /// How each of them is chosen.
+        #[serde(default)]
+        sampling: Sampling,
+    },
 }
 
 fn default_distance_buckets() -> usize {
@@ -147,7 +158,16 @@ impl Task {
         };
         match self {
             Self::LossByPosition { buckets, .. } | Self::PlantedFacts { buckets, .. } => positive("buckets", *buckets),
-            Self::Needles { lengths, depths, samples, .. } => {
+            Self::Needles { lengths, depths, samples, score, .. } => {
+                if let NeedleScore::Generation { tokens, sampling } = score {
+                    positive("score.tokens", *tokens)?;
+                    sampling.check().map_err(|error| match error {
+                        ModelError::Sampling { setting, found, expected } => {
+                            SettingError::new(format!("{inside}.score.sampling.{setting}"), found, expected)
+                        }
+                        other => SettingError::new(format!("{inside}.score.sampling"), other, "a valid sampling"),
+                    })?;
+                }
                 positive("samples", *samples)?;
                 positive("lengths", lengths.len())?;
                 positive("depths", depths.len())?;

@@ -4,7 +4,7 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     NeedleScore,
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     data::Corpus,
+    model::{Generated, Generation, Prompt, Sampling},
     stage::{Reference, SettingError, StageError},
 };
 
@@ -51,6 +52,9 @@ const FILLER: [&str; 12] = [
 /// Candidates among which the number has to be the most probable one.
 const CANDIDATES: usize = 10;
 
+/// Tokens of the samples that are continued at once; no result depends on it.
+const TOKENS_AT_ONCE: usize = 16_384;
+
 /// Most bytes of a corpus that are used as haystack.
 const HAYSTACK_BYTES: usize = 8 << 20;
 
@@ -79,46 +83,106 @@ pub(super) fn measure(bench: &Bench<'_>, name: &str, task: &Needles<'_>) -> Resu
     for (row, &length) in task.lengths.iter().enumerate() {
         for (column, &depth) in task.depths.iter().enumerate() {
             let mut own = Mean::default();
-            for number in 0..task.samples {
+            let cell = (row * task.depths.len() + column) * task.samples;
+            let numbers: Vec<usize> = (0..task.samples).collect();
+            let together = (TOKENS_AT_ONCE / length.max(1)).max(1);
+            for numbers in numbers.chunks(together) {
                 bench.advance(all.count, total)?;
-                let mut random = ChaCha8Rng::seed_from_u64(task.seed);
-                random.set_stream(((row * task.depths.len() + column) * task.samples + number) as u64);
-                let Some(sample) = fill(&prompter, &sentences, length, depth, &mut random)? else {
-                    let expected = "more tokens: the question and one sentence do not fit into so few";
-                    return Err(SettingError::new(format!("tasks.{name}.lengths.{row}"), length, expected).into());
-                };
-                let candidates = if task.score == NeedleScore::Ranking { CANDIDATES } else { 1 };
-                let pairs = sample.candidates[..candidates]
-                    .iter()
-                    .map(|candidate| prompter.encode_pair(&sample.prompt, candidate))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let found = answers(bench, &pairs)?;
-                let correct = match task.score {
-                    NeedleScore::Greedy => found[0].greedy,
-                    NeedleScore::Ranking => found[1..].iter().all(|other| found[0].loss < other.loss),
-                };
-                own.add(u8::from(correct));
-                all.add(u8::from(correct));
-                predictions.push(json!({
-                    "task": name, "length": length, "depth": depth, "sample": number, "correct": correct,
-                    "loss": found[0].loss, "tokens": pairs[0].0.len(),
-                }));
+                let streams: Vec<u64> = numbers.iter().map(|number| (cell + number) as u64).collect();
+                let mut samples = Vec::new();
+                for stream in &streams {
+                    let mut random = ChaCha8Rng::seed_from_u64(task.seed);
+                    random.set_stream(*stream);
+                    let Some(sample) = fill(&prompter, &sentences, task.score, length, depth, &mut random)? else {
+                        let expected = "more tokens: the question, one sentence and the answer do not fit into so few";
+                        return Err(SettingError::new(format!("tasks.{name}.lengths.{row}"), length, expected).into());
+                    };
+                    samples.push(sample);
+                }
+                let judged = match task.score {
+                    NeedleScore::Greedy | NeedleScore::Ranking => {
+                        samples.iter().map(|sample| forced(bench, &prompter, task.score, sample)).collect()
+                    }
+                    NeedleScore::Generation { tokens, sampling } => {
+                        generated(bench, &prompter, &samples, &streams, tokens, sampling)
+                    }
+                }?;
+                for (number, (correct, found)) in numbers.iter().zip(judged) {
+                    own.add(u8::from(correct));
+                    all.add(u8::from(correct));
+                    let mut line = json!({
+                        "task": name, "length": length, "depth": depth, "sample": number, "correct": correct,
+                    });
+                    for (field, value) in found {
+                        line[field] = value;
+                    }
+                    predictions.push(line);
+                }
             }
             grid.push(json!({ "length": length, "depth": depth, "accuracy": own.get(), "samples": own.count }));
         }
     }
+    let score = match task.score {
+        NeedleScore::Greedy => "Greedy",
+        NeedleScore::Ranking => "Ranking",
+        NeedleScore::Generation { .. } => "Generation",
+    };
     Ok(Findings {
         metrics: json!({
-            "kind": "Needles", "score": task.score, "accuracy": all.get(), "samples": all.count, "grid": grid,
+            "kind": "Needles", "score": score, "accuracy": all.get(), "samples": all.count, "grid": grid,
         }),
         predictions,
     })
+}
+
+/// Whether an answer is right, and what its line in `predictions.jsonl` says besides.
+type Judged = (bool, Vec<(&'static str, Value)>);
+
+/// Judges by the losses of given answers.
+fn forced(bench: &Bench<'_>, prompter: &Prompter, score: NeedleScore, sample: &Sample) -> Result<Judged, StageError> {
+    bench.context.check_canceled()?;
+    let candidates = if score == NeedleScore::Ranking { CANDIDATES } else { 1 };
+    let pairs = sample.candidates[..candidates]
+        .iter()
+        .map(|candidate| prompter.encode_pair(&sample.prompt, candidate))
+        .collect::<Result<Vec<_>, _>>()?;
+    let found = answers(bench, &pairs)?;
+    let correct = match score {
+        NeedleScore::Ranking => found[1..].iter().all(|other| found[0].loss < other.loss),
+        _ => found[0].greedy,
+    };
+    Ok((correct, vec![("loss", json!(found[0].loss)), ("tokens", json!(pairs[0].0.len()))]))
+}
+
+/// Judges by texts that the model writes; `streams` has one random stream for each sample.
+fn generated(
+    bench: &Bench<'_>,
+    prompter: &Prompter,
+    samples: &[Sample],
+    streams: &[u64],
+    tokens: usize,
+    sampling: Sampling,
+) -> Result<Vec<Judged>, StageError> {
+    let (_, model) = bench.model()?;
+    let prompts = samples.iter().map(|sample| prompter.encode_prompt(&sample.prompt)).collect::<Result<Vec<_>, _>>()?;
+    let settings = Generation { tokens, stop: model.config().eos_token_id.clone(), sampling };
+    let asked: Vec<_> = prompts.iter().zip(streams).map(|(ids, &stream)| Prompt { ids, stream }).collect();
+    let found = model.generate(&asked, &settings, &mut || bench.context.check_canceled())?;
+    let judge = |((sample, prompt), found): ((&Sample, &Vec<u32>), &Generated)| {
+        let text = prompter.decode(&found.ids)?;
+        let answer = &sample.candidates[0];
+        let said =
+            vec![("answer", json!(answer)), ("generated", json!(text)), ("tokens", json!(prompt.len() + tokens))];
+        Ok((text.contains(answer), said))
+    };
+    samples.iter().zip(&prompts).zip(&found).map(judge).collect()
 }
 
 /// The sample with the most sentences that fit into `length` tokens, the answer included; none if not even one does.
 fn fill(
     prompter: &Prompter,
     sentences: &[String],
+    score: NeedleScore,
     length: usize,
     depth: f64,
     random: &mut ChaCha8Rng,
@@ -142,7 +206,12 @@ fn fill(
         )
     };
     let tokens = |count: usize| -> Result<usize, StageError> {
-        Ok(prompter.encode_pair(&prompt(count), &candidates[0])?.0.len())
+        Ok(match score {
+            NeedleScore::Generation { tokens, .. } => {
+                prompter.encode_prompt(&prompt(count))?.len().saturating_add(tokens)
+            }
+            NeedleScore::Greedy | NeedleScore::Ranking => prompter.encode_pair(&prompt(count), &candidates[0])?.0.len(),
+        })
     };
     if tokens(1)? > length {
         return Ok(None);

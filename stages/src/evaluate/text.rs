@@ -45,12 +45,21 @@ impl Prompter {
         Ok(self.tokenizer.bos().into_iter().chain(encoding.get_ids().iter().copied()).collect())
     }
 
+    /// A prompt to which the answer is missing. A space at its end belongs to the answer's first token.
+    pub(super) fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, StageError> {
+        self.encode(prompt.trim_end_matches(' '))
+    }
+
+    /// The text of tokens, without special ones.
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String, StageError> {
+        let text = self.tokenizer.inner().decode(ids, true);
+        text.map_err(|error| StageError::input(self.tokenizer.path(), format!("cannot decode an answer: {error}")))
+    }
+
     /// Prompt and answer as one sequence, and how many of its tokens are the prompt's: both are encoded together, so
     /// that the answer's tokens are those that it has after the prompt.
     pub(super) fn encode_pair(&self, prompt: &str, answer: &str) -> Result<Pair, StageError> {
-        // A space at the end of a prompt belongs to the answer's first token.
-        let text = prompt.trim_end_matches(' ');
-        let before = self.encode(text)?;
+        let before = self.encode_prompt(prompt)?;
         let whole = self.encode(&format!("{prompt}{answer}"))?;
         let prompt = before.len().min(whole.len().saturating_sub(1)).max(1);
         Ok((whole, prompt))

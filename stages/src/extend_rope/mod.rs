@@ -52,6 +52,17 @@ pub enum Method {
         #[serde(default = "high_freq_factor")]
         high_freq_factor: f64,
     },
+    /// LongRoPE: each pair divided by a factor of its own, one that was searched for before. The model knows no longer
+    /// sequences than `context` then.
+    LongRope {
+        /// Factors of the pairs, from the fastest on, in sequences that are no longer than the context of the model.
+        short_factors: Vec<f64>,
+        /// Factors of the pairs in longer sequences.
+        long_factors: Vec<f64>,
+        /// Factor on cos and sin; if absent, sqrt(1 + ln(factor) / ln(context of the model)).
+        #[serde(default)]
+        attention_factor: Option<f64>,
+    },
 }
 
 fn beta_fast() -> f64 {
@@ -100,11 +111,19 @@ impl Kind for ExtendRope {
                 ))
             }
         };
-        match self.method {
-            Method::Base { theta } => positive("theta", theta),
-            Method::Yarn { beta_fast, beta_slow } => above("beta_fast", beta_fast, "beta_slow", beta_slow),
+        match &self.method {
+            Method::Base { theta } => positive("theta", *theta),
+            Method::Yarn { beta_fast, beta_slow } => above("beta_fast", *beta_fast, "beta_slow", *beta_slow),
             Method::Llama3 { low_freq_factor, high_freq_factor } => {
-                above("high_freq_factor", high_freq_factor, "low_freq_factor", low_freq_factor)
+                above("high_freq_factor", *high_freq_factor, "low_freq_factor", *low_freq_factor)
+            }
+            Method::LongRope { short_factors, long_factors, attention_factor } => {
+                for (field, factors) in [("short_factors", short_factors), ("long_factors", long_factors)] {
+                    for (at, factor) in factors.iter().enumerate() {
+                        positive(&format!("{field}.{at}"), *factor)?;
+                    }
+                }
+                positive("attention_factor", attention_factor.unwrap_or(1.0))
             }
             Method::Linear | Method::NtkAware | Method::DynamicNtk => Ok(()),
         }

@@ -40,6 +40,24 @@ fn extended(settings: &ExtendRope, config: &Config) -> Result<Rope, StageError> 
     let factor = settings.context as f64 / original_context as f64;
     Ok(match settings.method {
         Method::Base { theta } => Rope::Default { theta },
+        Method::LongRope { ref short_factors, ref long_factors, attention_factor } => {
+            let pairs = config.rotary_dim() / 2;
+            for (field, factors) in [("short_factors", short_factors), ("long_factors", long_factors)] {
+                if factors.len() != pairs {
+                    let expected = format!("{pairs}, one for each pair of numbers that `{}` rotates", settings.model);
+                    let found = format!("a list of {}", factors.len());
+                    return Err(SettingError::new(format!("method.{field}"), found, expected).into());
+                }
+            }
+            Rope::LongRope {
+                theta,
+                original_context,
+                context: settings.context,
+                short_factors: short_factors.clone(),
+                long_factors: long_factors.clone(),
+                attention_factor,
+            }
+        }
         Method::Linear => Rope::Linear { theta, factor },
         Method::NtkAware => Rope::Default { theta: Rope::ntk_aware_theta(theta, factor, config.rotary_dim()) },
         Method::DynamicNtk => Rope::DynamicNtk { theta, factor, original_context },
