@@ -53,10 +53,19 @@ pub(super) struct GraphOptions {
 }
 
 impl GraphOptions {
+    /// The parameters that are given other values.
+    pub(super) fn set(&self) -> &[(String, String)] {
+        &self.set
+    }
+
+    /// The store of graphs in this workspace.
+    pub(super) fn root(&self, workspace: &Path) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| workspace.join("artifacts"))
+    }
+
     /// Opens the store that belongs to the graph.
     pub(super) fn open(&self, graph: &Graph) -> Result<Store, Failure> {
-        let root = self.store.clone().unwrap_or_else(|| graph.workspace.join("artifacts"));
-        Ok(Store::open(&root)?)
+        Ok(Store::open(&self.root(&graph.workspace))?)
     }
 
     /// Opens the store of the current folder's workspace, without a graph.

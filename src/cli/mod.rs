@@ -11,6 +11,7 @@ mod pin;
 mod plan;
 mod run;
 mod runs;
+mod settled;
 mod show;
 mod store;
 mod words;

@@ -1,20 +1,18 @@
 //! `twdag plan`: what a run would do, and why.
 
 use clap::Args;
-use serde::Serialize;
 
 use super::{
     arguments::{GraphArguments, stage_name, targets, tell_damage},
     failure::Failure,
     output::{self, FAINT, GOOD, NOTE, STRONG, paint, table},
+    settled::{look, settle},
     words::stages as count_stages,
 };
 use crate::{
     blame::exit,
-    digest::{ArtifactId, Key},
     graph::Graph,
-    plan::{self, Plan, Status},
-    run::{driver::announced, event::AnnouncedStatus},
+    plan::{self, Document, Plan, Status, settled::Settled},
 };
 
 /// Tell for each stage whether it is cached, will run (and why), or waits for others
@@ -36,48 +34,33 @@ pub(super) struct Arguments {
 
 /// Plans and tells.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let looked = look(&arguments.graph, &arguments.stages)?;
+    if looked.settled.is_some_and(|(settled, _)| tell_settled(&settled, arguments.json)) {
+        return Ok(exit::SUCCESS);
+    }
     let graph = arguments.graph.load()?;
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
     tell_damage(&store);
     tell(&graph, &plan, arguments.json);
+    settle(looked.asked.as_ref(), &graph, &plan, &store);
     Ok(exit::SUCCESS)
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    graph: String,
-    stages: Vec<Line<'a>>,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    name: &'a str,
-    kind: &'a str,
-    status: AnnouncedStatus,
-    reason: &'a str,
-    key: Option<Key>,
-    artifact: Option<ArtifactId>,
+/// Prints a plan in which everything is cached. Whether it could be read.
+pub(super) fn tell_settled(settled: &Settled, json: bool) -> bool {
+    let text = if json { settled.json() } else { settled.text() };
+    text.map(|text| output::out(String::from_utf8_lossy(&text))).is_some()
 }
 
 /// Prints a plan, as JSON or as a table.
 pub(super) fn tell(graph: &Graph, plan: &Plan, json: bool) {
-    let name = graph.path.display().to_string();
-    if json {
-        let stages = plan.stages.iter().map(|stage| Line {
-            name: &stage.name,
-            kind: stage.kind,
-            status: announced(stage).status,
-            reason: &stage.reason,
-            key: stage.key,
-            artifact: stage.artifact,
-        });
-        let document = Document { graph: name, stages: stages.collect() };
-        // A document of strings and digests always has a JSON form.
-        output::out(serde_json::to_string(&document).unwrap_or_default() + "\n");
-        return;
-    }
+    output::out(if json { Document::of(graph, plan).line() } else { text(graph, plan) });
+}
+
+/// A plan as a table.
+pub(super) fn text(graph: &Graph, plan: &Plan) -> String {
     let rows: Vec<Vec<String>> = plan
         .stages
         .iter()
@@ -91,13 +74,13 @@ pub(super) fn tell(graph: &Graph, plan: &Plan, json: bool) {
         })
         .collect();
     let count = |status| plan.stages.iter().filter(|stage| stage.status == status).count();
-    output::out(format!(
+    format!(
         "{}: {}\n{}{}\n",
-        paint(STRONG, name),
+        paint(STRONG, graph.path.display()),
         count_stages(plan.stages.len()),
         table(&rows),
         tally(count(Status::Cached), count(Status::Run), count(Status::Waits))
-    ));
+    )
 }
 
 /// `4 cached, 5 run, 3 wait`.

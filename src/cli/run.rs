@@ -7,15 +7,21 @@ use clap::Args;
 use super::{
     arguments::{GraphArguments, stage_name, targets, tell_damage},
     failure::Failure,
-    live::Live,
+    live::{Live, words},
     output, plan as plan_command,
+    settled::{facts, look, settle},
     words::path,
 };
 use crate::{
     blame::exit,
-    graph::{Available, Graph, Workspace},
-    plan,
+    digest::{ArtifactId, Digest},
+    graph::{Available, Graph, Workspace, workspace},
+    plan::{
+        self, Document, Plan, Status,
+        settled::{Facts, JSON, Settled},
+    },
     run::{
+        cached::{CachedRun, KeptPlan},
         driver::{self, Options, Summary},
         event::{RunEvent, RunOutcome},
         resources::{Budget, Totals},
@@ -59,6 +65,12 @@ pub(super) struct Arguments {
 
 /// Runs and shows.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let looked = look(&arguments.graph, &arguments.stages)?;
+    if let Some((settled, store)) = looked.settled
+        && run_settled(arguments, &settled, &store)?
+    {
+        return Ok(exit::SUCCESS);
+    }
     let graph = arguments.graph.load()?;
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
@@ -69,6 +81,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         tell_damage(&store);
         Budget::new(&graph, &plan, &totals, jobs)?;
         plan_command::tell(&graph, &plan, arguments.json);
+        return Ok(exit::SUCCESS);
+    }
+    if plan.stages.iter().all(|stage| stage.status == Status::Cached) && !store.is_damaged() {
+        settle(looked.asked.as_ref(), &graph, &plan, &store);
+        run_cached(arguments, &totals, &graph, &plan, &store)?;
         return Ok(exit::SUCCESS);
     }
     let reports = reports(&graph, &targets);
@@ -90,6 +107,73 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     })
 }
 
+/// Carries out a run of a settled plan. Whether it was possible: the last actions of the stages must be those of this
+/// very plan, which nothing is known of but its digest.
+fn run_settled(arguments: &Arguments, settled: &Settled, store: &Store) -> Result<bool, Failure> {
+    if arguments.dry_run {
+        return Ok(plan_command::tell_settled(settled, arguments.json));
+    }
+    let facts = &settled.facts;
+    if !settled.is_whole(JSON) || store.remembered(&facts.graph).as_ref() != settled.digest(JSON) {
+        return Ok(false);
+    }
+    let document = if arguments.json {
+        let Some(document) = settled.json().and_then(|bytes| serde_json::from_slice(&bytes).ok()) else {
+            return Ok(false);
+        };
+        Some(document)
+    } else {
+        None
+    };
+    let totals = Totals::find(&arguments.resources, &Workspace::load(&workspace(&arguments.graph.graph)?)?);
+    finish_cached(arguments, &totals, facts, store, (KeptPlan::At(&settled.path(JSON)), document, None))?;
+    Ok(true)
+}
+
+/// Carries out a run that turned out to have nothing to do.
+fn run_cached(
+    arguments: &Arguments,
+    totals: &Totals,
+    graph: &Graph,
+    plan: &Plan,
+    store: &Store,
+) -> Result<(), Failure> {
+    let document = Document::of(graph, plan);
+    let line = document.line();
+    let actions = plan.stages.iter().filter_map(|stage| Some((&stage.name, stage.action.as_ref()?)));
+    let remembered = actions
+        .into_iter()
+        .try_for_each(|(stage, action)| store.remember_action(&graph.name, stage, action))
+        .and_then(|()| store.set_remembered(&graph.name, &Digest::of(line.as_bytes())));
+    let complaint = remembered.err().map(|error| format!("later plans cannot tell what changed: {error}"));
+    finish_cached(arguments, totals, &facts(graph, plan), store, (KeptPlan::Text(&line), Some(document), complaint))
+}
+
+fn finish_cached(
+    arguments: &Arguments,
+    totals: &Totals,
+    facts: &Facts,
+    store: &Store,
+    (plan, document, complaint): (KeptPlan<'_>, Option<Document>, Option<String>),
+) -> Result<(), Failure> {
+    let path = &arguments.graph.graph;
+    let run = CachedRun { graph: path, jobs: arguments.jobs.map(NonZeroUsize::get), totals };
+    let folder = run.keep(store, plan)?;
+    let complaint = complaint.map(|message| RunEvent::RunWarning { message });
+    if arguments.json {
+        complaint.iter().for_each(json_line);
+        let events = document.into_iter().flat_map(|document| run.events(folder.clone(), document));
+        output::out(events.map(|event| line(&event)).collect::<String>());
+        return Ok(());
+    }
+    output::out(words::all_cached(&path.display().to_string(), facts.stages));
+    complaint.iter().filter_map(words::complaint).for_each(output::err);
+    for (_, artifact) in &facts.reports {
+        tell_report(store, artifact)?;
+    }
+    Ok(())
+}
+
 /// `--resource` needs a name, an equals sign and an amount.
 fn resource(text: &str) -> Result<(String, Available), String> {
     let Some((name, amount)) = text.split_once('=') else {
@@ -99,8 +183,12 @@ fn resource(text: &str) -> Result<(String, Available), String> {
 }
 
 fn json_line(event: &RunEvent) {
+    output::out(line(event));
+}
+
+fn line(event: &RunEvent) -> String {
     // Events are strings, numbers and digests: they always have a JSON form.
-    output::out(serde_json::to_string(event).unwrap_or_default() + "\n");
+    serde_json::to_string(event).unwrap_or_default() + "\n"
 }
 
 /// The stages asked for, directly or through others, that write a page to look at.
@@ -113,8 +201,13 @@ fn reports(graph: &Graph, targets: &[usize]) -> Vec<String> {
 fn tell_reports(store: &Store, summary: &Summary, reports: &[String]) -> Result<(), Failure> {
     for stage in summary.stages.iter().filter(|stage| reports.contains(&stage.name)) {
         if let Some(artifact) = stage.artifact {
-            output::out(format!("report: {}\n", path(&store.view(&artifact)?.join("report.html"))));
+            tell_report(store, &artifact)?;
         }
     }
+    Ok(())
+}
+
+fn tell_report(store: &Store, artifact: &ArtifactId) -> Result<(), Failure> {
+    output::out(format!("report: {}\n", path(&store.view(artifact)?.join("report.html"))));
     Ok(())
 }

@@ -2,10 +2,13 @@
 
 mod action;
 mod changes;
+mod document;
 mod error;
 mod planning;
+pub mod settled;
 
 pub use action::{Action, resolve, source_states};
 pub use changes::{Change, Difference, changes};
+pub use document::{Document, DocumentStage};
 pub use error::PlanError;
 pub use planning::{Plan, PlannedStage, Status, plan, reason};

@@ -447,6 +447,7 @@ impl<'a> Driver<'a> {
             threads: self.budget.default_threads,
             resources: self.options.totals.amounts().clone(),
             stages,
+            plan: None,
         });
     }
 

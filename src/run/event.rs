@@ -29,6 +29,10 @@ pub enum RunEvent {
         resources: BTreeMap<String, u64>,
         /// Every stage of this run, in topological order.
         stages: Vec<Announced>,
+        /// Where else the stages stand, all of them cached: the name of a file in the run's folder. The two lists of
+        /// stages in the folder's events are empty then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
     },
     /// The result was in the store already.
     StageCached {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -10,10 +10,14 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    cached,
     event::{RunEvent, RunOutcome, StageOutcome, StageSummary, Stamped},
     journal,
 };
-use crate::store::{Store, StoreError};
+use crate::{
+    plan::{Document, settled},
+    store::{Store, StoreError},
+};
 
 /// A run that has begun some time, as far as its events tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +57,7 @@ fn read(folder: &Path) -> Option<PastRun> {
     let mut lines = BufReader::new(File::open(folder.join(journal::FILE)).ok()?);
     let mut run: Option<PastRun> = None;
     let mut stages = BTreeMap::new();
+    let mut planned = Vec::new();
     let mut line = Vec::new();
     while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
         let stamped = serde_json::from_slice::<Stamped>(&line);
@@ -62,7 +67,10 @@ fn read(folder: &Path) -> Option<PastRun> {
             run.last = time;
         }
         match event {
-            RunEvent::RunStarted { graph, .. } => {
+            RunEvent::RunStarted { graph, plan, .. } => {
+                if let Some(plan) = plan.filter(|name| name == settled::JSON) {
+                    planned = cached_stages(&folder.join(plan));
+                }
                 run = Some(PastRun {
                     name: folder.file_name()?.to_string_lossy().into_owned(),
                     folder: folder.to_owned(),
@@ -83,7 +91,7 @@ fn read(folder: &Path) -> Option<PastRun> {
             RunEvent::RunFinished { outcome, stages } => {
                 let run = run.as_mut()?;
                 run.outcome = Some(outcome);
-                run.stages = stages;
+                run.stages = if stages.is_empty() { std::mem::take(&mut planned) } else { stages };
             }
             _ => {}
         }
@@ -95,4 +103,10 @@ fn read(folder: &Path) -> Option<PastRun> {
         run.stages = stages.into_iter().map(summary).collect();
     }
     Some(run)
+}
+
+/// The stages of a run in which everything was cached.
+fn cached_stages(plan: &Path) -> Vec<StageSummary> {
+    let document = fs::read(plan).ok().and_then(|bytes| serde_json::from_slice::<Document>(&bytes).ok());
+    document.map(|document| cached::summaries(&document)).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! Plan to outcome: a scheduler that is a pure state machine ([`state`]), a driver that carries out what it asks
 //! for ([`driver`]), a process for each stage or part of one ([`worker`]), and one stream of events that tells of it all ([`event`]).
 
+pub mod cached;
 pub mod driver;
 pub mod error;
 pub mod event;

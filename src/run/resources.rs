@@ -63,6 +63,11 @@ impl Totals {
         self.devices.as_deref()
     }
 
+    /// Threads of a stage that does not say how much `cpu` it wants, if `jobs` stages may run at once.
+    pub(super) fn default_threads(&self, jobs: Option<usize>) -> usize {
+        usize::try_from(self.cpus() / jobs.unwrap_or(1).max(1) as u64).unwrap_or(usize::MAX).max(1)
+    }
+
     fn cpus(&self) -> u64 {
         self.amounts.get(CPU).copied().unwrap_or(1)
     }
@@ -165,7 +170,7 @@ impl Budget {
             asks,
             threads,
             jobs: jobs.unwrap_or_else(|| at_once(open_cpu, part_cpu, cpus)),
-            default_threads: usize::try_from(default_cpu).unwrap_or(usize::MAX).max(1),
+            default_threads: totals.default_threads(jobs),
         })
     }
 }

@@ -36,8 +36,16 @@ impl Store {
         folder::remove(&path)
     }
 
-    /// A new folder for the events of one run, named by time and process: names sort by time.
+    /// A new folder for the events of one run, named by time and process: names sort by time. It is not collected while
+    /// this process lives.
     pub fn run_folder(&self) -> Result<PathBuf, StoreError> {
+        let path = self.brief_run_folder()?;
+        self.need_run(&path.file_name().unwrap_or_default().to_string_lossy())?;
+        Ok(path)
+    }
+
+    /// As [`Store::run_folder`], for a run that is over before the hold which opening the store began.
+    pub fn brief_run_folder(&self) -> Result<PathBuf, StoreError> {
         let time = Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
         let name = format!("{time}-{}", std::process::id());
         let runs = self.local("runs");
@@ -47,10 +55,7 @@ impl Store {
         for attempt in 0_u32.. {
             let path = runs.join(if attempt == 0 { name.clone() } else { format!("{name}-{attempt}") });
             match fs::create_dir(&path) {
-                Ok(()) => {
-                    self.need_run(&path.file_name().unwrap_or_default().to_string_lossy())?;
-                    return Ok(path);
-                }
+                Ok(()) => return Ok(path),
                 Err(error) if is_taken(&error) => {}
                 Err(error) => return Err(StoreError::io("create", path)(error)),
             }
@@ -82,6 +87,8 @@ impl Store {
         if fs::read(&path).is_ok_and(|existing| existing == bytes) {
             return Ok(());
         }
+        // First, so that nobody takes what is kept from here on for what was kept before.
+        self.forget_remembered(graph)?;
         replace(&path, &bytes)
     }
 

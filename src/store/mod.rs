@@ -13,6 +13,7 @@
 //! it had when its content was last hashed; one that differs in any of them (copied, touched, tampered with) is hashed
 //! again before it is trusted. What turns out to be damaged is set aside in `local/quarantine` and computed again.
 
+mod answer;
 mod check;
 mod claim;
 mod collect;
@@ -33,12 +34,14 @@ mod seals;
 mod source;
 mod stat_index;
 mod view;
+mod witness;
 
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
+pub use answer::{Answer, may_have_answer};
 pub use check::{Checked, Finding, Hashing, Sort};
 pub use claim::{Claim, ClaimAttempt};
 pub use collect::{Collected, Kept, Removed, Retention, Root, RootSort};
@@ -51,6 +54,7 @@ pub use provenance::Provenance;
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput, RecordedPart};
 pub use source::SourceState;
+pub use witness::Witnesses;
 
 use crate::digest::Digest;
 

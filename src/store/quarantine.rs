@@ -31,6 +31,11 @@ enum Moved {
 }
 
 impl Store {
+    /// Whether damage was found that nobody was told of.
+    pub fn is_damaged(&self) -> bool {
+        !self.damage.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The damage found since this was last asked.
     pub fn take_damage(&self) -> Vec<Damage> {
         std::mem::take(&mut *self.damage.lock().unwrap_or_else(PoisonError::into_inner))

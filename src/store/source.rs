@@ -50,16 +50,37 @@ impl Store {
             return Ok(SourceState(BTreeMap::from([(path, Identity::of(&metadata))])));
         }
         let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
-        let found = chosen(&path, &patterns)?.into_iter().map(|(_, path)| {
+        let found = chosen(&path, &patterns)?.files.into_iter().map(|(_, path)| {
             let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
             Ok((path, Identity::of(&metadata)))
         });
         found.collect::<Result<_, StoreError>>().map(SourceState)
     }
 
+    /// The files that a source counts and the folders in which others could appear, each as `stat` sees it; `None` if
+    /// that does not tell all (a link that counts for nothing today may do so tomorrow).
+    pub(super) fn source_witnesses(
+        &self,
+        path: &Path,
+        files: &[String],
+    ) -> Result<Option<BTreeMap<PathBuf, Identity>>, StoreError> {
+        let mut state = self.source_state(path, files)?.0;
+        let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        if !path.is_dir() {
+            return Ok(Some(state));
+        }
+        let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
+        let Chosen { folders, ignored_links, .. } = chosen(&path, &patterns)?;
+        for folder in folders {
+            let metadata = fs::metadata(&folder).map_err(|error| unreadable(&folder, &error))?;
+            state.insert(folder, Identity::of(&metadata));
+        }
+        Ok((!ignored_links).then_some(state))
+    }
+
     fn digest_folder(&self, folder: &Path, files: &[String]) -> Result<Digest, StoreError> {
         let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
-        let mut found = chosen(folder, &patterns)?;
+        let mut found = chosen(folder, &patterns)?.files;
         if found.is_empty() {
             let problem = if files.is_empty() {
                 "the folder holds no file".to_owned()
@@ -147,15 +168,25 @@ impl Pattern {
     }
 }
 
-/// The files that a source folder counts, each with its name below the folder.
-fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Vec<(String, PathBuf)>, StoreError> {
+/// What a source folder counts.
+#[derive(Default)]
+struct Chosen {
+    /// Files, each with its name below the folder.
+    files: Vec<(String, PathBuf)>,
+    /// The folders that were looked into, the source itself among them.
+    folders: Vec<PathBuf>,
+    /// Whether there are links that count for nothing.
+    ignored_links: bool,
+}
+
+fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Chosen, StoreError> {
     let reaches = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.reaches(name));
     let matches = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern.whole.is_match(name));
     let enters = |entry: &DirEntry| {
         // A name that is no UTF-8 goes on, to be refused below.
         !entry.file_type().is_dir() || folder::relative(folder, entry.path()).is_none_or(|name| reaches(&name))
     };
-    let mut found = Vec::new();
+    let mut found = Chosen { folders: vec![folder.to_owned()], ..Chosen::default() };
     // `folder` itself may be a link, which walkdir follows.
     for entry in WalkDir::new(folder).min_depth(1).into_iter().filter_entry(|entry| entry.depth() == 0 || enters(entry))
     {
@@ -163,6 +194,7 @@ fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Vec<(String, PathBuf)>,
         let path = entry.path();
         let kind = entry.file_type();
         if kind.is_dir() {
+            found.folders.push(path.to_owned());
             continue;
         }
         let name = folder::relative(folder, path)
@@ -175,7 +207,9 @@ fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Vec<(String, PathBuf)>,
             ));
         }
         if !is_folder_link && matches(&name) {
-            found.push((name, path.to_owned()));
+            found.files.push((name, path.to_owned()));
+        } else {
+            found.ignored_links |= kind.is_symlink();
         }
     }
     Ok(found)

@@ -22,11 +22,11 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// What `stat` says of a file's identity; times in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: i128,
-    changed: i128,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified: i128,
+    pub(super) changed: i128,
 }
 
 impl Identity {

@@ -2,7 +2,7 @@
 
 mod bars;
 mod pace;
-mod words;
+pub(super) mod words;
 
 use std::{
     collections::BTreeMap,

@@ -14,9 +14,7 @@ pub(super) fn announcement(event: &RunEvent) -> String {
     let RunEvent::RunStarted { graph, folder, jobs, threads, stages, .. } = event else { return String::new() };
     let open: Vec<&Announced> = stages.iter().filter(|stage| stage.status != AnnouncedStatus::Cached).collect();
     if open.is_empty() {
-        let all =
-            if stages.len() == 1 { "its only stage is".to_owned() } else { format!("all {} stages are", stages.len()) };
-        return format!("{}: {all} {}, nothing to run\n", paint(STRONG, graph), paint(GOOD, "cached"));
+        return all_cached(graph, stages.len());
     }
     let rows: Vec<Vec<String>> = open
         .iter()
@@ -45,6 +43,12 @@ pub(super) fn announcement(event: &RunEvent) -> String {
             )
         )
     )
+}
+
+/// That there is nothing to do.
+pub(in crate::cli) fn all_cached(graph: &str, stages: usize) -> String {
+    let all = if stages == 1 { "its only stage is".to_owned() } else { format!("all {stages} stages are") };
+    format!("{}: {all} {}, nothing to run\n", paint(STRONG, graph), paint(GOOD, "cached"))
 }
 
 /// `4 cached, 5 run, 3 wait`.
@@ -83,7 +87,7 @@ pub(super) fn line(event: &RunEvent) -> Option<String> {
 }
 
 /// An event that goes to standard error.
-pub(super) fn complaint(event: &RunEvent) -> Option<String> {
+pub(in crate::cli) fn complaint(event: &RunEvent) -> Option<String> {
     let text = match event {
         RunEvent::StageFailed { stage, message, log, .. } => {
             let log = log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
