@@ -69,9 +69,10 @@ impl CachedRun<'_> {
         });
         let first = self.begin(folder, announced.collect(), None);
         let last = end(summaries(&plan));
-        let cached = plan.stages.into_iter().filter_map(|stage| {
-            Some(RunEvent::StageCached { stage: stage.name, artifact: stage.artifact? })
-        });
+        let cached = plan
+            .stages
+            .into_iter()
+            .filter_map(|stage| Some(RunEvent::StageCached { stage: stage.name, artifact: stage.artifact? }));
         std::iter::once(first).chain(cached).chain(std::iter::once(last))
     }
 

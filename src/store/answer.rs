@@ -103,7 +103,8 @@ impl Store {
         for (name, bytes) in files {
             let path = folder.join(name);
             local::replace(&path, bytes)?;
-            let modified = fs::metadata(&path).and_then(|found| found.modified()).map_err(StoreError::io("read", path))?;
+            let modified =
+                fs::metadata(&path).and_then(|found| found.modified()).map_err(StoreError::io("read", path))?;
             kept.insert((*name).to_owned(), Kept { digest: Digest::of(bytes), size: bytes.len() as u64, modified });
         }
         let head = serde_json::to_vec(&Head { facts, files: kept })

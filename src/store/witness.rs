@@ -261,6 +261,7 @@ fn encode(identity: &Identity) -> [u8; IDENTITY] {
     pack([device, inode, size, modified as u64, changed as u64])
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
 fn encode_stat(stat: &Stat) -> [u8; IDENTITY] {
     let time = |seconds: i64, rest: u64| (seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(rest);
     pack([
