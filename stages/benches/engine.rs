@@ -2,8 +2,10 @@
 //!
 //!     cargo bench --workspace --bench engine -- score 15m 2048 1
 //!     cargo bench --workspace --bench engine -- train 15m 512 4
+//!     cargo bench --workspace --bench engine -- recompute 135m 2048 1
 //!     cargo bench --workspace --bench engine -- decode 135m 512 1
 //!
+//! `recompute` trains with activation checkpointing, `lora` an adapter of rank 16 on all matrices, `lora-recompute` both.
 //! `decode` appends [`DECODED`] tokens to prompts of LENGTH; it counts and times these alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -14,7 +16,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError, Sampling};
+use twdag_stages::model::{
+    Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Gradients, Model, ModelError, Sampling,
+};
 
 // As the program has it.
 #[global_allocator]
@@ -41,7 +45,15 @@ fn main() {
         "score" => measure(|| {
             model.score(&ids, batch).expect("scores");
         }),
-        "train" => {
+        "train" | "recompute" | "lora" | "lora-recompute" => {
+            if task.ends_with("recompute") {
+                model.set_activations(Activations::Recompute);
+            }
+            if task.starts_with("lora") {
+                let settings = AdapterSettings { rank: 16, alpha: 32.0, rslora: false, targets: Vec::new() };
+                let adapter = Adapter::initialize(&model, settings, 0).expect("an adapter");
+                model.set_adapter(adapter).expect("an adapter of this model");
+            }
             let mut optimizer = AdamW::new(&model, AdamWSettings::default());
             let mut gradients = Gradients::zeros_like(&model);
             let targets = ids.len() - batch;
@@ -71,7 +83,9 @@ fn main() {
                 }
             })
         }
-        other => panic!("unknown task `{other}`, expected `score`, `train` or `decode`"),
+        other => panic!(
+            "unknown task `{other}`, expected `score`, `train`, `recompute`, `lora`, `lora-recompute` or `decode`"
+        ),
     };
     let tokens = (batch * if task == "decode" { DECODED } else { length }) as f64;
     println!(

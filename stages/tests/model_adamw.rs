@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 use serde_json::json;
-use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError};
+use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError, MomentStorage};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -16,7 +16,8 @@ struct Fixture {
     after: Vec<[Vec<f32>; 2]>,
 }
 
-const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-6, weight_decay: 0.1 };
+const SETTINGS: AdamWSettings =
+    AdamWSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-6, weight_decay: 0.1, moments: MomentStorage::F32 };
 
 fn model() -> Model {
     let object = json!({

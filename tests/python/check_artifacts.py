@@ -3,10 +3,13 @@
     python check_artifacts.py --engine numpy|transformers scores MODEL TOKENS SCORES [--sequences N]
     python check_artifacts.py weights SHORT LONG WEIGHTS (--dense LAMBDA | --sparse KAPPA)
     python check_artifacts.py --engine transformers model MODEL
+    python check_artifacts.py [--engine transformers] adapter MODEL ADAPTER MERGED
 
 Folders are what `twdag path GRAPH STAGE` prints. `scores` recomputes per-token losses: with numpy in float64 from the
-published formulas of Llama and of the rotary scalings, or with transformers in float32. The largest difference must
-stay below 1e-4 nats. Needs numpy and safetensors; the engine `transformers` needs torch and transformers too.
+published formulas of Llama, Phi and the rotary scalings, or with transformers in float32. The largest difference must
+stay below 1e-4 nats. `adapter` computes the merged weights again, which must be the same bits; with the engine
+`transformers`, peft opens the adapter beside the model, and both must give the same losses. Needs numpy and safetensors;
+the engine `transformers` needs torch, transformers and (for adapters) peft too.
 """
 
 import argparse
@@ -27,11 +30,29 @@ def parts(folder, name):
     return np.concatenate([load_file(file)[name] for file in files])
 
 
+def tensors(folder):
+    """All tensors of a model folder, from one file or from shards with their index."""
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return load_file(folder / "model.safetensors")
+    places = json.loads(index.read_text())["weight_map"]
+    found = {}
+    for shard in sorted(set(places.values())):
+        for name, value in load_file(folder / shard).items():
+            assert places.get(name) == shard, f"{folder / shard}: {name} stands elsewhere in the index"
+            found[name] = value
+    assert found.keys() == places.keys(), f"{index}: {sorted(places.keys() - found.keys())} are in no shard"
+    return found
+
+
 def inverse_frequencies(config):
     """Inverse frequencies and attention factor of the rotary embedding named in a config, from the papers' formulas."""
     dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    theta = config["rope_theta"]
-    scaling = config.get("rope_scaling") or {"rope_type": "default"}
+    both = config | (config.get("rope_parameters") or {})  # the layout of transformers 5
+    dim = int(dim * both.get("partial_rotary_factor", 0.5 if config["model_type"] == "phi" else 1.0))
+    theta = both["rope_theta"]
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {"rope_type": "default"}
     base = theta ** (-np.arange(0, dim, 2) / dim)
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind == "default":
@@ -52,51 +73,70 @@ def inverse_frequencies(config):
     raise SystemExit(f"no numpy formula here for rope type {kind}")
 
 
-class Llama:
-    """A forward pass of Llama in float64, written from the architecture's description."""
+class Numpy:
+    """A forward pass of Llama or Phi in float64, written from the architectures' descriptions."""
 
     def __init__(self, folder):
         self.config = json.loads((Path(folder) / "config.json").read_text())
-        self.weights = {name: value.astype(np.float64) for name, value in load_file(Path(folder) / "model.safetensors").items()}
+        self.weights = {name: value.astype(np.float64) for name, value in tensors(folder).items()}
         self.frequencies, self.factor = inverse_frequencies(self.config)
 
-    def losses(self, ids):
-        config, weights = self.config, self.weights
-        heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
-        dim, length, epsilon = len(self.frequencies) * 2, len(ids), config["rms_norm_eps"]
+    def linear(self, x, name):
+        return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", 0.0)
+
+    def norm(self, x, name):
+        weight, bias = self.weights[name + ".weight"], self.weights.get(name + ".bias")
+        if bias is None:  # RMSNorm
+            return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"]) * weight
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config["layer_norm_eps"]) * weight + bias
+
+    def attention(self, y, at):
+        config, length = self.config, len(y)
+        heads = config["num_attention_heads"]
+        groups = config.get("num_key_value_heads") or heads
+        dim = config.get("head_dim") or config["hidden_size"] // heads
+        half = len(self.frequencies)
         angles = np.arange(length)[:, None] * self.frequencies[None]
         cos, sin = np.cos(angles) * self.factor, np.sin(angles) * self.factor
 
-        def norm(x, name):
-            return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weights[name + ".weight"]
+        def turn(x):  # [head, position, dim], halves of the rotated part paired
+            one, two, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+            return np.concatenate([one * cos - two * sin, two * cos + one * sin, rest], -1)
 
-        def turn(x):  # [head, position, dim], halves paired
-            one, two = x[..., : dim // 2], x[..., dim // 2 :]
-            return np.concatenate([one * cos - two * sin, two * cos + one * sin], -1)
+        q, k, v = (
+            self.linear(y, f"{at}self_attn.{name}_proj").reshape(length, count, dim).transpose(1, 0, 2)
+            for name, count in (("q", heads), ("k", groups), ("v", groups))
+        )
+        q, k = turn(q), turn(k)
+        k, v = np.repeat(k, heads // groups, 0), np.repeat(v, heads // groups, 0)
+        score = q @ k.transpose(0, 2, 1) / math.sqrt(dim) + np.triu(np.full((length, length), -np.inf), 1)
+        p = np.exp(score - score.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        return (p @ v).transpose(1, 0, 2).reshape(length, heads * dim)
 
+    def losses(self, ids):
+        weights = self.weights
         x = weights["model.embed_tokens.weight"][ids]
-        mask = np.triu(np.full((length, length), -np.inf), 1)
-        for layer in range(config["num_hidden_layers"]):
+        is_phi = self.config["model_type"] == "phi"
+        for layer in range(self.config["num_hidden_layers"]):
             at = f"model.layers.{layer}."
-            y = norm(x, at + "input_layernorm")
-            q, k, v = (
-                (y @ weights[f"{at}self_attn.{name}_proj.weight"].T).reshape(length, count, dim).transpose(1, 0, 2)
-                for name, count in (("q", heads), ("k", groups), ("v", groups))
-            )
-            q, k = turn(q), turn(k)
-            k, v = np.repeat(k, heads // groups, 0), np.repeat(v, heads // groups, 0)
-            score = q @ k.transpose(0, 2, 1) / math.sqrt(dim) + mask
-            p = np.exp(score - score.max(-1, keepdims=True))
-            p /= p.sum(-1, keepdims=True)
-            x = x + (p @ v).transpose(1, 0, 2).reshape(length, heads * dim) @ weights[at + "self_attn.o_proj.weight"].T
-            y = norm(x, at + "post_attention_layernorm")
-            gate = y @ weights[at + "mlp.gate_proj.weight"].T
-            up = y @ weights[at + "mlp.up_proj.weight"].T
-            x = x + (gate / (1 + np.exp(-gate)) * up) @ weights[at + "mlp.down_proj.weight"].T
+            y = self.norm(x, at + "input_layernorm")
+            if is_phi:
+                up = self.linear(y, at + "mlp.fc1")
+                gelu = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+                attended = self.linear(self.attention(y, at), at + "self_attn.dense")
+                x = x + attended + self.linear(gelu, at + "mlp.fc2")
+            else:
+                x = x + self.linear(self.attention(y, at), at + "self_attn.o_proj")
+                y = self.norm(x, at + "post_attention_layernorm")
+                gate, up = self.linear(y, at + "mlp.gate_proj"), self.linear(y, at + "mlp.up_proj")
+                x = x + self.linear(gate / (1 + np.exp(-gate)) * up, at + "mlp.down_proj")
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
-        logits = norm(x, "model.norm")[:-1] @ head.T
+        final = "model.final_layernorm" if is_phi else "model.norm"
+        logits = self.norm(x, final)[:-1] @ head.T + weights.get("lm_head.bias", 0.0)
         top = logits.max(-1, keepdims=True)
-        return (np.log(np.exp(logits - top).sum(-1)) + top[:, 0]) - logits[np.arange(length - 1), ids[1:]]
+        return (np.log(np.exp(logits - top).sum(-1)) + top[:, 0]) - logits[np.arange(len(ids) - 1), ids[1:]]
 
 
 class Transformers:
@@ -177,6 +217,35 @@ def model(engine, arguments):
     return True
 
 
+def adapter(engine, arguments):
+    config = json.loads((Path(arguments.adapter) / "adapter_config.json").read_text())
+    scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    base, merged = tensors(arguments.model), tensors(arguments.merged)
+    matrices = load_file(Path(arguments.adapter) / "adapter_model.safetensors")
+    adapted = {name.removeprefix("base_model.model.").replace(".lora_A", ""): name for name in matrices if "lora_A" in name}
+    assert len(matrices) == 2 * len(adapted) and base.keys() == merged.keys()
+    for name, weight in base.items():
+        want = weight.astype(np.float32)
+        if name in adapted:
+            a, b = matrices[adapted[name]].astype(np.float64), matrices[adapted[name].replace("lora_A", "lora_B")].astype(np.float64)
+            delta = np.zeros(weight.shape)
+            for rank in range(len(a)):
+                delta += b[:, rank : rank + 1] * a[rank : rank + 1]
+            want = (want.astype(np.float64) + scaling * delta).astype(np.float32)
+        assert np.array_equal(want, merged[name]), f"{arguments.merged}: {name} is not the sum"
+    print(f"{arguments.merged}: {len(adapted)} of {len(base)} tensors merged, the same bits")
+    if engine is not Transformers:
+        return True
+    from peft import PeftModel
+
+    beside, alone = Transformers(arguments.model), Transformers(arguments.merged)
+    beside.model = PeftModel.from_pretrained(beside.model, arguments.adapter)
+    ids = np.arange(1, 101) * 7 % beside.config["vocab_size"]
+    worst = float(np.abs(beside.losses(ids) - alone.losses(ids)).max())
+    print(f"{arguments.adapter}: largest difference {worst:.2e} nats between peft beside the model and the merged model")
+    return worst < TOLERANCE
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["numpy", "transformers"], default="numpy")
@@ -193,12 +262,16 @@ def main():
     form.add_argument("--sparse", type=float)
     of_model = what.add_parser("model")
     of_model.add_argument("model")
+    of_adapter = what.add_parser("adapter")
+    for name in ("model", "adapter", "merged"):
+        of_adapter.add_argument(name)
     arguments = parser.parse_args()
-    engine = {"numpy": Llama, "transformers": Transformers}[arguments.engine]
+    engine = {"numpy": Numpy, "transformers": Transformers}[arguments.engine]
     good = {
         "scores": lambda: scores(engine, arguments),
         "weights": lambda: weights(arguments),
         "model": lambda: model(engine, arguments),
+        "adapter": lambda: adapter(engine, arguments),
     }[arguments.what]()
     sys.exit(0 if good else 1)
 

@@ -7,13 +7,14 @@ use rayon::prelude::*;
 use super::{
     Gradients, Model, ModelError, Tensor,
     gradients::numbers,
-    kernels::{self, AdamWStep},
+    kernels::AdamWStep,
     linear::take,
-    safetensors_file::{self, Named, TensorFile},
+    moments::{BLOCK, MomentStorage, Moments},
+    safetensors_file::{self, Named, Numbers, TensorFile},
 };
 
-/// Numbers updated as one task.
-const CHUNK: usize = 1 << 14;
+/// Numbers updated as one task, whole blocks of moments.
+const CHUNK: usize = 64 * BLOCK;
 
 /// Constants of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,22 +28,24 @@ pub struct AdamWSettings {
     /// Decoupled weight decay, times the learning rate in each step. It applies to matrices (the embedding included),
     /// not to norms, as in Hugging Face's `Trainer`.
     pub weight_decay: f64,
+    /// How the moments are kept.
+    pub moments: MomentStorage,
 }
 
 impl Default for AdamWSettings {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, moments: MomentStorage::F32 }
     }
 }
 
-/// The optimizer's state: moments in f32 and the number of steps taken.
+/// The optimizer's state: moments and the number of steps taken.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
     /// The trained parameters.
     tensors: Arc<[Tensor]>,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    /// One for each tensor.
+    moments: Vec<Moments>,
     steps: u64,
 }
 
@@ -50,8 +53,8 @@ impl AdamW {
     /// A fresh state for a model.
     pub fn new(model: &Model, settings: AdamWSettings) -> Self {
         let tensors = model.trained();
-        let zeros = vec![0.0; numbers(&tensors)];
-        Self { settings, tensors, first: zeros.clone(), second: zeros, steps: 0 }
+        let moments = tensors.iter().map(|tensor| Moments::zeros(settings.moments, tensor.range.len())).collect();
+        Self { settings, tensors, moments, steps: 0 }
     }
 
     /// Steps taken.
@@ -71,10 +74,10 @@ impl AdamW {
         let trained = model.trained();
         if self.tensors != trained {
             let expected = format!("that of a model with {} trained parameters of the same shapes", numbers(&trained));
-            return Err(ModelError::Size { what: "optimizer state", found: self.first.len(), expected });
+            return Err(ModelError::Size { what: "optimizer state", found: numbers(&self.tensors), expected });
         }
         self.steps += 1;
-        let AdamWSettings { beta1, beta2, epsilon, weight_decay } = self.settings;
+        let AdamWSettings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
         let steps = self.steps as f64;
         let step = AdamWStep {
             beta1: beta1 as f32,
@@ -87,27 +90,20 @@ impl AdamW {
         };
         let decayed = AdamWStep { keep: (1.0 - learning_rate * weight_decay) as f32, ..step };
         let values = gradients.values();
-        let (mut first, mut second) = (self.first.as_mut_slice(), self.second.as_mut_slice());
+        let moments = &mut self.moments;
         model.update_trained(|mut parameters| {
             let mut tasks = Vec::new();
-            for tensor in trained.iter() {
+            for (tensor, moments) in trained.iter().zip(moments) {
                 let step = if tensor.decays() { decayed } else { step };
-                let mut start = tensor.range.start;
-                while start < tensor.range.end {
-                    let len = CHUNK.min(tensor.range.end - start);
-                    tasks.push((
-                        step,
-                        take(&mut parameters, len),
-                        &values[start..start + len],
-                        take(&mut first, len),
-                        take(&mut second, len),
-                    ));
-                    start += len;
+                let parameters = take(&mut parameters, tensor.range.len()).chunks_mut(CHUNK);
+                let gradients = values[tensor.range.clone()].chunks(CHUNK);
+                for ((parameters, gradients), part) in parameters.zip(gradients).zip(moments.parts(CHUNK)) {
+                    tasks.push((step, parameters, gradients, part));
                 }
             }
-            tasks.into_par_iter().for_each(|(step, parameters, gradients, first, second)| {
-                kernels::adamw_step(step, parameters, gradients, first, second);
-            });
+            tasks
+                .into_par_iter()
+                .for_each(|(step, parameters, gradients, part)| part.step(step, parameters, gradients));
         });
         Ok(())
     }
@@ -116,18 +112,26 @@ impl AdamW {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         // Exact in f32 up to 2^24.
         let steps = [self.steps as f32];
-        let tensors = &self.tensors;
-        let names = |moment: &str| tensors.iter().map(|tensor| format!("{moment}.{}", tensor.name)).collect::<Vec<_>>();
-        let (first, second) = (names("first"), names("second"));
-        let mut named = vec![Named { name: "steps", shape: &[1], values: &steps }];
-        for (moment, values) in [(&first, &self.first), (&second, &self.second)] {
-            named.extend(moment.iter().zip(tensors.iter()).map(|(name, tensor)| Named {
-                name,
-                shape: &tensor.shape,
-                values: &values[tensor.range.clone()],
-            }));
+        let mut full = vec![("steps".to_owned(), vec![1], steps.as_slice())];
+        let mut codes = Vec::new();
+        for (tensor, moments) in self.tensors.iter().zip(&self.moments) {
+            let (name, shape) = (&tensor.name, &tensor.shape);
+            match moments {
+                Moments::Full { first, second } => {
+                    full.push((format!("first.{name}"), shape.clone(), first));
+                    full.push((format!("second.{name}"), shape.clone(), second));
+                }
+                Moments::Blockwise { first, second } => {
+                    for (moment, kept) in [("first", first), ("second", second)] {
+                        codes.push((format!("{moment}_codes.{name}"), shape.clone(), kept.codes.as_slice()));
+                        full.push((format!("{moment}_factors.{name}"), vec![kept.factors.len()], &kept.factors));
+                    }
+                }
+            }
         }
-        safetensors_file::write(path, &named)
+        let full = full.iter().map(|(name, shape, values)| Named { name, shape, values: Numbers::F32(values) });
+        let codes = codes.iter().map(|(name, shape, codes)| Named { name, shape, values: Numbers::U8(codes) });
+        safetensors_file::write(path, &full.chain(codes).collect::<Vec<_>>())
     }
 
     /// Reads a state that [`Self::save`] wrote for the same model.
@@ -135,10 +139,21 @@ impl AdamW {
         let mut state = Self::new(model, settings);
         let file = TensorFile::open(path)?;
         let tensors = Arc::clone(&state.tensors);
-        for tensor in tensors.iter() {
-            let range = tensor.range.clone();
-            file.read(&format!("first.{}", tensor.name), &tensor.shape, &mut state.first[range.clone()])?;
-            file.read(&format!("second.{}", tensor.name), &tensor.shape, &mut state.second[range])?;
+        for (tensor, moments) in tensors.iter().zip(&mut state.moments) {
+            let (name, shape) = (&tensor.name, &tensor.shape);
+            match moments {
+                Moments::Full { first, second } => {
+                    file.read(&format!("first.{name}"), shape, first)?;
+                    file.read(&format!("second.{name}"), shape, second)?;
+                }
+                Moments::Blockwise { first, second } => {
+                    for (moment, kept) in [("first", first), ("second", second)] {
+                        file.read_bytes(&format!("{moment}_codes.{name}"), shape, &mut kept.codes)?;
+                        let blocks = kept.factors.len();
+                        file.read(&format!("{moment}_factors.{name}"), &[blocks], &mut kept.factors)?;
+                    }
+                }
+            }
         }
         let mut steps = [0.0];
         file.read("steps", &[1], &mut steps)?;

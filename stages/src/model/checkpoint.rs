@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Config, Layout, Model, ModelError, Rope, adapter,
-    safetensors_file::Named,
+    safetensors_file::{Named, Numbers},
     shards::{self, Shards},
 };
 
@@ -66,7 +66,7 @@ impl Model {
         let tensors = self.layout().tensors().iter().map(|tensor| Named {
             name: &tensor.name,
             shape: &tensor.shape,
-            values: &self.parameters()[tensor.range.clone()],
+            values: Numbers::F32(&self.parameters()[tensor.range.clone()]),
         });
         shards::write(folder, &tensors.collect::<Vec<_>>(), limit)
     }

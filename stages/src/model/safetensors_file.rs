@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -68,6 +68,17 @@ impl TensorFile {
         Ok(())
     }
 
+    /// Copies a tensor of bytes of the given shape into `target`.
+    pub(super) fn read_bytes(&self, name: &str, shape: &[usize], target: &mut [u8]) -> Result<(), ModelError> {
+        let view = self.map.get(name).map_err(|_| self.fail(name, "missing".to_owned()))?;
+        if view.shape() != shape || view.dtype() != Dtype::U8 {
+            let found = format!("found {:?} of shape {:?}, expected U8 of shape {shape:?}", view.dtype(), view.shape());
+            return Err(self.fail(name, found));
+        }
+        target.copy_from_slice(view.data());
+        Ok(())
+    }
+
     /// Copies a tensor of the given shape, widened to f32, into `target`.
     pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
         self.check(name, shape)?;
@@ -81,24 +92,58 @@ impl TensorFile {
     }
 }
 
+/// Numbers to write.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8]),
+}
+
+impl Numbers<'_> {
+    /// Their bytes in the file.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::F32(values) => size_of_val(*values),
+            Self::U8(values) => values.len(),
+        }
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::F32(_) => Dtype::F32,
+            Self::U8(_) => Dtype::U8,
+        }
+    }
+
+    fn write(&self, file: &mut impl io::Write) -> io::Result<()> {
+        match self {
+            Self::F32(values) => values.chunks(1 << 16).try_for_each(|values| {
+                file.write_all(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+            }),
+            Self::U8(values) => file.write_all(values),
+        }
+    }
+}
+
 /// A named, shaped slice to write.
 #[derive(Clone, Copy)]
 pub(super) struct Named<'a> {
     pub(super) name: &'a str,
     pub(super) shape: &'a [usize],
-    pub(super) values: &'a [f32],
+    pub(super) values: Numbers<'a>,
 }
 
-/// Writes tensors of f32 as one file; the bytes depend on names, shapes and values only.
+/// Writes tensors as one file, those of wide numbers first; the bytes depend on names, shapes and values only.
 pub(super) fn write(path: &Path, tensors: &[Named<'_>]) -> Result<(), ModelError> {
     // The order in which the format's own library writes.
     let mut sorted = tensors.to_vec();
-    sorted.sort_by_key(|tensor| tensor.name);
+    sorted.sort_by_key(|tensor| (matches!(tensor.values, Numbers::U8(_)), tensor.name));
     let mut end = 0;
     let header = sorted.iter().map(|tensor| {
         let start = end;
-        end += size_of_val(tensor.values);
-        let info = TensorInfo { dtype: Dtype::F32, shape: tensor.shape.to_vec(), data_offsets: (start, end) };
+        end += tensor.values.size();
+        let info =
+            TensorInfo { dtype: tensor.values.dtype(), shape: tensor.shape.to_vec(), data_offsets: (start, end) };
         (tensor.name.to_owned(), info)
     });
     // One entry at most: a map of several has no fixed order in the header. `transformers` asks for this one.
@@ -112,9 +157,7 @@ pub(super) fn write(path: &Path, tensors: &[Named<'_>]) -> Result<(), ModelError
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        for values in sorted.iter().flat_map(|tensor| tensor.values.chunks(1 << 16)) {
-            file.write_all(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
-        }
+        sorted.iter().try_for_each(|tensor| tensor.values.write(&mut file))?;
         file.flush()
     };
     write().map_err(ModelError::io("write", path))

@@ -134,7 +134,7 @@ impl Shards {
 /// Writes tensors, in order, as one file, or as shards of at most `limit` bytes of numbers (a larger tensor has a
 /// shard of its own) and an index.
 pub(super) fn write(folder: &Path, tensors: &[Named<'_>], limit: u64) -> Result<(), ModelError> {
-    let bytes = |tensor: &Named<'_>| size_of_val(tensor.values) as u64;
+    let bytes = |tensor: &Named<'_>| tensor.values.size() as u64;
     let (mut shards, mut size) = (vec![Vec::new()], 0);
     for tensor in tensors {
         if size > 0 && size + bytes(tensor) > limit {

@@ -16,7 +16,7 @@ pub use schedule::learning_rate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Activations, AdapterSettings, TARGETS, expected_target},
+    model::{Activations, AdapterSettings, MomentStorage, TARGETS, expected_target},
     score::{Bos, Windows},
     stage::{Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
     weighting::{self, Compare, Shape},
@@ -71,6 +71,9 @@ pub struct Train {
     /// AdamW's decoupled weight decay, of matrices and not of norms and biases.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
+    /// How AdamW's moments are kept between steps (on a CPU they are in the memory of the host in any case).
+    #[serde(default)]
+    pub moments: MomentStorage,
     /// Gradients of a larger norm are scaled down to this one; `None` leaves them.
     #[serde(default = "default_clip_norm")]
     pub clip_norm: Option<f64>,

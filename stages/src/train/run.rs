@@ -31,6 +31,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         beta2: settings.betas.1,
         epsilon: settings.epsilon,
         weight_decay: settings.weight_decay,
+        moments: settings.moments,
     };
     let mut base = settings.lora.is_some().then(|| Model::open(folder)).transpose()?;
     let mut state = if let Some(state) = checkpoint::newest(context, optimizer, &mut base)? {

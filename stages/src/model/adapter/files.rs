@@ -8,7 +8,7 @@ use super::{Adapter, AdapterSettings};
 use crate::model::{
     Layout, ModelError,
     config::Fields,
-    safetensors_file::{self, Named, TensorFile},
+    safetensors_file::{self, Named, Numbers, TensorFile},
 };
 
 /// What PEFT calls the two files.
@@ -72,7 +72,7 @@ impl Adapter {
         let tensors = self.tensors.iter().map(|tensor| Named {
             name: &tensor.name,
             shape: &tensor.shape,
-            values: &self.values[tensor.range.clone()],
+            values: Numbers::F32(&self.values[tensor.range.clone()]),
         });
         safetensors_file::write(&folder.join(WEIGHTS), &tensors.collect::<Vec<_>>())
     }
