@@ -14,8 +14,8 @@ pub enum Activations {
     #[default]
     Keep,
     /// The input of the layer alone; the rest is computed again when the backward pass comes to the layer (activation
-    /// checkpointing, also called gradient checkpointing). The memory of a layer falls to about a tenth, for the time of
-    /// one more forward pass.
+    /// checkpointing, also called gradient checkpointing). By the sizes of the buffers what is kept for a layer falls
+    /// to about a tenth, at the cost of a second forward pass through the layer.
     Recompute,
 }
 
