@@ -6,7 +6,9 @@ mod run_support;
 
 use std::path::Path;
 
-use run_support::{Place, Said};
+use run_support::{Place, Ran, Said, send};
+use rustix::process::Signal;
+use serde_json::Value;
 
 const STAGES: [&str; 4] = [
     r#""text": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -202,6 +204,48 @@ fn colours_go_only_to_those_who_want_them() {
     assert!(String::from_utf8_lossy(&forced.stdout).contains('\u{1b}'));
     let refused = place.twdag(&["plan", "graph.ron"]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
     assert_eq!(String::from_utf8(refused.stdout).unwrap(), plain);
+}
+
+/// The lines of a training log.
+fn steps(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// The training log that a run has kept beside its other logs.
+fn live_log(place: &Place, run: &Ran, stage: &str) -> Vec<Value> {
+    let logs = place.path(run.events[0]["folder"].as_str().unwrap()).join("logs");
+    let mut folders = std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folders.find(|path| path.to_string_lossy().ends_with(&format!("-{stage}"))).unwrap();
+    steps(&std::fs::read_to_string(folder.join("training.jsonl")).unwrap())
+}
+
+#[test]
+fn times_of_training_steps_are_in_the_logs_of_the_run_and_in_no_result() {
+    let place = Place::with(&[
+        r#""text": Synthesize(documents: 12, seed: 1)"#,
+        r#""tokenizer": TrainTokenizer(text: ["text"], vocabulary: 300)"#,
+        r#""tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 64, chunking: Lossless)"#,
+        r#""random": InitModel(tokenizer: "tokenizer", hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, context: 64, seed: 1)"#,
+        r#""model": Train(model: "random", tokens: "tokens", steps: 500, batch: 4, learning_rate: 1e-3, seed: 1)"#,
+    ]);
+    let mut run = place.start(&[]);
+    run.until("stage-progress", "model");
+    send(run.pid(), Signal::INT);
+    let first = run.end();
+    assert_eq!(first.code, Some(130), "{first:#?}");
+    let before = live_log(&place, &first, "model");
+    assert!((1..500).contains(&before.len()), "{} steps", before.len());
+
+    let second = place.run(&[]);
+    assert_eq!(second.code, Some(0), "{second:#?}");
+    let mut after = live_log(&place, &second, "model");
+    assert_eq!(after.len(), 500);
+    assert_eq!(after[..before.len()], before, "steps of the first attempt keep their times");
+    for step in &mut after {
+        assert!(step["seconds"].as_f64().unwrap() > 0.0, "{step}");
+        step["seconds"] = Value::Null;
+    }
+    assert_eq!(after, steps(&place.result("model", "training.jsonl")));
 }
 
 #[test]

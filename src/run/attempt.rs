@@ -281,13 +281,14 @@ impl Attempt {
                 "programs that an earlier attempt of this stage had started cannot be ended; end them by hand";
             return Err(Trouble::new(message, Blame::Environment));
         }
-        let (job, job_file) = self.job(&key, work)?;
         let name = log_name(self.stage, self.name(), &self.assignment, self.failures + 1);
-        let log_file = self.shared.folder.join("logs").join(name);
+        let logs = self.shared.folder.join("logs");
+        let log_file = logs.join(format!("{name}.log"));
+        let (job, job_file) = self.job(&key, work, logs.join(name))?;
         Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, job_file, log_file, reason })))
     }
 
-    fn job(&self, key: &Key, work: Work) -> Result<(Job, PathBuf), Trouble> {
+    fn job(&self, key: &Key, work: Work, logs: PathBuf) -> Result<(Job, PathBuf), Trouble> {
         let (graph, store) = (&self.shared.graph, &self.shared.store);
         let node = self.graph_node();
         let mut inputs = BTreeMap::new();
@@ -310,6 +311,7 @@ impl Attempt {
             workspace: graph.workspace.clone(),
             output: folder.join("output"),
             scratch: folder.join("kept"),
+            logs,
             verdict: folder.join("verdict.json"),
             split: folder.join("split.json"),
             threads: self.lease.threads,
@@ -522,7 +524,7 @@ fn log_name(stage: usize, name: &str, assignment: &Assignment, attempt: u32) -> 
         Assignment::Join(_) => ".join".to_owned(),
     };
     let attempt = if attempt == 1 { String::new() } else { format!(".attempt{attempt}") };
-    format!("{stage:03}-{name}{of}{attempt}.log")
+    format!("{stage:03}-{name}{of}{attempt}")
 }
 
 /// What a worker tells, as the driver hears it: `part` is the task of a part.

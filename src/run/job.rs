@@ -31,6 +31,8 @@ pub struct Job {
     pub output: PathBuf,
     /// What an interrupted attempt left and the next one goes on from.
     pub scratch: PathBuf,
+    /// Where the stage may leave logs for people.
+    pub logs: PathBuf,
     /// Where the worker leaves a [`Verdict`].
     pub verdict: PathBuf,
     /// Where the worker leaves the `Split`, if the stage's work falls into parts.

@@ -113,6 +113,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     let sink = Arc::clone(lines);
     let mut builder = Context::builder(&job.output, &job.scratch)
         .workspace(&job.workspace)
+        .logs(&job.logs)
         .threads(job.threads)
         .cancel(Arc::clone(cancel))
         .events(move |event| sink.event(event));

@@ -41,6 +41,7 @@ pub struct Context {
     workspace: PathBuf,
     output: PathBuf,
     scratch: PathBuf,
+    logs: Option<PathBuf>,
     threads: usize,
     part_size: Option<u64>,
     cancel: Arc<AtomicBool>,
@@ -56,6 +57,7 @@ impl Context {
                 workspace: PathBuf::from("."),
                 output: output.into(),
                 scratch: scratch.into(),
+                logs: None,
                 threads: 1,
                 part_size: None,
                 cancel: Arc::new(AtomicBool::new(false)),
@@ -90,6 +92,12 @@ impl Context {
     /// A folder that survives interruption and belongs to exactly this action: what a resumed attempt needs.
     pub fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// A folder, perhaps not there yet, for logs that people read while the stage runs or after it. It is no part of the
+    /// result, so this is the place for times. `None` if nobody wants them.
+    pub fn logs(&self) -> Option<&Path> {
+        self.logs.as_deref()
     }
 
     /// How many threads the stage may use. Results must not depend on it.
@@ -148,6 +156,12 @@ impl ContextBuilder {
     /// The folder that relative source paths start from.
     pub fn workspace(mut self, folder: impl Into<PathBuf>) -> Self {
         self.context.workspace = folder.into();
+        self
+    }
+
+    /// Where logs for people go.
+    pub fn logs(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.context.logs = Some(folder.into());
         self
     }
 

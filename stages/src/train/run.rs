@@ -6,7 +6,8 @@ use super::{
     Train, TrainingStep,
     batches::Batches,
     checkpoint::{self, State},
-    learning_rate, log,
+    learning_rate,
+    log::{self, Live},
     targets::Targets,
 };
 use crate::{
@@ -66,11 +67,19 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         micro_batch: settings.micro_batch.unwrap_or((MICRO_BATCH_TOKENS / tokens.length()).max(1)),
         tokens: &tokens,
     };
+    let mut live = Live::start(context, &state.log);
     let mut saved = Instant::now();
     while state.log.len() < settings.steps {
         let started = Instant::now();
         match trainer.step(&mut state) {
-            Ok(()) => trainer.report(&state, started.elapsed()),
+            Ok(()) => {
+                let taken = started.elapsed();
+                if let Some(last) = state.log.last_mut() {
+                    last.seconds = Some(taken.as_secs_f64());
+                    live.add(std::slice::from_ref(last));
+                }
+                trainer.report(&state, taken);
+            }
             // What a step changes, it changes in the end, so the state is that of the last whole step.
             Err(StageError::Canceled) => {
                 checkpoint::save(context.scratch(), &state)?;
@@ -94,7 +103,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
     } else {
         state.model.save(context.output())?;
     }
-    log::write(&context.output().join(log::FILE), &state.log)
+    log::write_result(&context.output().join(log::FILE), &state.log)
 }
 
 /// An adapter that the model cannot have is a wrong setting.
