@@ -1,4 +1,4 @@
-//! Measures against transformers, against numbers that are known by construction, and across interruptions.
+//! Measures against transformers and against numbers that are known by construction.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -370,26 +370,6 @@ fn a_number_that_the_model_writes_is_found() {
     parrot(&folder, &said.iter().rev().copied().collect::<Vec<_>>());
     let metrics = room.evaluate("missed", &task("parrot"), in_peace).expect("metrics");
     assert_eq!(metrics["tasks"]["own"]["accuracy"], 0.0);
-}
-
-#[test]
-fn an_interrupted_evaluation_gives_the_same_bytes() {
-    let room = room();
-    facts(&room);
-    let tasks = "(model: \"model\", tasks: {\
-        \"b\": PlantedFacts(tokens: \"tokens\"),\
-        \"a\": LossByPosition(tokens: \"tokens\", buckets: 4),\
-        \"c\": Needles(lengths: [128], depths: [0.5], samples: 2),\
-    })";
-    room.evaluate("peace", tasks, in_peace).expect("metrics");
-    let stop = |event: &StageEvent| matches!(event, StageEvent::Progress { done, .. } if *done >= 2000);
-    assert!(matches!(room.evaluate("other", tasks, stop), Err(StageError::Canceled)));
-    assert!(room.path("other.scratch/task-0.json").exists());
-    room.evaluate("other", tasks, in_peace).expect("metrics");
-    for name in ["metrics.json", "predictions.jsonl"] {
-        let (peace, other) = (fs::read(room.path("peace").join(name)), fs::read(room.path("other").join(name)));
-        assert!(peace.expect("a file") == other.expect("a file"), "{name}");
-    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::{
 use serde_json::json;
 use stage_support::{DATA, stories};
 use twdag_stages::{
+    evaluate::Evaluate,
     registry::ron_options,
     score::Score,
     stage::{Context, FinishedPart, Kind, Part, Split},
@@ -204,4 +205,38 @@ fn a_new_book_leaves_the_scores_of_all_others() {
         assert!(before.len() >= 6 && before.len() < after.len(), "{} {}", before.len(), after.len());
         assert!(before.is_subset(&after), "{settings}");
     }
+}
+
+#[test]
+fn evaluations_are_the_same_in_parts() {
+    let (_tokens, bench) = tokens(&SHORT, "limit: 40");
+    let tasks = |buckets: usize| {
+        format!(
+            r#""c": LossByPosition(tokens: "tokens", buckets: {buckets}),
+            "a": Needles(lengths: [128], depths: [0.5], samples: 3, seed: 5),
+            "b": LossByPosition(tokens: "tokens", buckets: 4)"#
+        )
+    };
+    let evaluate: Evaluate = stage(&format!(r#"(model: "model", tasks: {{{}}})"#, tasks(8)));
+    assert!(bench.whole(&evaluate) == bench.joined(&evaluate, 1));
+    let parts = bench.split(&evaluate, 1);
+    assert_eq!(parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+
+    // Another setting of one task leaves the others; so does the name of a stage, whose content is keyed apart.
+    let other: Evaluate = stage(&format!(r#"(model: "model", tasks: {{{}}})"#, tasks(9)));
+    assert_eq!(keyed(&parts).intersection(&keyed(&bench.split(&other, 1))).count(), 2);
+    let renamed = format!(r#"(model: "other", tasks: {{{}}})"#, tasks(8).replace("\"tokens\"", "\"text\""));
+    let renamed = bench.split(&stage::<Evaluate>(&renamed), 1);
+    assert_eq!(keyed(&parts), keyed(&renamed));
+    let inputs = |part: &Part| part.inputs.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(inputs(&parts[0]), ["model"]);
+    assert_eq!(inputs(&parts[2]), ["model", "tokens"]);
+    assert_eq!(inputs(&renamed[2]), ["other", "text"]);
+
+    // What needs no model is not keyed by one.
+    let detect = r#"FarTokenDetection(short: "s", long: "l", tokens: "t")"#;
+    let both: Evaluate = stage(&format!(r#"(model: "model", tasks: {{"x": {detect}, "y": {detect}}})"#));
+    assert_eq!(inputs(&bench.split(&both, 1)[0]), ["s", "l", "t"]);
+    // One task is one piece.
+    assert!(bench.split(&stage::<Evaluate>(&format!(r#"(tasks: {{"x": {detect}}})"#)), 1).is_empty());
 }

@@ -22,7 +22,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
 }
 
 /// The map type of `serde_json` keeps or sorts its keys depending on a feature that any dependency may turn on.
-fn sorted(value: Value) -> Value {
+pub(crate) fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();

@@ -18,6 +18,7 @@ pub use arrays::{ArrayKind, ArraySet, ArraySetWriter, ArraysMetadata, ScoreWindo
 pub use corpus::{Corpus, Document, DocumentPlace, Documents, Fact};
 pub use error::DataError;
 pub use grouping::{Item, groups};
+pub(crate) use json::sorted as sorted_json;
 pub use json::{read_json, write_json};
 pub use layout::{PART_SEQUENCES, PartLayout, part_name};
 pub use tensor_file::{Element, TensorFile, TensorOut, write_tensors};

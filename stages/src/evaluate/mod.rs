@@ -5,6 +5,7 @@ mod detection;
 mod facts;
 mod long_ppl;
 mod needles;
+mod parts;
 mod position;
 mod run;
 mod text;
@@ -14,7 +15,7 @@ pub use long_ppl::{is_key, perplexity};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ModelError, Sampling};
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
+use crate::stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError};
 
 /// Settings of an `Evaluate` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,6 +153,10 @@ impl Task {
         }
     }
 
+    fn needs_model(&self) -> bool {
+        !matches!(self, Self::FarTokenDetection { .. })
+    }
+
     fn check(&self, inside: &str) -> Result<(), SettingError> {
         let positive = |field: &str, value: usize| {
             if value > 0 { Ok(()) } else { Err(SettingError::new(format!("{inside}.{field}"), 0, "a number above 0")) }
@@ -199,6 +204,7 @@ impl Kind for Evaluate {
     const REVISION: u32 = 1;
     const SUMMARY: &'static str = "Measures a model: loss by position, planted facts, needles, multiple choice.";
     const NUMERICS: Numerics = Numerics::Floating;
+    const SPLITS: bool = true;
 
     fn check(&self) -> Result<(), SettingError> {
         if self.tasks.is_empty() {
@@ -206,7 +212,7 @@ impl Kind for Evaluate {
         }
         for (name, task) in &self.tasks {
             task.check(&format!("tasks.{name}"))?;
-            if self.model.is_none() && !matches!(task, Task::FarTokenDetection { .. }) {
+            if self.model.is_none() && task.needs_model() {
                 let expected = format!("a model: task `{name}` ({}) needs one", task.kind());
                 return Err(SettingError::new("model", "absent", expected));
             }
@@ -215,6 +221,19 @@ impl Kind for Evaluate {
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {
-        context.in_pool(|| run::run(self, context))
+        let found = context.in_pool(|| run::measure_all(self, self.sorted_tasks(), context))?;
+        run::write(found, context.output())
+    }
+
+    fn split(&self, _: &Context) -> Result<Option<Split>, StageError> {
+        parts::split(self)
+    }
+
+    fn run_part(&self, part: &Part, context: &Context) -> Result<(), StageError> {
+        context.in_pool(|| parts::run(self, part, context))
+    }
+
+    fn join(&self, parts: &[FinishedPart], context: &Context) -> Result<(), StageError> {
+        parts::join(parts, context)
     }
 }

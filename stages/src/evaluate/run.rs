@@ -1,18 +1,13 @@
-//! Runs the tasks one after the other; finished tasks wait in the scratch folder.
+//! Measures tasks, and writes what was found.
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{fs, io::Write, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Evaluate, Task, choice, detection, facts, long_ppl, needles, position};
 use crate::{
-    data::{read_json, write_json},
+    data::{sorted_json, write_json},
     model::Model,
     stage::{Context, Reference, StageError},
 };
@@ -29,9 +24,6 @@ pub(super) struct Bench<'a> {
     pub(super) context: &'a Context,
     reference: Option<&'a Reference>,
     model: Option<Model>,
-    /// Progress in thousandths of all tasks.
-    before: AtomicU64,
-    tasks: u64,
     name: &'a str,
 }
 
@@ -47,52 +39,47 @@ impl Bench<'_> {
 
     /// Tells how far the task is, and stops it if somebody asked for that.
     pub(super) fn advance(&self, done: usize, total: usize) -> Result<(), StageError> {
-        let done = self.before.load(Ordering::Relaxed) + done as u64 * UNITS / total.max(1) as u64;
-        self.context.progress(done, self.tasks * UNITS, "thousandths of tasks", self.name);
+        let done = done as u64 * UNITS / total.max(1) as u64;
+        self.context.progress(done, UNITS, "thousandths of the task", self.name);
         self.context.check_canceled()
     }
 }
 
-pub(super) fn run(settings: &Evaluate, context: &Context) -> Result<(), StageError> {
+/// Measures some of the tasks, one after the other; answers each with its name.
+pub(super) fn measure_all(
+    settings: &Evaluate,
+    tasks: Vec<(&String, &Task)>,
+    context: &Context,
+) -> Result<Vec<(String, Findings)>, StageError> {
     let model = match &settings.model {
-        Some(model) if settings.tasks.values().any(|task| !matches!(task, Task::FarTokenDetection { .. })) => {
-            Some(Model::open(context.input(model)?)?)
-        }
+        Some(model) if tasks.iter().any(|(_, task)| task.needs_model()) => Some(Model::open(context.input(model)?)?),
         _ => None,
     };
-    let mut bench = Bench {
-        context,
-        reference: settings.model.as_ref(),
-        model,
-        before: AtomicU64::new(0),
-        tasks: settings.tasks.len() as u64,
-        name: "",
-    };
-    let mut metrics = Map::new();
-    let path = context.output().join("predictions.jsonl");
-    let mut predictions =
-        fs::File::create(&path).map(std::io::BufWriter::new).map_err(StageError::io("write", &path))?;
-    // In order of their names, because the order of a map is not part of what was asked for.
-    let mut tasks: Vec<(&String, &Task)> = settings.tasks.iter().collect();
-    tasks.sort_by_key(|(name, _)| *name);
-    for (index, (name, task)) in tasks.into_iter().enumerate() {
+    let mut bench = Bench { context, reference: settings.model.as_ref(), model, name: "" };
+    let mut found = Vec::with_capacity(tasks.len());
+    for (name, task) in tasks {
         context.check_canceled()?;
         bench.name = name;
-        bench.before = AtomicU64::new(index as u64 * UNITS);
-        let kept = context.scratch().join(format!("task-{index}.json"));
-        if read_json::<Findings>(&kept).is_err() {
-            keep(&kept, &measure(&bench, name, task)?)?;
-        }
-        // Read back even if it was just measured, so that an interruption cannot change the order of fields.
-        let findings: Findings = read_json(&kept)?;
+        found.push((name.clone(), measure(&bench, name, task)?));
         bench.advance(1, 1)?;
-        metrics.insert(name.clone(), findings.metrics);
+    }
+    Ok(found)
+}
+
+/// Writes `metrics.json` and `predictions.jsonl`.
+pub(super) fn write(found: Vec<(String, Findings)>, output: &Path) -> Result<(), StageError> {
+    let mut metrics = Map::new();
+    let path = output.join("predictions.jsonl");
+    let mut predictions =
+        fs::File::create(&path).map(std::io::BufWriter::new).map_err(StageError::io("write", &path))?;
+    for (name, findings) in found {
+        metrics.insert(name, findings.metrics);
         for line in findings.predictions {
-            writeln!(predictions, "{line}").map_err(StageError::io("write", &path))?;
+            writeln!(predictions, "{}", sorted_json(line)).map_err(StageError::io("write", &path))?;
         }
     }
     predictions.flush().map_err(StageError::io("write", &path))?;
-    write_json(&context.output().join("metrics.json"), &json!({ "tasks": metrics }))?;
+    write_json(&output.join("metrics.json"), &json!({ "tasks": metrics }))?;
     Ok(())
 }
 
@@ -120,11 +107,4 @@ fn measure(bench: &Bench<'_>, name: &str, task: &Task) -> Result<Findings, Stage
             long_ppl::measure(bench, name, (short, long), tokens, (*alpha, *beta))
         }
     }
-}
-
-/// Writes under another name first, so that a file with this name is whole.
-fn keep(path: &Path, findings: &Findings) -> Result<(), StageError> {
-    let unfinished = path.with_extension("unfinished");
-    write_json(&unfinished, findings)?;
-    fs::rename(&unfinished, path).map_err(StageError::io("write", path))
 }
