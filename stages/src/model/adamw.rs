@@ -38,6 +38,24 @@ impl Default for AdamWSettings {
     }
 }
 
+impl AdamWSettings {
+    /// The numbers of a step, the first of which is number 1: those of tensors that decay, and of the others.
+    pub(super) fn constants(&self, step: u64, learning_rate: f64, clip_factor: f64) -> [AdamWStep; 2] {
+        let Self { beta1, beta2, epsilon, weight_decay, .. } = *self;
+        let steps = step as f64;
+        let step = AdamWStep {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            epsilon: epsilon as f32,
+            clip_factor: clip_factor as f32,
+            keep: 1.0,
+            step_size: (learning_rate / (1.0 - beta1.powf(steps))) as f32,
+            inverse_root_correction: (1.0 / (1.0 - beta2.powf(steps)).sqrt()) as f32,
+        };
+        [AdamWStep { keep: (1.0 - learning_rate * weight_decay) as f32, ..step }, step]
+    }
+}
+
 /// The optimizer's state: moments and the number of steps taken.
 #[derive(Clone, Debug)]
 pub struct AdamW {
@@ -62,6 +80,36 @@ impl AdamW {
         self.steps
     }
 
+    /// The constants.
+    pub(super) fn settings(&self) -> AdamWSettings {
+        self.settings
+    }
+
+    /// Both moments of all trained parameters, flat, if they are kept in f32.
+    pub(super) fn full_moments(&self) -> Option<[Vec<f32>; 2]> {
+        let mut all = [Vec::new(), Vec::new()];
+        for moments in &self.moments {
+            let Moments::Full { first, second } = moments else { return None };
+            all[0].extend_from_slice(first);
+            all[1].extend_from_slice(second);
+        }
+        Some(all)
+    }
+
+    /// Puts moments in the place of those that [`Self::full_moments`] gives, as they are after so many steps.
+    pub(super) fn set_full_moments(&mut self, steps: u64, all: &[Vec<f32>; 2]) -> Result<(), ModelError> {
+        for (tensor, moments) in self.tensors.iter().zip(&mut self.moments) {
+            let (Moments::Full { first, second }, [firsts, seconds]) = (moments, all) else {
+                let (found, expected) = (steps as usize, "moments that are kept in f32".to_owned());
+                return Err(ModelError::Size { what: "optimizer state", found, expected });
+            };
+            first.copy_from_slice(&firsts[tensor.range.clone()]);
+            second.copy_from_slice(&seconds[tensor.range.clone()]);
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
     /// One step: every gradient is multiplied by `clip_factor` first (1 for no clipping).
     pub fn step(
         &mut self,
@@ -77,18 +125,7 @@ impl AdamW {
             return Err(ModelError::Size { what: "optimizer state", found: numbers(&self.tensors), expected });
         }
         self.steps += 1;
-        let AdamWSettings { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
-        let steps = self.steps as f64;
-        let step = AdamWStep {
-            beta1: beta1 as f32,
-            beta2: beta2 as f32,
-            epsilon: epsilon as f32,
-            clip_factor: clip_factor as f32,
-            keep: 1.0,
-            step_size: (learning_rate / (1.0 - beta1.powf(steps))) as f32,
-            inverse_root_correction: (1.0 / (1.0 - beta2.powf(steps)).sqrt()) as f32,
-        };
-        let decayed = AdamWStep { keep: (1.0 - learning_rate * weight_decay) as f32, ..step };
+        let [decayed, step] = self.settings.constants(self.steps, learning_rate, clip_factor);
         let values = gradients.values();
         let moments = &mut self.moments;
         model.update_trained(|mut parameters| {

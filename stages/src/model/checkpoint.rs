@@ -12,10 +12,16 @@ use super::{
 /// file system and hub takes.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-impl Model {
-    /// Opens a model folder (`config.json`, and `model.safetensors` or shards with their index); BF16 and F16 tensors
-    /// are widened to f32.
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+/// A model folder whose configuration and weights belong together; no number has been read yet.
+pub(super) struct Folder {
+    pub(super) config: Config,
+    pub(super) layout: Layout,
+    pub(super) shards: Shards,
+}
+
+impl Folder {
+    /// Maps the weights, and refuses tensors that are missing, of another shape, or not of the architecture.
+    pub(super) fn open(folder: &Path) -> Result<Self, ModelError> {
         let adapter = folder.join(adapter::CONFIG);
         if adapter.exists() && !folder.join("config.json").exists() {
             let problem = "found an adapter alone, expected a whole model; put the stage `MergeAdapter(model: …, adapter: …)` between".to_owned();
@@ -40,6 +46,15 @@ impl Model {
         for tensor in layout.tensors() {
             shards.check(&tensor.name, &tensor.shape)?;
         }
+        Ok(Self { config, layout, shards })
+    }
+}
+
+impl Model {
+    /// Opens a model folder (`config.json`, and `model.safetensors` or shards with their index); BF16 and F16 tensors
+    /// are widened to f32.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let Folder { config, layout, shards } = Folder::open(folder)?;
         let mut parameters = vec![0.0; layout.len()];
         for tensor in layout.tensors() {
             shards.read(&tensor.name, &tensor.shape, &mut parameters[tensor.range.clone()])?;

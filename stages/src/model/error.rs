@@ -121,6 +121,12 @@ pub enum ModelError {
         /// Expected.
         expected: String,
     },
+    /// A device of which candle or its driver says that it cannot go on.
+    #[error("the device failed: {problem}")]
+    Device {
+        /// What was said, and what to do if that is known.
+        problem: String,
+    },
     /// The caller broke the agreement on sizes.
     #[error("{what}: found {found}, expected {expected}")]
     Size {
@@ -160,6 +166,9 @@ impl From<ModelError> for StageError {
             | ModelError::Logit { .. }
             | ModelError::Sampling { .. }
             | ModelError::Adapter { .. }) => Self::Failed(error.to_string()),
+            ModelError::Device { problem } => {
+                Self::Environment { action: "compute on the device".to_owned(), source: io::Error::other(problem) }
+            }
             error @ ModelError::Size { .. } => Self::Bug(error.to_string()),
         }
     }

@@ -164,7 +164,7 @@ pub(super) fn write(path: &Path, tensors: &[Named<'_>]) -> Result<(), ModelError
 }
 
 /// The innermost message, without the backtrace that candle may add.
-fn root(error: &candle_core::Error) -> String {
+pub(super) fn root(error: &candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::WithPath { inner, .. } => root(inner),
         other => other.to_string(),

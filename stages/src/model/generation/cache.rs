@@ -69,7 +69,7 @@ impl Model {
     /// taken for that length: all positions have the same frequencies then, those with which [`Model::score`] sees a
     /// sequence of `capacity` tokens. A longer sequence than [`super::super::Rope::longest`] is an error.
     pub fn cache(&self, capacity: usize) -> Result<Cache, ModelError> {
-        self.check_length(capacity)?;
+        self.config().check_length(capacity)?;
         let mut layers = Vec::new();
         layers.resize_with(self.config().layers, Vec::new);
         Ok(Cache { layers, length: 0, capacity, tables: self.tables(capacity) })

@@ -58,7 +58,7 @@ impl Model {
         let mut generated = vec![Generated { ids: Vec::new(), stopped: None }; prompts.len()];
         let mut caches = Vec::with_capacity(prompts.len());
         for (number, prompt) in prompts.iter().enumerate() {
-            self.check_tokens(number, 0, prompt.ids)?;
+            self.config().check_tokens(number, 0, prompt.ids)?;
             caches.push(self.cache(prompt.ids.len() + settings.tokens)?);
         }
         if settings.tokens == 0 || prompts.is_empty() {
@@ -111,7 +111,7 @@ impl Model {
         watch: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Vec<f32>, E> {
         for (number, (cache, ids)) in sequences.iter().enumerate() {
-            self.check_tokens(number, cache.len(), ids)?;
+            self.config().check_tokens(number, cache.len(), ids)?;
             check_room(cache, ids.len())?;
         }
         let shape = Shape::new(self.config(), 1, 1);
@@ -122,7 +122,7 @@ impl Model {
     /// Appends one token to each sequence; answers the logits of each one's next token, `[sequences, vocabulary]`.
     pub fn decode(&self, sequences: &mut [(&mut Cache, u32)]) -> Result<Vec<f32>, ModelError> {
         for (number, (cache, id)) in sequences.iter().enumerate() {
-            self.check_tokens(number, cache.len(), std::slice::from_ref(id))?;
+            self.config().check_tokens(number, cache.len(), std::slice::from_ref(id))?;
             check_room(cache, 1)?;
         }
         Ok(self.decode_with(&mut Decoder::default(), sequences))
