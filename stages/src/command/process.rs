@@ -4,11 +4,18 @@ use std::{
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus},
+    thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid,
+};
+#[cfg(target_os = "linux")]
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    process::{PidfdFlags, pidfd_open},
 };
 
 /// How long a process has between the request to end and the end.
@@ -18,6 +25,9 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Group {
     child: Child,
     id: Pid,
+    /// Becomes readable when the program ends; `None` where the kernel is too old for that.
+    #[cfg(target_os = "linux")]
+    pidfd: Option<OwnedFd>,
     asked_to_end: Option<Instant>,
 }
 
@@ -32,7 +42,25 @@ impl Group {
         }
         let child = command.spawn()?;
         let id = Pid::from_child(&child);
-        Ok(Self { child, id, asked_to_end: None })
+        Ok(Self {
+            child,
+            id,
+            #[cfg(target_os = "linux")]
+            pidfd: pidfd_open(id, PidfdFlags::empty()).ok(),
+            asked_to_end: None,
+        })
+    }
+
+    /// Waits until the program ends, or for so long, or less if a signal comes.
+    pub(super) fn wait_for(&self, time: Duration) {
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd {
+            let limit = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+            // Whatever it says, the caller looks for himself.
+            let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+            return;
+        }
+        thread::sleep(time);
     }
 
     /// How the program ended, if it has. What it left running in its group is killed then, so that nothing writes

@@ -4,7 +4,6 @@ use std::{
     env, fs, io,
     path::Path,
     process::{self, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::stage::{Context, SettingError, StageError};
 
-/// How often the program is looked at.
+/// How often it is looked whether the stage shall stop.
 const GLANCE: Duration = Duration::from_millis(20);
 /// How often its last line is shown.
 const SHOW: Duration = Duration::from_millis(500);
@@ -72,7 +71,7 @@ fn watch(group: &mut Group, log: &Log, context: &Context) -> Result<process::Exi
             context.progress(started.elapsed().as_secs(), 0, "seconds", log.last_line());
             shown = Instant::now();
         }
-        thread::sleep(GLANCE);
+        group.wait_for(GLANCE);
     }
 }
 
