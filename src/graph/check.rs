@@ -1,6 +1,8 @@
 //! What typed stages must fulfil together: references exist, settings are in range, nothing reads itself.
 
-use petgraph::algo::tarjan_scc;
+use std::collections::HashMap;
+
+use petgraph::algo::kosaraju_scc;
 use twdag_stages::stage::{Reference, SettingError};
 
 use super::{
@@ -14,7 +16,7 @@ use super::{
 
 /// Checks all stages and resolves their references.
 pub(super) fn nodes(typed: Vec<(Site<'_>, Typed)>, problems: &mut Vec<Problem>) -> Vec<Node> {
-    let names: Vec<&str> = typed.iter().map(|(site, _)| site.stage).collect();
+    let names = Names::of(typed.iter().map(|(site, _)| site.stage).collect());
     let mut nodes = Vec::with_capacity(typed.len());
     let mut links: Vec<Vec<Link>> = Vec::with_capacity(typed.len());
     for (site, Typed { stage, renamed }) in typed {
@@ -39,8 +41,22 @@ pub(super) fn nodes(typed: Vec<(Site<'_>, Typed)>, problems: &mut Vec<Problem>) 
             nodes.push(Node { name: site.stage.to_owned(), stage, inputs, policy: Policy::default() });
         }
     }
-    cycles(&names, &links, problems);
+    cycles(&names.all, &links, problems);
     nodes
+}
+
+/// The names of all stages.
+struct Names<'a> {
+    all: Vec<&'a str>,
+    places: HashMap<&'a str, usize>,
+}
+
+impl<'a> Names<'a> {
+    fn of(all: Vec<&'a str>) -> Self {
+        // Of two stages with the same name, which is told elsewhere, the first counts.
+        let places = all.iter().enumerate().rev().map(|(place, name)| (*name, place)).collect();
+        Self { all, places }
+    }
 }
 
 /// A reference that leads to a stage.
@@ -91,7 +107,7 @@ fn resolve(
     place: &Place<'_>,
     role: &str,
     reference: &Reference,
-    names: &[&str],
+    names: &Names<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<usize> {
     let Place { site, value, span, is_exact } = place;
@@ -105,11 +121,11 @@ fn resolve(
         );
         return None;
     }
-    let found = names.iter().position(|name| *name == wrong);
+    let found = names.places.get(wrong).copied();
     if found.is_none() {
         let message = format!("stage `{stage}` reads `{}`, which does not exist", wrong.escape_debug());
         let problem = site.explain(Problem::at(*span, message, "no such stage"), value);
-        let others: Vec<&str> = names.iter().copied().filter(|name| *name != stage).collect();
+        let others: Vec<&str> = names.all.iter().copied().filter(|name| *name != stage).collect();
         let below = reference.path().map(|path| format!("/{path}")).unwrap_or_default();
         problems.push(if *is_exact && site.parameter(value).is_none() {
             problem.with_suggestion("stage", *span, wrong, &others, |right| format!("\"{right}{below}\""))
@@ -135,12 +151,17 @@ fn refuse_path(reference: &Reference) -> Option<&'static str> {
 /// Tells each cycle as a path along the data: `a → b → a`.
 fn cycles(names: &[&str], links: &[Vec<Link>], problems: &mut Vec<Problem>) {
     let inputs: Vec<Vec<usize>> = links.iter().map(|links| links.iter().map(|link| link.node).collect()).collect();
-    for mut group in tarjan_scc(&edges(&inputs))
+    // Not Tarjan's way, which recurses as deep as the graph is.
+    for mut group in kosaraju_scc(&edges(&inputs))
         .into_iter()
         .map(|group| group.into_iter().map(petgraph::graph::NodeIndex::index).collect::<Vec<usize>>())
     {
         group.sort_unstable();
         let Some(&start) = group.first() else { continue };
+        // Nearly all stages lie on no cycle, and there are many.
+        if group.len() == 1 && inputs.get(start).is_none_or(|read| !read.contains(&start)) {
+            continue;
+        }
         let Some(path) = shortest_cycle(start, &group, links) else { continue };
         let name = |node: usize| names.get(node).copied().unwrap_or_default();
         if let [(node, span)] = path.as_slice() {

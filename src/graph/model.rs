@@ -140,15 +140,18 @@ impl Graph {
     }
 }
 
-/// Edges from each stage to those that read it; `inputs` holds for each stage the stages that it reads.
+/// Edges from each stage to those that read it, each once; `inputs` holds for each stage the stages that it reads.
 pub(super) fn edges(inputs: &[Vec<usize>]) -> DiGraph<(), ()> {
     let mut edges = DiGraph::with_capacity(inputs.len(), inputs.len());
     for _ in inputs {
         edges.add_node(());
     }
     for (reader, read) in inputs.iter().enumerate() {
-        for &node in read {
-            edges.update_edge(NodeIndex::new(node), NodeIndex::new(reader), ());
+        let mut read = read.clone();
+        read.sort_unstable();
+        read.dedup();
+        for node in read {
+            edges.add_edge(NodeIndex::new(node), NodeIndex::new(reader), ());
         }
     }
     edges

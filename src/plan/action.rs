@@ -152,17 +152,16 @@ impl Serialize for Bytes<'_> {
     }
 }
 
-/// The action of a stage whose inputs are all there. `artifacts` holds the results so far, for each node of the
-/// graph.
+/// The action of a stage whose inputs are all there. `artifact` tells the result of a node of the graph, if it has one.
 pub fn resolve(
     graph: &Graph,
     node: usize,
-    artifacts: &[Option<ArtifactId>],
+    artifact: impl Fn(usize) -> Option<ArtifactId>,
     store: &Store,
 ) -> Result<Action, PlanError> {
     let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
     let inputs = node.inputs.iter().map(|input| {
-        let artifact = artifacts.get(input.node).copied().flatten().ok_or_else(|| {
+        let artifact = artifact(input.node).ok_or_else(|| {
             PlanError::Bug(format!("stage `{}` was resolved before its input `{}`", node.name, input.reference))
         })?;
         let digest = store.digest_inside(&artifact, input.reference.path()).map_err(|source| PlanError::Input {

@@ -83,7 +83,7 @@ fn planned(
     if !missing.is_empty() {
         return Ok(PlannedStage { reason: format!("waits for {}", missing.join(", ")), ..stage });
     }
-    let action = resolve(graph, index, artifacts, store)?;
+    let action = resolve(graph, index, |node| artifacts.get(node).copied().flatten(), store)?;
     let key = action.key();
     let (status, reason, artifact) = match store.lookup(&key)? {
         Lookup::Hit(record) => (Status::Cached, "its result is in the store".to_owned(), Some(record.artifact)),

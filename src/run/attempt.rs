@@ -122,8 +122,8 @@ pub(super) struct Attempt {
     pub(super) assignment: Assignment,
     /// The stage's place in the plan.
     pub(super) stage: usize,
-    /// The results so far, for each node of the graph.
-    pub(super) artifacts: Arc<Vec<Option<ArtifactId>>>,
+    /// The results of the nodes of the graph that it reads.
+    pub(super) artifacts: BTreeMap<usize, ArtifactId>,
     pub(super) wish: watch::Receiver<Wish>,
     /// What it may use.
     pub(super) lease: Lease,
@@ -210,7 +210,12 @@ impl Attempt {
     }
 
     fn resolve(&self) -> Result<Action, Trouble> {
-        Ok(plan::resolve(&self.shared.graph, self.node(), &self.artifacts, &self.shared.store)?)
+        Ok(plan::resolve(
+            &self.shared.graph,
+            self.node(),
+            |node| self.artifacts.get(&node).copied(),
+            &self.shared.store,
+        )?)
     }
 
     /// Looks for the result, and claims the action if there is none.
@@ -293,9 +298,11 @@ impl Attempt {
         let node = self.graph_node();
         let mut inputs = BTreeMap::new();
         for input in &node.inputs {
-            let artifact = self.artifacts[input.node]
+            let artifact = self
+                .artifacts
+                .get(&input.node)
                 .ok_or_else(|| Trouble::new(format!("`{}` has no result", input.reference), Blame::Bug))?;
-            let view = store.view(&artifact)?;
+            let view = store.view(artifact)?;
             let path = input.reference.path().map_or_else(|| view.clone(), |below| view.join(below));
             inputs.insert(input.reference.as_str().to_owned(), path);
         }

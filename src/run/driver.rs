@@ -237,7 +237,7 @@ impl<'a> Driver<'a> {
                         task,
                         assignment: self.assignment(task),
                         stage: self.stage(task),
-                        artifacts: Arc::new(self.artifacts.clone()),
+                        artifacts: self.read_by(task),
                         wish: self.wishes[task].subscribe(),
                         lease: self.lease(task),
                         failures: self.scheduler.failures(task),
@@ -296,6 +296,12 @@ impl<'a> Driver<'a> {
             self.scheduler.devices(task).iter().filter_map(|&device| all.get(device).cloned()).collect()
         };
         Lease { threads: self.budget.threads[self.stage(task)], devices: self.options.totals.devices().map(named) }
+    }
+
+    /// The results that a task reads.
+    fn read_by(&self, task: usize) -> BTreeMap<usize, ArtifactId> {
+        let node = &self.shared.graph.nodes()[self.shared.plan.stages[self.stage(task)].node];
+        node.inputs.iter().filter_map(|input| Some((input.node, self.artifacts[input.node]?))).collect()
     }
 
     fn policy(&self, task: usize) -> &Policy {

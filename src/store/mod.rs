@@ -56,6 +56,8 @@ pub use record::{Lookup, Record, RecordInput, RecordedPart};
 pub use source::SourceState;
 pub use witness::Witnesses;
 
+use rustix::fs::Access;
+
 use crate::digest::Digest;
 
 /// The store of this machine. Any number of processes may use one at the same time.
@@ -78,7 +80,8 @@ impl Store {
             std::fs::create_dir_all(&folder).map_err(StoreError::unusable(&root, "create", &folder))?;
         }
         let local = root.join("local");
-        tempfile::tempfile_in(&local).map_err(StoreError::unusable(&root, "write into", &local))?;
+        rustix::fs::access(&local, Access::WRITE_OK)
+            .map_err(|error| StoreError::unusable(&root, "write into", &local)(error.into()))?;
         let stat_index = Mutex::new(stat_index::StatIndex::new(local.join("stat-index.json")));
         let seals = Mutex::new(seals::Seals::new(local.join("seals")));
         let store = Self {
