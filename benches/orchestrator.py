@@ -88,7 +88,7 @@ class Twdag:
         return [self.program, "plan", "graph.ron"]
 
     def why(self, stage):
-        return [self.program, "plan", "graph.ron", stage]
+        return [self.program, "plan", "graph.ron", "--why", stage]
 
 
 class Ninja:

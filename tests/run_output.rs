@@ -258,3 +258,78 @@ fn help_is_there_for_everyone() {
     }
     assert_eq!(place.output(&["--version"]).stdout, format!("twdag {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn why_a_stage_runs_waits_or_is_cached() {
+    let place = place();
+    let _filters = place.filters();
+    let why = |stage: &str| both(&place.output(&["plan", "graph.ron", "--why", stage]));
+    insta::assert_snapshot!(why("page"), @"
+    page: waits, Command
+      waits for `fails`
+    what has to run before that is known:
+      run   text   Command   never computed here
+    -- errors, exit code 0 --
+    ");
+    assert_eq!(place.output(&["run", "graph.ron", "copy"]).code, Some(0));
+    insta::assert_snapshot!(why("copy"), @"
+    copy: cached, Command
+      its result is in the store
+    key [short]
+    -- errors, exit code 0 --
+    ");
+    place.write("text.txt", "other text\n");
+    insta::assert_snapshot!(why("text"), @"
+    text: run, Command
+      source `files.0` changed: text.txt, [short] → [short]
+    key [short], the last one was [short]
+    -- errors, exit code 0 --
+    ");
+    insta::assert_snapshot!(why("copy"), @"
+    copy: waits, Command
+      waits for `text`
+    what has to run before that is known:
+      run   text   Command   source `files.0` changed
+    its last key was [short]
+    -- errors, exit code 0 --
+    ");
+    assert_eq!(place.output(&["run", "graph.ron", "text"]).code, Some(0));
+    place.graph(&[STAGES[0], &STAGES[1].replace("STEP\": \"copy", "STEP\": \"again")]);
+    insta::assert_snapshot!(why("copy"), @r#"
+    copy: run, Command
+      setting `env.STEP` changed: "copy" → "again"
+      input `inputs.text` changed: text, [short] → [short]
+    key [short], the last one was [short]
+    -- errors, exit code 0 --
+    "#);
+    insta::assert_snapshot!(place.output(&["plan", "graph.ron", "--json", "--why", "copy"]).stdout, @r#"
+    {
+      "graph": "graph.ron",
+      "name": "copy",
+      "kind": "Command",
+      "status": "run",
+      "reason": "setting `env.STEP` changed: \"copy\" → \"again\"; input `inputs.text` changed",
+      "key": "[digest]",
+      "artifact": null,
+      "last_key": "[digest]",
+      "differences": [
+        {
+          "what": "setting",
+          "place": "env.STEP",
+          "reads": null,
+          "from": "\"copy\"",
+          "to": "\"again\""
+        },
+        {
+          "what": "input",
+          "place": "inputs.text",
+          "reads": "text",
+          "from": "[digest]",
+          "to": "[digest]"
+        }
+      ],
+      "waits_for": []
+    }
+    "#);
+    assert_eq!(place.output(&["plan", "graph.ron", "copy", "--why", "copy"]).code, Some(2));
+}

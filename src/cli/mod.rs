@@ -14,6 +14,7 @@ mod runs;
 mod settled;
 mod show;
 mod store;
+mod why;
 mod words;
 mod worker;
 

@@ -7,6 +7,7 @@ use super::{
     failure::Failure,
     output::{self, FAINT, GOOD, NOTE, STRONG, paint, table},
     settled::{look, settle},
+    why::explain,
     words::stages as count_stages,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 #[command(after_help = "Examples:
   twdag plan graphs/quickstart.ron
   twdag plan graphs/quickstart.ron report --set lambda=0.5
+  twdag plan graphs/quickstart.ron --why report
   twdag plan graphs/quickstart.ron --json | jq '.stages[] | select(.status == \"run\").name'")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -27,6 +29,9 @@ pub(super) struct Arguments {
     /// Only these stages and what they need
     #[arg(value_name = "STAGE", value_parser = stage_name())]
     stages: Vec<String>,
+    /// Explain one stage: all that differs from what it was last keyed by, or what it waits for
+    #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with = "stages")]
+    why: Option<String>,
     /// Print one JSON object (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -34,6 +39,9 @@ pub(super) struct Arguments {
 
 /// Plans and tells.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    if let Some(stage) = &arguments.why {
+        return explain(&arguments.graph, stage, arguments.json);
+    }
     let looked = look(&arguments.graph, &arguments.stages)?;
     if looked.settled.is_some_and(|(settled, _)| tell_settled(&settled, arguments.json)) {
         return Ok(exit::SUCCESS);
@@ -64,14 +72,7 @@ pub(super) fn text(graph: &Graph, plan: &Plan) -> String {
     let rows: Vec<Vec<String>> = plan
         .stages
         .iter()
-        .map(|stage| {
-            let status = match stage.status {
-                Status::Cached => paint(GOOD, "cached"),
-                Status::Run => paint(NOTE, "run"),
-                Status::Waits => paint(FAINT, "waits"),
-            };
-            vec![status, stage.name.clone(), stage.kind.to_owned(), paint(FAINT, &stage.reason)]
-        })
+        .map(|stage| vec![status(stage.status), stage.name.clone(), stage.kind.to_owned(), paint(FAINT, &stage.reason)])
         .collect();
     let count = |status| plan.stages.iter().filter(|stage| stage.status == status).count();
     format!(
@@ -81,6 +82,15 @@ pub(super) fn text(graph: &Graph, plan: &Plan) -> String {
         table(&rows),
         tally(count(Status::Cached), count(Status::Run), count(Status::Waits))
     )
+}
+
+/// A status as a word.
+pub(super) fn status(status: Status) -> String {
+    match status {
+        Status::Cached => paint(GOOD, "cached"),
+        Status::Run => paint(NOTE, "run"),
+        Status::Waits => paint(FAINT, "waits"),
+    }
 }
 
 /// `4 cached, 5 run, 3 wait`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Status};
+use super::{Plan, PlannedStage, Status};
 use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
@@ -37,20 +37,27 @@ pub struct DocumentStage {
 impl Document {
     /// Tells of a plan.
     pub fn of(graph: &Graph, plan: &Plan) -> Self {
-        let stages = plan.stages.iter().map(|stage| DocumentStage {
-            name: stage.name.clone(),
-            kind: stage.kind.to_owned(),
-            status: stage.status,
-            reason: stage.reason.clone(),
-            key: stage.key,
-            artifact: stage.artifact,
-        });
-        Self { graph: graph.path.display().to_string(), stages: stages.collect() }
+        let stages = plan.stages.iter().map(DocumentStage::of).collect();
+        Self { graph: graph.path.display().to_string(), stages }
     }
 
     /// The document as one line.
     pub fn line(&self) -> String {
         // A document of strings and digests always has a JSON form.
         serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+impl DocumentStage {
+    /// Tells of a stage of a plan.
+    pub(super) fn of(stage: &PlannedStage) -> Self {
+        Self {
+            name: stage.name.clone(),
+            kind: stage.kind.to_owned(),
+            status: stage.status,
+            reason: stage.reason.clone(),
+            key: stage.key,
+            artifact: stage.artifact,
+        }
     }
 }

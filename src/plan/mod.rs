@@ -4,6 +4,7 @@ mod action;
 mod changes;
 mod document;
 mod error;
+mod explain;
 mod planning;
 pub mod settled;
 
@@ -11,4 +12,5 @@ pub use action::{Action, resolve, source_states};
 pub use changes::{Change, Difference, changes};
 pub use document::{Document, DocumentStage};
 pub use error::PlanError;
+pub use explain::{Differing, Explanation};
 pub use planning::{Plan, PlannedStage, Status, plan, reason};

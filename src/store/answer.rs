@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -18,7 +19,7 @@ use crate::digest::Digest;
 
 const MAGIC: &[u8; 16] = b"twdag settled 1\n";
 const WITNESSES: &str = "witnesses";
-/// So many answers are kept; the oldest goes first.
+/// So many answers are kept; the one that was not used for longest goes first.
 const MOST: usize = 16;
 
 #[derive(Serialize, Deserialize)]
@@ -86,7 +87,12 @@ impl Store {
         let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
         let (head, list) = content.split_at_checked(length)?;
         let Head { facts, files } = serde_json::from_slice(head).ok()?;
-        self.agrees(list).then_some(Answer { facts, files, folder })
+        if !self.agrees(list) {
+            return None;
+        }
+        // The oldest answer goes first: one that is used is young again. If that cannot be noted, it only goes earlier.
+        let _ = File::open(folder.join(WITNESSES)).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(Answer { facts, files, folder })
     }
 
     /// Keeps an answer. Of two that are kept at the same time one stays, or none.
