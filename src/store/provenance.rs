@@ -12,8 +12,8 @@ pub struct Provenance {
     pub host: String,
     /// Operating system and processor, such as `linux x86_64`.
     pub platform: String,
-    /// The instruction sets that numeric code may have chosen by, such as `avx2 fma`; results of the same numeric
-    /// class are bitwise alike only where these are.
+    /// The instruction sets that numeric code may have chosen by, such as `avx2 fma`. They change no byte of a result; they
+    /// stand here so that an error in this can be found.
     pub processor_features: String,
     /// When the work began.
     pub started: Timestamp,

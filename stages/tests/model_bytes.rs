@@ -1,12 +1,15 @@
-//! The same settings give the same bytes: for any number of threads, any grouping into batches, before and after a
-//! folder.
+//! The same settings give the same bytes: for any number of threads, any instruction set, any grouping into batches,
+//! before and after a folder.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::json;
-use twdag_stages::model::{AdamW, AdamWSettings, Config, Gradients, Model, ModelError, Rope};
+use twdag_stages::model::{
+    AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Generation, Gradients, Model, ModelError, MomentStorage,
+    Prompt, Rope, Sampling,
+};
 
 fn config(rope: Rope) -> Config {
     let object = json!({
@@ -52,6 +55,74 @@ fn bytes_do_not_depend_on_threads() {
     let expected = in_threads(1, work);
     for threads in [2, 3] {
         assert!(in_threads(threads, work) == expected, "{threads} threads");
+    }
+}
+
+/// Prints a digest of all that models compute: initialization, training of everything and of an adapter, scoring,
+/// continuing, for both architectures.
+#[test]
+#[ignore = "started by `bytes_do_not_depend_on_the_instruction_set`, once for each"]
+fn digest_of_all_numbers() {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |values: &[f32]| {
+        for value in values {
+            hasher.update(&value.to_bits().to_le_bytes());
+        }
+    };
+    let llama = config(Rope::DynamicNtk { theta: 100.0, factor: 4.0, original_context: 64 });
+    let phi = json!({
+        "model_type": "phi", "vocab_size": 300, "hidden_size": 40, "intermediate_size": 90, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "partial_rotary_factor": 0.4, "layer_norm_eps": 1e-5, "max_position_embeddings": 256,
+        "rope_theta": 100.0, "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2,
+    });
+    let phi = Config::from_json("config.json".as_ref(), phi.as_object().unwrap().clone()).unwrap();
+    for config in [llama, phi] {
+        let mut model = Model::initialize(config, 0.1, 5);
+        for moments in [MomentStorage::F32, MomentStorage::Blockwise8] {
+            let settings = AdamWSettings { weight_decay: 0.1, moments, ..AdamWSettings::default() };
+            let mut optimizer = AdamW::new(&model, settings);
+            let mut gradients = Gradients::zeros_like(&model);
+            for _ in 0..2 {
+                gradients.zero();
+                let mut mean = |losses: &[f32]| Ok::<_, ModelError>(vec![1.0 / losses.len() as f32; losses.len()]);
+                add(&model.forward_backward(&ids(2 * 131), 2, &mut mean, &mut gradients).unwrap());
+                add(gradients.values());
+                let clip = (1.0 / gradients.global_norm()).min(1.0);
+                optimizer.step(&mut model, &gradients, 1e-3, clip).unwrap();
+            }
+            let form = AdapterSettings { rank: 3, alpha: 6.0, rslora: true, targets: Vec::new() };
+            let adapter = Adapter::initialize(&model, form, 3).unwrap();
+            model.set_adapter(adapter).unwrap();
+        }
+        add(model.parameters());
+        add(model.adapter().unwrap().values());
+        add(&model.score(&ids(150), 1).unwrap().cross_entropy);
+        let generation = Generation { tokens: 20, stop: Vec::new(), sampling: Sampling::Greedy };
+        let prompts = [Prompt { ids: &ids(100), stream: 0 }, Prompt { ids: &ids(3), stream: 1 }];
+        let texts = model.generate(&prompts, &generation, &mut || Ok::<_, ModelError>(())).unwrap();
+        add(&texts.iter().flat_map(|text| &text.ids).map(|id| *id as f32).collect::<Vec<_>>());
+        let mut cache = model.cache(200).unwrap();
+        add(&model.prefill(&mut [(&mut cache, &ids(100))], &mut || Ok::<_, ModelError>(())).unwrap());
+        add(&model.decode(&mut [(&mut cache, 7)]).unwrap());
+    }
+    println!("digest {}", hasher.finalize());
+}
+
+#[test]
+fn bytes_do_not_depend_on_the_instruction_set() {
+    let digest = |set: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "digest_of_all_numbers", "--ignored", "--nocapture"])
+            .env("TWDAG_TEST_INSTRUCTION_SET", set)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let digest = text.lines().find_map(|line| line.split_once("digest ")).map(|(_, digest)| digest.to_owned());
+        digest.unwrap_or_else(|| panic!("{set}: {text}"))
+    };
+    let expected = digest("portable");
+    for set in ["avx2", "avx512"] {
+        assert_eq!(digest(set), expected, "{set}");
     }
 }
 

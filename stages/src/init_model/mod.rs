@@ -52,7 +52,7 @@ fn tied() -> bool {
 
 impl Kind for InitModel {
     const NAME: &'static str = "InitModel";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Makes a model with random weights, ready to be trained from scratch.";
     const NUMERICS: Numerics = Numerics::Floating;
 

@@ -49,8 +49,8 @@ impl AdamWSettings {
             epsilon: epsilon as f32,
             clip_factor: clip_factor as f32,
             keep: 1.0,
-            step_size: (learning_rate / (1.0 - beta1.powf(steps))) as f32,
-            inverse_root_correction: (1.0 / (1.0 - beta2.powf(steps)).sqrt()) as f32,
+            step_size: (learning_rate / (1.0 - libm::pow(beta1, steps))) as f32,
+            inverse_root_correction: (1.0 / (1.0 - libm::pow(beta2, steps)).sqrt()) as f32,
         };
         [AdamWStep { keep: (1.0 - learning_rate * weight_decay) as f32, ..step }, step]
     }

@@ -47,7 +47,7 @@ impl Model {
 fn normal_pair(a: u64, b: u64) -> [f64; 2] {
     const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;
     // In (0, 1], so that the logarithm is finite.
-    let radius = (-2.0 * (((a >> 11) + 1) as f64 * UNIT).ln()).sqrt();
-    let (sin, cos) = ((b >> 11) as f64 * UNIT * std::f64::consts::TAU).sin_cos();
+    let radius = (-2.0 * libm::log(((a >> 11) + 1) as f64 * UNIT)).sqrt();
+    let (sin, cos) = libm::sincos((b >> 11) as f64 * UNIT * std::f64::consts::TAU);
     [radius * cos, radius * sin]
 }

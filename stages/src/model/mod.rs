@@ -7,9 +7,9 @@
 //! The architectures share attention, products, norms, rotary embeddings and the head; `llama` and `phi` say how a block
 //! of theirs is laid out and what follows its attention.
 //!
-//! Every sum has an order that depends on shapes alone, so results are the same bytes for any number of threads, and
-//! the cross entropy of a sequence is the same alone and in a batch. The order does depend on the instruction set for
-//! which the matrix products were chosen at run time (AVX-512, AVX2, NEON, scalar).
+//! Every sum has an order that depends on shapes alone, so results are the same bytes for any number of threads and with
+//! any instruction set, and the cross entropy of a sequence is the same alone and in a batch. What the standard library
+//! takes from the host's C library (logarithms, powers, sines) differs between hosts, so these come from `libm`.
 
 mod adamw;
 mod adapter;

@@ -133,7 +133,7 @@ impl Rope {
 
     /// LongRoPE's factor on cos and sin (arXiv 2402.13753) for a context that was made `factor` times longer.
     pub(super) fn long_rope_attention_factor(factor: f64, original_context: usize) -> f64 {
-        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
+        if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original_context as f64)).sqrt() }
     }
 
     /// Frequencies of the `head_dim / 2` pairs, in radians for each position, and the factor on cos and sin, for a
@@ -154,7 +154,8 @@ impl Rope {
                 let d = head_dim as f64;
                 // The pair that turns `rotations` times within the original context (YaRN, equation 17).
                 let pair = |rotations: f64| {
-                    d * (original_context as f64 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * theta.ln())
+                    d * libm::log(original_context as f64 / (rotations * std::f64::consts::TAU))
+                        / (2.0 * libm::log(theta))
                 };
                 let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
                 if truncate {
@@ -172,7 +173,7 @@ impl Rope {
                         frequency / factor * ramp + frequency * (1.0 - ramp)
                     })
                     .collect();
-                let temperature = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+                let temperature = if factor <= 1.0 { 1.0 } else { 0.1 * libm::log(factor) + 1.0 };
                 (frequencies, attention_factor.unwrap_or(temperature))
             }
             Self::Llama3 { theta, factor, original_context, low_freq_factor, high_freq_factor } => {
@@ -219,7 +220,7 @@ impl Rope {
         tables.sin.reserve(length * frequencies.len());
         for position in 0..length {
             for frequency in &frequencies {
-                let (sin, cos) = (position as f64 * frequency).sin_cos();
+                let (sin, cos) = libm::sincos(position as f64 * frequency);
                 tables.cos.push((cos * scaling) as f32);
                 tables.sin.push((sin * scaling) as f32);
             }
@@ -238,5 +239,5 @@ pub(super) struct RopeTables {
 
 /// `theta^(-2i/d)`.
 fn plain(theta: f64, head_dim: usize) -> Vec<f64> {
-    (0..head_dim / 2).map(|pair| theta.powf(-((2 * pair) as f64) / head_dim as f64)).collect()
+    (0..head_dim / 2).map(|pair| libm::pow(theta, -((2 * pair) as f64) / head_dim as f64)).collect()
 }

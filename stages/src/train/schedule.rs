@@ -26,12 +26,12 @@ pub fn learning_rate(settings: &Train, step: usize) -> f64 {
     if before < warmup {
         return match settings.warmup_shape {
             WarmupShape::Linear => learning_rate * before as f64 / warmup as f64,
-            WarmupShape::Log => learning_rate * (((before + 1) as f64).ln() / (warmup as f64).ln()),
+            WarmupShape::Log => learning_rate * (libm::log((before + 1) as f64) / libm::log(warmup as f64)),
         };
     }
     let span = steps.saturating_sub(warmup).max(1) as f64;
     let gone = (before - warmup) as f64 / span;
-    let half_wave = |gone: f64| 0.5 * (1.0 + (std::f64::consts::PI * gone.min(1.0)).cos());
+    let half_wave = |gone: f64| 0.5 * (1.0 + libm::cos(std::f64::consts::PI * gone.min(1.0)));
     match (settings.schedule, convention) {
         (Schedule::Constant, _) => learning_rate,
         (Schedule::Linear, _) => learning_rate * (1.0 - gone).max(0.0),

@@ -73,7 +73,7 @@ pub(super) fn read(file: &Fields<'_>, rotary_dim: usize, positions: usize) -> Re
         "dynamic" => Ok(Rope::DynamicNtk { theta, factor: rope.number("factor")?, original_context: positions }),
         "yarn" => {
             let factor = rope.number("factor")?;
-            let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+            let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
             let attention_factor = match rope.optional_number("attention_factor")? {
                 Some(number) => Some(number),
                 None => match (rope.optional_number("mscale")?, rope.optional_number("mscale_all_dim")?) {

@@ -215,10 +215,9 @@ pub(super) fn apply(
         for (output, products) in output.iter_mut().zip(products.chunks_exact(rows)) {
             *output += products[row];
         }
-        if let Some(adapter) = model.adapter() {
-            // Row by row: bits of a product may depend on the number of rows.
-            adapter.apply(linear, &input[row * inputs..(row + 1) * inputs], output);
-        }
+    }
+    if let Some(adapter) = model.adapter() {
+        adapter.apply(linear, input, output);
     }
 }
 

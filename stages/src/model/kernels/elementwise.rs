@@ -1,4 +1,4 @@
-//! Sums, scalings, transpositions and the optimizer's step.
+//! Sums, scalings and the optimizer's step.
 
 use super::{LANES, vectorized};
 
@@ -50,30 +50,6 @@ vectorized! {
             }
         }
         ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
-    }
-}
-
-/// `target[column, row] = source[row, column]`; rows of `source` are `source_stride` apart, those of `target`
-/// `target_stride`.
-pub(in crate::model) fn transpose(
-    source: &[f32],
-    source_stride: usize,
-    rows: usize,
-    columns: usize,
-    target: &mut [f32],
-    target_stride: usize,
-) {
-    const TILE: usize = 16;
-    for row in (0..rows).step_by(TILE) {
-        let row_end = rows.min(row + TILE);
-        for column in (0..columns).step_by(TILE) {
-            for c in column..columns.min(column + TILE) {
-                let line = &mut target[c * target_stride + row..c * target_stride + row_end];
-                for (r, value) in line.iter_mut().enumerate() {
-                    *value = source[(row + r) * source_stride + c];
-                }
-            }
-        }
     }
 }
 

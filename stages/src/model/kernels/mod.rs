@@ -8,6 +8,7 @@
 #![allow(clippy::inline_always)]
 
 mod activation;
+mod dispatch;
 mod elementwise;
 mod exponential;
 mod few_rows;
@@ -15,14 +16,17 @@ mod matrix;
 mod normalize;
 mod rotary;
 mod softmax;
+mod transpose;
 
 pub(super) use activation::{gated, gated_backward, gelu, gelu_backward};
-pub(super) use elementwise::{AdamWStep, adamw_step, add, add_column_sums, scale, sum_of_squares, transpose};
+use dispatch::dispatch;
+pub(super) use elementwise::{AdamWStep, adamw_step, add, add_column_sums, scale, sum_of_squares};
 pub(super) use few_rows::{products_of_rows, weighted_rows};
 pub(super) use matrix::{Matrix, multiply};
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;
 pub(super) use softmax::{HeadRow, attention_gradient, attention_probabilities, head_gradient, head_row, row_products};
+pub(super) use transpose::transpose;
 
 /// Partial sums of a reduction.
 const LANES: usize = 32;
@@ -44,7 +48,7 @@ macro_rules! vectorized {
                     $body
                 }
             }
-            pulp::Arch::new().dispatch(Call { $($argument),* })
+            $crate::model::kernels::dispatch(Call { $($argument),* })
         }
     };
     (@output) => { () };

@@ -55,7 +55,7 @@ vectorized! {
             let sum = exponentials(seen, scale * LOG2_E, highest * LOG2_E);
             hidden.fill(0.0);
             *inverse = 1.0 / sum;
-            log_sum[r * log_sum_stride] = (f64::from(highest) + f64::from(sum).ln()) as f32;
+            log_sum[r * log_sum_stride] = (f64::from(highest) + libm::log(f64::from(sum))) as f32;
         }
     }
 }
@@ -117,7 +117,7 @@ vectorized! {
         let offset = highest * LOG2_E;
         let sum = reduce(logits.len(), |i, partial| partial + exp2(logits[i].mul_add(LOG2_E, -offset)));
         let argmax = logits.iter().position(|logit| *logit == highest).unwrap_or(0);
-        HeadRow { log_sum: f64::from(highest) + f64::from(sum).ln(), argmax: argmax as u32 }
+        HeadRow { log_sum: f64::from(highest) + libm::log(f64::from(sum)), argmax: argmax as u32 }
     }
 }
 

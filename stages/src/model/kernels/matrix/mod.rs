@@ -1,6 +1,24 @@
 //! Matrix products.
+//!
+//! Each number of a product is one chain of fused multiply-adds, in the order of the inner index: from zero, or from what
+//! is in the output where a product is added to it. So neither the instruction set nor the tiles, blocks and packing that
+//! are chosen here change a bit.
+//!
+//! A tile of the output stays in registers while the inner index runs ([`tile`]). One operand gives a number for each of
+//! its rows, from wherever that lies; the other gives vectors, which are packed side by side before. Where the right
+//! operand is a transposed matrix (rows times the transposed weights), the transposed product is computed instead, so that
+//! weights are read as they are, once for each block of rows, and only the rows are packed.
 
-use gemm::Parallelism;
+mod pack;
+mod product;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use pulp::Arch;
+
+use super::dispatch::chosen;
+use product::Product;
 
 /// A strided view of f32 numbers.
 #[derive(Clone, Copy)]
@@ -40,8 +58,8 @@ impl<'a> Matrix<'a> {
 
 /// `output = left * right`, or `output += left * right`; rows of `output` are `stride` apart.
 ///
-/// Runs on the calling thread, so the order of sums depends on shapes and strides only.
-#[inline]
+/// Runs on the calling thread. Each number of the product is one chain of fused multiply-adds in the order of the inner
+/// index, beginning with zero or with what is in `output`.
 pub(in crate::model) fn multiply(
     output: &mut [f32],
     stride: usize,
@@ -49,6 +67,10 @@ pub(in crate::model) fn multiply(
     right: Matrix<'_>,
     accumulate: bool,
 ) {
+    multiply_with(chosen(), output, stride, left, right, accumulate);
+}
+
+fn multiply_with(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
     let (rows, columns) = (left.rows, right.columns);
     if rows == 0 || columns == 0 {
         return;
@@ -56,29 +78,13 @@ pub(in crate::model) fn multiply(
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
     assert!(left.is_inside() && right.is_inside(), "operands of a matrix product lie inside their slices");
     assert!(columns <= stride && (rows - 1) * stride + columns <= output.len(), "the product lies inside its slice");
-    // SAFETY: the asserts above prove that every index which the shapes and strides reach lies inside the slices, and
-    // `output` is borrowed exclusively, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            left.columns,
-            output.as_mut_ptr(),
-            1,
-            stride as isize,
-            accumulate,
-            left.data.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.data.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    if left.columns == 0 {
+        if !accumulate {
+            output.chunks_mut(stride).take(rows).for_each(|row| row[..columns].fill(0.0));
+        }
+        return;
     }
+    let transposed = right.column_stride != 1;
+    let (left, right) = if transposed { (right.transposed(), left.transposed()) } else { (left, right) };
+    arch.dispatch(Product { left, right, output, stride, transposed, accumulate });
 }
