@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
 use super::{
-    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head, kernels,
+    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head,
     rope::RopeTables,
     shape::Shape,
     workspace::{Activations, Workspace},
@@ -17,9 +15,6 @@ pub struct Model {
     config: Config,
     layout: Arc<Layout>,
     parameters: Vec<f32>,
-    /// Each matrix transposed, in the place it has in `parameters`: the forward pass reads weights as `[in, out]`, the
-    /// backward pass as `[out, in]`, and neither then copies them.
-    transposed: Vec<f32>,
     /// If there is one, it is what training changes, and `parameters` stay.
     adapter: Option<Adapter>,
     activations: Activations,
@@ -43,20 +38,16 @@ const SCORED_ROWS: usize = 8192;
 
 impl Model {
     pub(super) fn from_parameters(config: Config, layout: Layout, parameters: Vec<f32>) -> Self {
-        let transposed = vec![0.0; parameters.len()];
-        let mut model = Self {
+        Self {
             config,
             layout: Arc::new(layout),
             parameters,
-            transposed,
             adapter: None,
             activations: Activations::default(),
             tables: Mutex::default(),
             scoring: Mutex::default(),
             training: Mutex::default(),
-        };
-        model.refresh();
-        model
+        }
     }
 
     /// Shape and constants.
@@ -119,7 +110,6 @@ impl Model {
     /// Changes the parameters in place.
     pub fn update(&mut self, change: impl FnOnce(&mut [f32])) {
         change(&mut self.parameters);
-        self.refresh();
     }
 
     /// The same parameters under another rotary embedding.
@@ -128,31 +118,6 @@ impl Model {
         self.config.rope = rope;
         self.tables = Mutex::default();
         Ok(self)
-    }
-
-    pub(super) fn transposed(&self) -> &[f32] {
-        &self.transposed
-    }
-
-    fn refresh(&mut self) {
-        let mut rest = self.transposed.as_mut_slice();
-        let mut jobs = Vec::new();
-        // Groups that the forward pass reads as one matrix are transposed as one.
-        let mut done = 0;
-        for linear in self.layout.matrices() {
-            let (range, columns) = (&linear.weight, linear.inputs);
-            let (_, tail) = rest.split_at_mut(range.start - done);
-            let (target, tail) = tail.split_at_mut(range.len());
-            (rest, done) = (tail, range.end);
-            let rows = range.len() / columns;
-            let source = &self.parameters[range.clone()];
-            for (index, part) in target.chunks_mut(64 * rows).enumerate() {
-                jobs.push((&source[index * 64..], columns, rows, part));
-            }
-        }
-        jobs.into_par_iter().for_each(|(source, columns, rows, target)| {
-            kernels::transpose(source, columns, rows, target.len() / rows, target, rows);
-        });
     }
 
     /// Cosines and sines for at least `length` positions.

@@ -133,13 +133,6 @@ impl Layout {
         Self { tensors: tensors.into(), embedding, blocks, final_norm, head, len }
     }
 
-    /// All matrices that rows are multiplied with, in the order of the buffer.
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &Linear> {
-        let tied = self.head.weight == self.embedding;
-        let blocks = self.blocks.iter().flat_map(BlockLayout::matrices);
-        tied.then_some(&self.head).into_iter().chain(blocks).chain((!tied).then_some(&self.head))
-    }
-
     /// The tensors in the order of the buffer.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors

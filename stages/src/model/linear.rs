@@ -34,9 +34,9 @@ impl Linear {
             }
         }
         let rows = output.len() / outputs;
-        let weight = Matrix::new(&model.transposed()[self.weight.clone()], inputs, outputs, outputs);
+        let weight = Matrix::new(&model.parameters()[self.weight.clone()], outputs, inputs, inputs);
         let accumulate = accumulate || self.bias.is_some();
-        multiply(output, outputs, Matrix::new(input, rows, inputs, inputs), weight, accumulate);
+        multiply(output, outputs, Matrix::new(input, rows, inputs, inputs), weight.transposed(), accumulate);
         if let Some(adapter) = model.adapter() {
             adapter.apply(self, input, output);
         }
