@@ -1,12 +1,16 @@
-//! Brings a file or folder into the store: from this machine, or over https with a pinned digest.
+//! Brings files into the store: from this machine, over https with a pinned digest, or from a model hub.
 
 mod address;
+mod hub;
 mod local;
 mod pin;
 mod remote;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use self::hub::Repository;
 use crate::stage::{Context, Kind, Numerics, SettingError, Source, SourcePath, StageError};
 
 /// Settings of a `Download` stage.
@@ -45,6 +49,35 @@ pub enum From {
         /// File name in the artifact -> address and digest.
         files: std::collections::BTreeMap<String, Pinned>,
     },
+    /// Files of a model or dataset of a hub that speaks the Hugging Face protocol. `HF_TOKEN`, `HF_ENDPOINT`,
+    /// `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` are honoured; none of them changes the key.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// What sort of repository it is.
+        #[serde(default)]
+        holds: Holding,
+        /// A commit, or a branch or tag: that is looked up when the stage runs, and the result then stays.
+        #[serde(default = "default_revision")]
+        revision: String,
+        /// Globs that choose files (`*` stays within one folder, `**` does not); each must match one. Empty means all.
+        #[serde(default)]
+        files: Vec<String>,
+    },
+}
+
+/// What a repository of a hub holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holding {
+    /// A model.
+    #[default]
+    Model,
+    /// A dataset.
+    Dataset,
+}
+
+fn default_revision() -> String {
+    "main".to_owned()
 }
 
 /// A remote file and what its bytes must hash to.
@@ -61,7 +94,7 @@ impl Kind for Download {
     const NAME: &'static str = "Download";
     const REVISION: u32 = 1;
     const SUMMARY: &'static str =
-        "Brings a file or folder into the store: from this machine, or over https with a pinned digest.";
+        "Brings files into the store: from this machine, over https with a pinned digest, or from a model hub.";
     const NUMERICS: Numerics = Numerics::Exact;
 
     fn check(&self) -> Result<(), SettingError> {
@@ -84,6 +117,10 @@ impl Kind for Download {
                 }
                 Ok(())
             }
+            From::Hub { repository, holds, revision, files } => {
+                Repository { name: repository, kind: *holds, revision }.check()?;
+                local::patterns(files).map(|_| ())
+            }
         }
     }
 
@@ -95,7 +132,7 @@ impl Kind for Download {
             From::File { path, .. } => {
                 vec![Source { role: "from.path".to_owned(), path: path.clone(), files: Vec::new() }]
             }
-            From::Url { .. } => Vec::new(),
+            From::Url { .. } | From::Hub { .. } => Vec::new(),
         }
     }
 
@@ -104,6 +141,20 @@ impl Kind for Download {
             From::Folder { path, below, files } => local::folder(&path.join(below), files, context),
             From::File { path, name } => local::file(path, name.as_deref(), context),
             From::Url { files } => remote::fetch(files, context),
+            From::Hub { repository, holds, revision, files } => {
+                hub::fetch(Repository { name: repository, kind: *holds, revision }, files, context)
+            }
         }
+    }
+}
+
+/// How often a wish to stop is noticed while waiting for the network.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Ends when the stage is asked to stop.
+async fn canceled(context: &Context) {
+    let mut glance = tokio::time::interval(GLANCE);
+    while !context.is_canceled() {
+        glance.tick().await;
     }
 }

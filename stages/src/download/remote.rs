@@ -14,10 +14,10 @@ use object_store::{
     http::{HttpBuilder, HttpStore},
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
 use super::{
-    Pinned, address,
+    GLANCE, Pinned, address, canceled,
     pin::{Hasher, Pin},
 };
 use crate::{
@@ -27,8 +27,6 @@ use crate::{
 
 /// A server that sends nothing for so long counts as gone.
 const SILENCE: Duration = Duration::from_mins(1);
-/// How often a wish to stop is noticed while waiting.
-const GLANCE: Duration = Duration::from_millis(100);
 
 /// What is known of a partial file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,13 +51,6 @@ pub(super) fn fetch(files: &BTreeMap<String, Pinned>, context: &Context) -> Resu
         })?;
     }
     Ok(())
-}
-
-async fn canceled(context: &Context) {
-    let mut glance = interval(GLANCE);
-    while !context.is_canceled() {
-        glance.tick().await;
-    }
 }
 
 struct Transfer<'a> {

@@ -1,0 +1,240 @@
+//! Models and datasets of a hub that speaks the Hugging Face protocol.
+
+mod cache;
+mod environment;
+mod listing;
+mod request;
+mod transfer;
+
+use std::{fs, path::Path};
+
+use url::Url;
+
+use self::{cache::Cache, environment::Environment, listing::RemoteFile, request::Requests, transfer::Transfer};
+use super::{Holding, canceled, local};
+use crate::stage::{Context, SettingError, StageError};
+
+/// Bytes that stay free on the disk for everything else.
+const RESERVE: u64 = 64 << 20;
+
+/// What a `Download` from a hub names.
+#[derive(Clone, Copy)]
+pub(super) struct Repository<'a> {
+    /// `owner/name`, or `name` for a few old ones.
+    pub(super) name: &'a str,
+    pub(super) kind: Holding,
+    /// A branch, a tag or a commit.
+    pub(super) revision: &'a str,
+}
+
+impl Holding {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+        }
+    }
+
+    /// What stands in front of the name in addresses.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Model => Self::Dataset,
+            Self::Dataset => Self::Model,
+        }
+    }
+}
+
+impl Repository<'_> {
+    /// Refuses what no hub can have.
+    pub(super) fn check(self) -> Result<(), SettingError> {
+        let parts: Vec<&str> = self.name.split('/').collect();
+        let is_name = |part: &&str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter))
+        };
+        if parts.len() > 2 || !parts.iter().all(is_name) {
+            let expected = "the name of a repository, such as `meta-llama/Meta-Llama-3-8B`";
+            return Err(SettingError::new("from.repository", format!("`{}`", self.name), expected));
+        }
+        local::check_name("from.revision", self.revision)
+    }
+
+    /// An address of the hub's interface for programs.
+    fn api(self, environment: &Environment, below: &[&str]) -> Result<Url, StageError> {
+        let kind = format!("{}s", self.kind.word());
+        self.address(environment, ["api", &kind], below)
+    }
+
+    /// The address of a file.
+    fn file(self, environment: &Environment, below: &[&str]) -> Result<Url, StageError> {
+        self.address(environment, self.kind.prefix().trim_end_matches('/').split_terminator('/'), below)
+    }
+
+    fn address<'b>(
+        self,
+        environment: &Environment,
+        before: impl IntoIterator<Item = &'b str>,
+        below: &[&str],
+    ) -> Result<Url, StageError> {
+        let mut url = environment.endpoint.clone();
+        let mut segments =
+            url.path_segments_mut().map_err(|()| StageError::Bug("an endpoint without a path".to_owned()))?;
+        segments.extend(before).extend(self.name.split('/')).extend(below);
+        drop(segments);
+        Ok(url)
+    }
+}
+
+/// Brings the chosen files of a revision to the output folder.
+pub(super) fn fetch(repository: Repository<'_>, patterns: &[String], context: &Context) -> Result<(), StageError> {
+    let environment = Environment::read()?;
+    let cache = environment.cache.as_deref().map(|cache| Cache::of(cache, repository));
+    if environment.offline {
+        return offline(repository, patterns, cache.as_ref(), context);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(StageError::io("start", "the network runtime"))?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = online(repository, patterns, &environment, cache.as_ref(), context) => result,
+            () = canceled(context) => Err(StageError::Canceled),
+        }
+    })
+}
+
+async fn online(
+    repository: Repository<'_>,
+    patterns: &[String],
+    environment: &Environment,
+    cache: Option<&Cache>,
+    context: &Context,
+) -> Result<(), StageError> {
+    let requests = Requests::new(environment, repository, context)?;
+    let commit = listing::commit(&requests, environment, repository).await?;
+    if commit != repository.revision {
+        context.warn(pin_advice(repository, &commit));
+    }
+    let all = listing::files(&requests, environment, repository, &commit).await?;
+    let files = choose(repository, all, patterns)?;
+    let (mut cached, mut remote) = (Vec::new(), Vec::new());
+    for file in files {
+        match cache.map(|cache| cache.find(&file, context)).transpose()?.flatten() {
+            Some(path) => cached.push((file.path, path)),
+            None => remote.push(file),
+        }
+    }
+    let transfer = Transfer::new(&requests, &remote, context)?;
+    check_space(transfer.missing(), context.scratch())?;
+    transfer.run().await?;
+    let fetched = transfer.paths().map(|(file, path)| (file.path.as_str(), path));
+    let cached = cached.iter().map(|(name, path)| (name.as_str(), path.as_path()));
+    cached.chain(fetched).try_for_each(|(name, path)| deliver(name, path, context))
+}
+
+/// Takes all files from the cache. Which files a commit has is known to the hub alone, so patterns cannot be resolved.
+fn offline(
+    repository: Repository<'_>,
+    patterns: &[String],
+    cache: Option<&Cache>,
+    context: &Context,
+) -> Result<(), StageError> {
+    let Repository { name, revision, .. } = repository;
+    if let Some(pattern) = patterns.iter().find(|pattern| pattern.contains(['*', '?', '[', '{'])) {
+        let problem = format!(
+            "HF_HUB_OFFLINE is set, and which files match `{pattern}` is known to the hub alone; unset that variable, or \
+             name the files"
+        );
+        return Err(StageError::input(name, problem));
+    }
+    if patterns.is_empty() {
+        let problem = "HF_HUB_OFFLINE is set, and which files there are is known to the hub alone; unset that variable, or \
+                       name the files in `files`";
+        return Err(StageError::input(name, problem));
+    }
+    let cache =
+        cache.ok_or_else(|| StageError::input(name, "HF_HUB_OFFLINE is set, and there is no cache; set HF_HOME"))?;
+    let commit = cache.commit(revision).ok_or_else(|| {
+        let problem = format!(
+            "HF_HUB_OFFLINE is set, and the cache does not know the commit of `{revision}`; unset that variable, or put the \
+             full name of a commit into `revision`"
+        );
+        StageError::input(name, problem)
+    })?;
+    if commit != revision {
+        context.warn(pin_advice(repository, &commit));
+    }
+    let mut files = Vec::with_capacity(patterns.len());
+    for path in patterns {
+        local::check_name("from.files", path)?;
+        files.push((path, cache.snapshot(&commit, path, context)?));
+    }
+    files.iter().try_for_each(|(name, path)| deliver(name, path, context))
+}
+
+fn pin_advice(repository: Repository<'_>, commit: &str) -> String {
+    let Repository { name, revision, .. } = repository;
+    format!(
+        "`{revision}` of {name} is commit {commit} now; put `revision: \"{commit}\"` into the graph so that it stays so"
+    )
+}
+
+/// The files that the patterns mean. Each must mean some.
+fn choose(
+    repository: Repository<'_>,
+    mut all: Vec<RemoteFile>,
+    patterns: &[String],
+) -> Result<Vec<RemoteFile>, StageError> {
+    for (index, pattern) in patterns.iter().enumerate() {
+        let matcher = local::patterns(std::slice::from_ref(pattern))?;
+        if !all.iter().any(|file| matcher.as_ref().is_none_or(|matcher| matcher.is_match(&file.path))) {
+            let mut names: Vec<&str> = all.iter().map(|file| file.path.as_str()).collect();
+            names.sort_unstable();
+            let more = if names.len() > 20 { ", …" } else { "" };
+            names.truncate(20);
+            let expected = format!("the name of a file of {}: {}{more}", repository.name, names.join(", "));
+            return Err(SettingError::new(format!("from.files.{index}"), format!("`{pattern}`"), expected).into());
+        }
+    }
+    let chosen = local::patterns(patterns)?;
+    all.retain(|file| chosen.as_ref().is_none_or(|chosen| chosen.is_match(&file.path)));
+    if all.is_empty() {
+        return Err(StageError::input(repository.name, "the repository holds no file"));
+    }
+    Ok(all)
+}
+
+/// Refuses a download for which there is no room.
+fn check_space(missing: u64, folder: &Path) -> Result<(), StageError> {
+    let found =
+        rustix::fs::statvfs(folder).map_err(|error| StageError::io("look for room in", folder)(error.into()))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if missing == 0 || missing.saturating_add(RESERVE) <= free {
+        return Ok(());
+    }
+    let message = format!(
+        "{missing} bytes are still to be fetched, and the disk has room for {}; make room (`twdag store gc` tells what can \
+         go), or put the store on another disk with --store",
+        free.saturating_sub(RESERVE)
+    );
+    Err(request::failed(&format!("download into {}", folder.display()), &message))
+}
+
+/// Puts a file into the output folder: as another name of the same bytes where the file system can do that.
+fn deliver(name: &str, path: &Path, context: &Context) -> Result<(), StageError> {
+    let target = context.output().join(name);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(StageError::io("create", parent))?;
+    }
+    if fs::hard_link(path, &target).is_ok() {
+        return Ok(());
+    }
+    fs::copy(path, &target).map(|_| ()).map_err(StageError::io("write", &target))
+}
