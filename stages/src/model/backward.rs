@@ -19,7 +19,7 @@ const KEYS: usize = 8 * BLOCK;
 
 /// Independent parts in which the query blocks of a sequence are gone through; depends on the length alone, so that
 /// the order of sums does.
-fn parts(shape: &Shape) -> usize {
+pub(super) fn parts(shape: &Shape) -> usize {
     shape.blocks().min(4)
 }
 
@@ -81,7 +81,7 @@ fn prepare(model: &Model, shape: &Shape, buffers: &mut Backward) {
 }
 
 /// Numbers in one part of the queries' gradients.
-fn query_part(shape: &Shape) -> usize {
+pub(super) fn query_part(shape: &Shape) -> usize {
     shape.blocks().div_ceil(parts(shape)) * BLOCK * shape.group() * shape.head_dim
 }
 

@@ -54,7 +54,7 @@ impl HeadBuffers {
 }
 
 /// Rows whose logits are in memory at once in training.
-fn chunk_rows(shape: &Shape) -> usize {
+pub(super) fn chunk_rows(shape: &Shape) -> usize {
     (CHUNK / shape.vocabulary / BLOCK).max(1) * BLOCK
 }
 

@@ -36,6 +36,11 @@ pub struct Predictions {
 /// Most rows that are scored at once; larger batches are scored in groups of sequences, which changes no bit.
 const SCORED_ROWS: usize = 8192;
 
+/// Sequences of that length that are scored at once.
+pub(super) fn scored_together(length: usize) -> usize {
+    (SCORED_ROWS / length).max(1)
+}
+
 impl Model {
     pub(super) fn from_parameters(config: Config, layout: Layout, parameters: Vec<f32>) -> Self {
         Self {
@@ -142,7 +147,7 @@ impl Model {
         let length = self.config.check_batch(ids, batch)?;
         let tables = self.tables(length);
         let mut predictions = Predictions { cross_entropy: Vec::new(), argmax: Vec::new() };
-        let group = (SCORED_ROWS / length).max(1) * length;
+        let group = scored_together(length) * length;
         let mut workspace = taken(&self.scoring);
         for ids in ids.chunks(group) {
             let shape = Shape::new(&self.config, ids.len() / length, length);

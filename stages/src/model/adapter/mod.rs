@@ -15,7 +15,7 @@ pub(super) use files::CONFIG;
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Layout, ModelError, Tensor, linear::Linear};
+use super::{Layout, ModelError, Tensor, gradients::numbers, linear::Linear};
 
 /// What PEFT puts before the names of a model's own modules.
 const PREFIX: &str = "base_model.model.";
@@ -76,56 +76,14 @@ pub struct Adapter {
 impl Adapter {
     /// One of zeros for the matrices of `layout` that `settings` name.
     fn zeros(layout: &Layout, settings: AdapterSettings) -> Result<Self, ModelError> {
-        let rank = settings.rank;
-        if rank == 0 {
-            return Err(wrong("rank", 0, "a number above 0"));
-        }
-        if !(settings.alpha > 0.0 && settings.alpha.is_finite()) {
-            return Err(wrong("alpha", settings.alpha, "a finite number above 0"));
-        }
-        let matrices = matrices(layout);
-        for (index, target) in settings.targets.iter().enumerate() {
-            if !matrices.iter().any(|matrix| matrix.target == *target) {
-                let mut known: Vec<&str> = Vec::new();
-                for matrix in &matrices {
-                    if !known.contains(&matrix.target) {
-                        known.push(matrix.target);
-                    }
-                }
-                return Err(wrong(&format!("targets.{index}"), target, &expected_target(target, &known)));
-            }
-        }
-        let is_target =
-            |name: &str| settings.targets.is_empty() || settings.targets.iter().any(|target| target == name);
-        let matrices: Vec<Matrix<'_>> = matrices.into_iter().filter(|matrix| is_target(matrix.target)).collect();
-        // More than this adds nothing but memory.
-        let sizes = |matrix: &Matrix<'_>| matrix.linear.inputs.max(matrix.tensor.range.len() / matrix.linear.inputs);
-        let widest = matrices.iter().map(sizes).max().unwrap_or(0);
-        if rank > widest {
-            return Err(wrong("rank", rank, &format!("at most {widest}, the width of the widest matrix")));
-        }
-        let (mut parts, mut tensors, mut len) = (Vec::new(), Vec::new(), 0);
-        for Matrix { linear, tensor, .. } in matrices {
-            let (inputs, outputs) = (linear.inputs, tensor.range.len() / linear.inputs);
-            let mut add = |which: &str, shape: [usize; 2]| {
-                let range = len..len + shape[0] * shape[1];
-                len = range.end;
-                let module = tensor.name.trim_end_matches(".weight");
-                let name = format!("{PREFIX}{module}.{which}.weight");
-                tensors.push(Tensor { name, shape: shape.to_vec(), range: range.clone() });
-                range
-            };
-            parts.push(Part {
-                linear: linear.weight.start,
-                weight: tensor.range.clone(),
-                column: (tensor.range.start - linear.weight.start) / inputs,
-                inputs,
-                outputs,
-                a: add("lora_A", [rank, inputs]),
-                b: add("lora_B", [outputs, rank]),
-            });
-        }
-        Ok(Self { settings, parts, tensors: tensors.into(), values: vec![0.0; len] })
+        let (parts, tensors) = places(layout, &settings)?;
+        let values = vec![0.0; numbers(&tensors)];
+        Ok(Self { settings, parts, tensors: tensors.into(), values })
+    }
+
+    /// How many numbers one has.
+    pub(super) fn size(layout: &Layout, settings: &AdapterSettings) -> Result<usize, ModelError> {
+        Ok(numbers(&places(layout, settings)?.1))
     }
 
     /// Its form.
@@ -166,6 +124,59 @@ impl Adapter {
         let expected = format!("those of an adapter for this model, which has {}", own.values.len());
         Err(ModelError::Size { what: "numbers of the adapter", found: self.values.len(), expected })
     }
+}
+
+/// The matrices of `layout` that `settings` name, and A and B of each.
+fn places(layout: &Layout, settings: &AdapterSettings) -> Result<(Vec<Part>, Vec<Tensor>), ModelError> {
+    let rank = settings.rank;
+    if rank == 0 {
+        return Err(wrong("rank", 0, "a number above 0"));
+    }
+    if !(settings.alpha > 0.0 && settings.alpha.is_finite()) {
+        return Err(wrong("alpha", settings.alpha, "a finite number above 0"));
+    }
+    let matrices = matrices(layout);
+    for (index, target) in settings.targets.iter().enumerate() {
+        if !matrices.iter().any(|matrix| matrix.target == *target) {
+            let mut known: Vec<&str> = Vec::new();
+            for matrix in &matrices {
+                if !known.contains(&matrix.target) {
+                    known.push(matrix.target);
+                }
+            }
+            return Err(wrong(&format!("targets.{index}"), target, &expected_target(target, &known)));
+        }
+    }
+    let is_target = |name: &str| settings.targets.is_empty() || settings.targets.iter().any(|target| target == name);
+    let matrices: Vec<Matrix<'_>> = matrices.into_iter().filter(|matrix| is_target(matrix.target)).collect();
+    // More than this adds nothing but memory.
+    let sizes = |matrix: &Matrix<'_>| matrix.linear.inputs.max(matrix.tensor.range.len() / matrix.linear.inputs);
+    let widest = matrices.iter().map(sizes).max().unwrap_or(0);
+    if rank > widest {
+        return Err(wrong("rank", rank, &format!("at most {widest}, the width of the widest matrix")));
+    }
+    let (mut parts, mut tensors, mut len) = (Vec::new(), Vec::new(), 0);
+    for Matrix { linear, tensor, .. } in matrices {
+        let (inputs, outputs) = (linear.inputs, tensor.range.len() / linear.inputs);
+        let mut add = |which: &str, shape: [usize; 2]| {
+            let range = len..len + shape[0] * shape[1];
+            len = range.end;
+            let module = tensor.name.trim_end_matches(".weight");
+            let name = format!("{PREFIX}{module}.{which}.weight");
+            tensors.push(Tensor { name, shape: shape.to_vec(), range: range.clone() });
+            range
+        };
+        parts.push(Part {
+            linear: linear.weight.start,
+            weight: tensor.range.clone(),
+            column: (tensor.range.start - linear.weight.start) / inputs,
+            inputs,
+            outputs,
+            a: add("lora_A", [rank, inputs]),
+            b: add("lora_B", [outputs, rank]),
+        });
+    }
+    Ok((parts, tensors))
 }
 
 /// A matrix of a block that can be adapted.

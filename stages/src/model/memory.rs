@@ -1,0 +1,170 @@
+//! How much memory scoring and training take, counted from a configuration alone: no weights are needed.
+//!
+//! The terms are those of docs/memory.md. A test compares their sum with the peaks of processes that do the work.
+
+use super::{
+    Activations, Adapter, AdapterSettings, Config, Layout, ModelError, MomentStorage,
+    backward::{parts, query_part},
+    head::chunk_rows,
+    kernels::HeadRow,
+    language_model::scored_together,
+    moments,
+    shape::{BLOCK, Shape},
+};
+
+/// Bytes of one number.
+const F32: u64 = 4;
+
+/// What the program itself takes beside its buffers: code, thread stacks, the allocator's rest. Measured, not counted.
+const PROCESS: u64 = 16 << 20;
+
+/// What a buffer takes beside its numbers, since large memory comes in pages of 2 MiB: half of one on average, and less if
+/// the buffer is small itself. Measured.
+const REST_OF_PAGE: u64 = 1 << 20;
+/// Buffers of a layer's state, and of what it saves.
+const BUFFERS: u64 = 4;
+/// Buffers of the backward pass.
+const BACKWARD_BUFFERS: u64 = 14;
+
+/// What is done with a model.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// Scoring, or evaluation by scoring.
+    Score,
+    /// Training.
+    Train {
+        /// What is kept of each layer for the backward pass.
+        activations: Activations,
+        /// How the optimizer's moments are kept.
+        moments: MomentStorage,
+        /// If an adapter is trained and the model frozen: its form.
+        adapter: Option<AdapterSettings>,
+    },
+}
+
+/// Bytes in memory at the peak, by what they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBudget {
+    /// All parameters in f32, an adapter's included.
+    pub parameters: u64,
+    /// A gradient in f32 for each trained parameter.
+    pub gradients: u64,
+    /// Two moments for each trained parameter.
+    pub moments: u64,
+    /// What the forward pass leaves: in training of every layer, or of every layer's input; in scoring of two layers.
+    pub activations: u64,
+    /// Buffers of the backward pass, which all layers share.
+    pub backward: u64,
+    /// Attention probabilities of the blocks that are computed at the moment, one for each thread.
+    pub attention: u64,
+    /// Logits of the rows that are computed at the moment, and what is kept of each row.
+    pub logits: u64,
+    /// Cosines and sines of all positions.
+    pub positions: u64,
+    /// The program itself, and the rests of pages at the ends of buffers.
+    pub process: u64,
+}
+
+impl MemoryBudget {
+    /// What `batch` sequences of `length` tokens at a time take on `threads` threads: in training the micro-batch.
+    ///
+    /// # Errors
+    /// An adapter that does not fit the model.
+    pub fn new(
+        config: &Config,
+        batch: usize,
+        length: usize,
+        threads: usize,
+        purpose: &Purpose,
+    ) -> Result<Self, ModelError> {
+        let layout = Layout::new(config);
+        let numbers = layout.len() as u64;
+        // Larger batches are scored in groups.
+        let batch = match purpose {
+            Purpose::Score => batch.min(scored_together(length)),
+            Purpose::Train { .. } => batch,
+        };
+        let shape = Shape::new(config, batch, length);
+        let (rows, threads) = (shape.rows() as u64, threads as u64);
+        let (layers, hidden, vocabulary) = (config.layers as u64, shape.hidden as u64, shape.vocabulary as u64);
+        let block = BLOCK as u64;
+
+        let keys_values = 2 * (batch * shape.blocks() * shape.transposed_block()) as u64;
+        let state = rows * (hidden + shape.projected() as u64) + keys_values;
+        let saved = rows * (shape.attended() + shape.heads + shape.middle + shape.raised) as u64;
+        let scores = threads * block * (shape.blocks() * BLOCK) as u64;
+        let positions = F32 * (length * shape.rotary_dim) as u64;
+        let of_rows = rows * (size_of::<HeadRow>() as u64 + F32);
+
+        let mut budget = Self {
+            parameters: F32 * numbers,
+            gradients: 0,
+            moments: 0,
+            activations: F32 * (2 * state + saved),
+            backward: 0,
+            attention: F32 * scores,
+            logits: F32 * threads * block * (vocabulary + hidden) + of_rows,
+            positions,
+            process: 0,
+        };
+        let mut buffers = 3 * BUFFERS;
+        if let Purpose::Train { activations, moments: kept, adapter } = purpose {
+            let trained = match adapter {
+                Some(settings) => Adapter::size(&layout, settings)? as u64,
+                None => numbers,
+            };
+            budget.parameters += if adapter.is_some() { F32 * trained } else { 0 };
+            budget.gradients = F32 * trained;
+            budget.moments = match kept {
+                MomentStorage::F32 => 2 * F32 * trained,
+                // A code each, and a factor for each block.
+                MomentStorage::Blockwise8 => 2 * (trained + F32 * trained.div_ceil(moments::BLOCK as u64)),
+            };
+            budget.activations = F32
+                * match activations {
+                    Activations::Keep => (layers + 1) * state + layers * saved,
+                    Activations::Recompute => layers * rows * hidden + 2 * state + saved,
+                };
+            buffers = match activations {
+                Activations::Keep => (2 * layers + 1) * BUFFERS,
+                Activations::Recompute => layers + 3 * BUFFERS,
+            } + BACKWARD_BUFFERS;
+            budget.backward = F32 * of_backward(&shape);
+            let chunk = rows.min(chunk_rows(&shape) as u64);
+            budget.logits = F32 * chunk * (vocabulary + hidden) + of_rows;
+        }
+        let rest = (budget.activations + budget.backward) / buffers / 4;
+        budget.process = PROCESS + buffers * rest.min(REST_OF_PAGE);
+        Ok(budget)
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Each part with its name.
+    pub fn parts(&self) -> [(&'static str, u64); 9] {
+        [
+            ("parameters", self.parameters),
+            ("gradients", self.gradients),
+            ("moments", self.moments),
+            ("activations", self.activations),
+            ("backward", self.backward),
+            ("attention", self.attention),
+            ("logits", self.logits),
+            ("positions", self.positions),
+            ("process", self.process),
+        ]
+    }
+}
+
+/// Numbers in the buffers of the backward pass.
+fn of_backward(shape: &Shape) -> u64 {
+    let streams = 3 * shape.hidden + 2 * shape.middle;
+    let feed = shape.inner + shape.raised;
+    let attention = shape.attended() + shape.heads + shape.projected();
+    let heads = shape.batch * shape.key_value_heads * parts(shape);
+    let partial = heads * (query_part(shape) + 2 * shape.length * shape.head_dim);
+    (shape.rows() * (streams + feed + attention) + partial) as u64
+}
