@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
-use twdag_stages::stage::{Numerics, Part, Source};
+use twdag_stages::stage::{Part, Source};
 
 use super::PlanError;
 use crate::{
@@ -17,8 +17,6 @@ use crate::{
 const CONTEXT: &str = "twdag 1 action";
 /// The same for parts, so that no part is ever taken for a stage.
 const PART_CONTEXT: &str = "twdag 1 part";
-/// Device kind and dtype of floating-point work.
-const NUMERIC_CLASS: &str = "cpu-f32";
 
 /// A stage with everything that determines its result. Its key covers neither the names of stages nor paths nor
 /// anything of the machine but the numeric class.
@@ -51,10 +49,7 @@ impl Action {
         file_names: BTreeMap<String, String>,
     ) -> Result<Self, PlanError> {
         let kind = node.stage.kind();
-        let numeric_class = match kind.numerics {
-            Numerics::Exact => None,
-            Numerics::Floating => Some(NUMERIC_CLASS),
-        };
+        let numeric_class = node.stage.numeric_class();
         let settings = node.stage.settings();
         let key = canon::encode(settings)
             .and_then(|settings| {

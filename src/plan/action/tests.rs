@@ -76,3 +76,20 @@ fn a_key_covers_content_and_no_names() {
     ]);
     assert_eq!(keys.len(), 9);
 }
+
+#[test]
+fn a_key_covers_the_numeric_class() {
+    let scored = |device: &str| {
+        let text = format!("(model: \"model\", tokens: \"tokens\"{device})");
+        let stage = twdag_stages::registry::find("Score").unwrap();
+        let stage = stage.from_ron(&twdag_stages::registry::ron_options(), &text).unwrap();
+        let node = Node { name: "scores".to_owned(), stage, inputs: Vec::new(), policy: Policy::default() };
+        Action::new(&node, read("model", "one"), Vec::new(), BTreeMap::new()).unwrap()
+    };
+    let [cpu, same, exact, rounded] =
+        ["", ", device: None", ", device: Cuda()", ", device: Cuda(precision: Bf16)"].map(scored);
+    assert_eq!(cpu.key(), same.key());
+    assert_eq!(BTreeSet::from([cpu.key(), exact.key(), rounded.key()]).len(), 3);
+    let classes = [cpu, exact, rounded].map(|action| action.numeric_class.unwrap());
+    assert_eq!(classes, ["cpu-f32", "cuda-f32", "cuda-bf16"]);
+}

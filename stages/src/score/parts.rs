@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Score, WindowPlan, Windows,
-    run::{Work, model, score_all},
+    run::{Engine, Work, score_all},
 };
 use crate::{
     data::{ArrayKind, Item, Origin, TensorFile, TensorOut, TokenSet, groups, part_name, write_tensors},
@@ -19,6 +19,9 @@ use crate::{
 /// About how many multiplications a part has: a second or so of two cores, many times what it costs to start a
 /// process and to open a model.
 const PART_MULTIPLICATIONS: u64 = 1 << 35;
+
+/// The same on a device, which computes some hundred times as fast but takes longer to be started.
+const DEVICE_PART_MULTIPLICATIONS: u64 = 1 << 45;
 
 /// What the result of a part depends on, beside the model.
 #[derive(Serialize, Deserialize)]
@@ -40,7 +43,9 @@ pub(super) fn split(settings: &Score, context: &Context) -> Result<Option<Split>
     let work = Work::open(settings, context)?;
     work.check(settings, &config, context)?;
     let tokens = &work.tokens;
-    let size = context.part_size(PART_MULTIPLICATIONS / multiplications(&config).max(1));
+    let multiplications_of_part =
+        if settings.device.is_some() { DEVICE_PART_MULTIPLICATIONS } else { PART_MULTIPLICATIONS };
+    let size = context.part_size(multiplications_of_part / multiplications(&config).max(1));
     if (tokens.sequences() * tokens.length()) as u64 <= size {
         return Ok(None);
     }
@@ -146,7 +151,7 @@ pub(super) fn run(settings: &Score, part: &Part, context: &Context) -> Result<()
         Some(windows) => Some(WindowPlan::new(keyed.length, windows, keyed.bos, "windows.")?),
         None => None,
     };
-    let model = model(settings, context)?;
+    let model = Engine::open(settings, context)?;
     let losses = score_all(settings, context, (&model, &tokens, plan), &sequences, |done| {
         context.progress(done, part.size, "tokens", "");
     })?;

@@ -8,7 +8,7 @@ use std::{
 use super::{Score, WindowPlan, suits};
 use crate::{
     data::{ArrayKind, ArraySetWriter, ScoreWindows, TensorFile, TokenSet, part_name},
-    model::{Config, Model},
+    model::{Config, DeviceModel, Model, ModelError},
     stage::{Context, StageError},
 };
 
@@ -55,16 +55,40 @@ impl Work {
     }
 }
 
-pub(super) fn model(settings: &Score, context: &Context) -> Result<Model, StageError> {
-    let folder = context.input(&settings.model)?;
-    Ok(match &settings.rope {
-        Some(rope) => Model::open_with_rope(folder, rope.clone())?,
-        None => Model::open(folder)?,
-    })
+/// The model, where it is to run.
+pub(super) enum Engine {
+    Cpu(Model),
+    Device(DeviceModel),
+}
+
+impl Engine {
+    pub(super) fn open(settings: &Score, context: &Context) -> Result<Self, StageError> {
+        let (folder, rope) = (context.input(&settings.model)?, settings.rope.clone());
+        Ok(match (settings.device, rope) {
+            (Some(device), rope) => Self::Device(DeviceModel::open(folder, rope, &device.open()?, device.precision())?),
+            (None, Some(rope)) => Self::Cpu(Model::open_with_rope(folder, rope)?),
+            (None, None) => Self::Cpu(Model::open(folder)?),
+        })
+    }
+
+    fn config(&self) -> &Config {
+        match self {
+            Self::Cpu(model) => model.config(),
+            Self::Device(model) => model.config(),
+        }
+    }
+
+    /// Cross entropy of every target of `ids`, `[batch, length]`.
+    fn score(&self, ids: &[u32], batch: usize) -> Result<Vec<f32>, ModelError> {
+        match self {
+            Self::Cpu(model) => Ok(model.score(ids, batch)?.cross_entropy),
+            Self::Device(model) => model.score(ids, batch),
+        }
+    }
 }
 
 pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError> {
-    let model = model(settings, context)?;
+    let model = Engine::open(settings, context)?;
     let work = Work::open(settings, context)?;
     work.check(settings, model.config(), context)?;
     let tokens = &work.tokens;
@@ -101,7 +125,7 @@ pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError>
 pub(super) fn score_all(
     settings: &Score,
     context: &Context,
-    (model, tokens, plan): (&Model, &TokenSet, Option<WindowPlan>),
+    (model, tokens, plan): (&Engine, &TokenSet, Option<WindowPlan>),
     sequences: &[usize],
     mut tell: impl FnMut(u64),
 ) -> Result<Vec<f32>, StageError> {
@@ -126,7 +150,7 @@ pub(super) fn score_all(
 
 fn score(
     context: &Context,
-    model: &Model,
+    model: &Engine,
     tokens: &TokenSet,
     plan: Option<WindowPlan>,
     sequences: &[usize],
@@ -135,7 +159,7 @@ fn score(
     let ids = sequences.iter().map(|&sequence| tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
     let mut once = |ids: &[u32], batch: usize| {
         context.check_canceled()?;
-        Ok::<_, StageError>(model.score(ids, batch)?.cross_entropy)
+        Ok::<_, StageError>(model.score(ids, batch)?)
     };
     let Some(plan) = plan else { return once(&ids.concat(), count) };
     let mut losses = vec![0.0; count * (tokens.length() - 1)];

@@ -13,6 +13,9 @@ pub enum Numerics {
     Floating,
 }
 
+/// The numeric class of stages that compute on the CPU in f32.
+pub const CPU_F32: &str = "cpu-f32";
+
 /// A stage kind: its settings are the type itself, its result is a pure function of them and of the input folders.
 ///
 /// The settings use `#[serde(deny_unknown_fields)]` and defaults for everything that has a sensible one. A field
@@ -37,6 +40,14 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Files and folders outside the graph that this stage reads.
     fn sources(&self) -> Vec<Source> {
         Vec::new()
+    }
+
+    /// Device kind and dtype of what it computes, if its result depends on them.
+    fn numeric_class(&self) -> Option<&'static str> {
+        match Self::NUMERICS {
+            Numerics::Exact => None,
+            Numerics::Floating => Some(CPU_F32),
+        }
     }
 
     /// Writes the output folder. Long work reports progress, keeps resumable state in the scratch folder, and
@@ -82,15 +93,13 @@ pub struct KindInfo {
     pub revision: u32,
     /// See [`Kind::SUMMARY`].
     pub summary: &'static str,
-    /// See [`Kind::NUMERICS`].
-    pub numerics: Numerics,
     /// See [`Kind::SPLITS`].
     pub splits: bool,
 }
 
 impl KindInfo {
     pub(crate) const fn of<K: Kind>() -> Self {
-        Self { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, numerics: K::NUMERICS, splits: K::SPLITS }
+        Self { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, splits: K::SPLITS }
     }
 }
 
@@ -104,6 +113,8 @@ pub trait Stage: Send + Sync {
     fn check(&self) -> Result<(), SettingError>;
     /// See [`Kind::sources`].
     fn sources(&self) -> Vec<Source>;
+    /// See [`Kind::numeric_class`].
+    fn numeric_class(&self) -> Option<&'static str>;
     /// The stages it reads, in a fixed order, each with its place in the settings (such as `tasks.0.tokens`).
     fn references(&self) -> Vec<(String, Reference)>;
     /// See [`Kind::run`].
@@ -131,6 +142,10 @@ impl<K: Kind> Stage for K {
 
     fn sources(&self) -> Vec<Source> {
         Kind::sources(self)
+    }
+
+    fn numeric_class(&self) -> Option<&'static str> {
+        Kind::numeric_class(self)
     }
 
     fn references(&self) -> Vec<(String, Reference)> {

@@ -10,7 +10,7 @@ mod reference;
 
 pub use context::{Context, ContextBuilder, StageEvent};
 pub use error::{Blame, SettingError, StageError};
-pub use kind::{Kind, KindInfo, Numerics, Source, Stage};
+pub use kind::{CPU_F32, Kind, KindInfo, Numerics, Source, Stage};
 pub use manner::Manner;
 pub use part::{FinishedPart, Part, Split};
 pub use reference::{Reference, SourcePath};

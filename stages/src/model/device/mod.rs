@@ -7,6 +7,7 @@
 //! Shapes of products depend on the length of sequences alone when scoring (groups of sequences are filled up), so that what
 //! a sequence gets does not depend on how many others are scored with it.
 
+mod accelerator;
 mod activation;
 mod attention;
 mod backward;
@@ -19,6 +20,7 @@ mod precision;
 mod structure;
 mod training;
 
+pub use accelerator::Accelerator;
 pub use gradients::DeviceGradients;
 pub use precision::Precision;
 pub use training::DeviceTraining;

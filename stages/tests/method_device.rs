@@ -1,0 +1,71 @@
+//! Stages that are told to compute on a device.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+mod stage_support;
+
+use stage_support::{Room, in_peace};
+use twdag_stages::{
+    data::{ArrayKind, ArraySet},
+    registry,
+    score::Score,
+    stage::StageError,
+};
+
+fn room() -> Room {
+    let room = Room::new();
+    let ids = |sequence: usize| (0..48).map(|at| 259 + ((at * at + 31 * sequence) % 250) as u32).collect();
+    room.tokens(&(0..3).map(ids).collect::<Vec<Vec<u32>>>(), None);
+    room
+}
+
+fn score(room: &Room, name: &str, rest: &str) -> Result<(), StageError> {
+    room.run::<Score>(name, 2, &format!("(model: \"model\", tokens: \"tokens\", {rest})"), in_peace)
+}
+
+#[test]
+fn the_numeric_class_says_where_and_how_a_stage_computes() {
+    let class = |rest: &str| {
+        let text = format!("(model: \"model\", tokens: \"tokens\", {rest})");
+        let stage = registry::find("Score").unwrap().from_ron(&registry::ron_options(), &text).unwrap();
+        stage.numeric_class()
+    };
+    assert_eq!(class(""), Some("cpu-f32"));
+    assert_eq!(class("device: None"), Some("cpu-f32"));
+    assert_eq!(class("device: Cuda()"), Some("cuda-f32"));
+    assert_eq!(class("device: Cuda(precision: Bf16)"), Some("cuda-bf16"));
+    let exact = registry::find("Report").unwrap().from_ron(&registry::ron_options(), "(scores: {})");
+    assert_eq!(exact.ok().and_then(|stage| stage.numeric_class()), None);
+}
+
+/// Nothing falls back to the CPU: there is a result of the device, or an error that says what to do.
+#[test]
+fn a_device_is_used_or_missed_aloud() {
+    let room = room();
+    score(&room, "cpu", "").unwrap();
+    let losses = |name: &str| ArraySet::open(&room.path(name), ArrayKind::CrossEntropy).unwrap().row(1).unwrap();
+    let devices = [("f32", "device: Cuda()", 1e-4), ("bf16", "device: Cuda(precision: Bf16)", 0.2)];
+    for (name, device, tolerance) in devices {
+        match score(&room, name, device) {
+            Ok(()) => {
+                for (found, expected) in losses(name).iter().zip(losses("cpu")) {
+                    assert!((found - expected).abs() <= tolerance, "{name}: found {found}, expected {expected}");
+                }
+            }
+            Err(error) => {
+                eprintln!("SKIPPED on CUDA: {error}");
+                let said = error.to_string();
+                assert!(matches!(error, StageError::Environment { .. }), "{error:?}");
+                assert!(cfg!(feature = "cuda") || said.contains("built without CUDA"), "{said}");
+                assert!(room.files(name).is_empty(), "a result in spite of {said}");
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_how_to_get_one() {
+    let refused = score(&room(), "scores", "device: Cuda()").unwrap_err();
+    insta::assert_snapshot!(refused, @"compute on the device: this program was built without CUDA; build it with `--features cuda`, or leave `device` out of the stage to compute on the CPU, which is another result");
+}
