@@ -6,13 +6,14 @@ use super::{
     Train, TrainingStep,
     batches::Batches,
     checkpoint::{self, State},
+    engine::Engine,
     learning_rate,
     log::{self, Live},
     targets::Targets,
 };
 use crate::{
     data::TokenSet,
-    model::{AdamW, AdamWSettings, Adapter, BaseModel, Companions, Gradients, Model, ModelError, copy_companions},
+    model::{AdamW, AdamWSettings, Adapter, BaseModel, Companions, Model, ModelError, copy_companions},
     score::suits,
     stage::{Context, SettingError, StageError},
     weighting::weighted_mean,
@@ -63,7 +64,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         context,
         targets: Targets::open(settings, context, &tokens)?,
         batches: Batches::new(tokens.sequences(), settings.batch, settings.seed),
-        gradients: Gradients::zeros_like(&state.model),
+        engine: Engine::new(settings, &state)?,
         micro_batch: settings.micro_batch.unwrap_or((MICRO_BATCH_TOKENS / tokens.length()).max(1)),
         tokens: &tokens,
     };
@@ -82,6 +83,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
             }
             // What a step changes, it changes in the end, so the state is that of the last whole step.
             Err(StageError::Canceled) => {
+                trainer.engine.store(&mut state)?;
                 checkpoint::save(context.scratch(), &state)?;
                 return Err(StageError::Canceled);
             }
@@ -92,10 +94,12 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
             None => saved.elapsed() >= CHECKPOINT_INTERVAL,
         };
         if due && state.log.len() < settings.steps {
+            trainer.engine.store(&mut state)?;
             checkpoint::save(context.scratch(), &state)?;
             saved = Instant::now();
         }
     }
+    trainer.engine.store(&mut state)?;
     copy_companions(folder, context.output(), Companions::Tokenizer)?;
     if let Some(adapter) = state.model.adapter() {
         adapter.save(context.output())?;
@@ -122,7 +126,7 @@ struct Trainer<'a> {
     tokens: &'a TokenSet,
     targets: Targets<'a>,
     batches: Batches,
-    gradients: Gradients,
+    engine: Engine,
     micro_batch: usize,
 }
 
@@ -133,14 +137,14 @@ impl Trainer<'_> {
         let sequences = self.batches.of_step(step);
         let count = (sequences.len() * (self.tokens.length() - 1)) as f64;
         let (mut loss, mut unweighted) = (0.0, 0.0);
-        self.gradients.zero();
+        self.engine.zero();
         for sequences in sequences.chunks(self.micro_batch) {
             self.context.check_canceled()?;
-            let (weighted_sum, sum) = self.micro_batch(&state.model, step, sequences, count)?;
+            let (weighted_sum, sum) = self.micro_batch(state, step, sequences, count)?;
             loss += weighted_sum / count;
             unweighted += sum / count;
         }
-        let norm = self.gradients.global_norm();
+        let norm = self.engine.global_norm()?;
         if !norm.is_finite() {
             let names: Vec<String> = sequences.iter().map(ToString::to_string).collect();
             return Err(diverged(step, &format!("the gradient over sequences {} has norm {norm}", names.join(", "))));
@@ -148,7 +152,7 @@ impl Trainer<'_> {
         // As torch.nn.utils.clip_grad_norm_ does it.
         let clip_factor = self.settings.clip_norm.map_or(1.0, |bound| (bound / (norm + 1e-6)).min(1.0));
         let rate = learning_rate(self.settings, step);
-        state.optimizer.step(&mut state.model, &self.gradients, rate, clip_factor)?;
+        self.engine.step(state, rate, clip_factor)?;
         state.log.push(TrainingStep {
             step,
             loss,
@@ -165,7 +169,7 @@ impl Trainer<'_> {
     /// `count` is the number of targets of the whole step, by which the loss is divided.
     fn micro_batch(
         &mut self,
-        model: &Model,
+        state: &State,
         step: usize,
         sequences: &[usize],
         count: f64,
@@ -179,25 +183,24 @@ impl Trainer<'_> {
         let (losses, weighted) = if let Some(weights) = self.targets.fixed(sequences, targets)? {
             let coefficients = coefficients(&weights);
             let batch = sequences.len();
-            let losses = model.forward_backward_fixed(&ids.concat(), batch, &coefficients, &mut self.gradients)?;
+            let losses = self.engine.forward_backward_fixed(state, &ids.concat(), batch, &coefficients)?;
             check_finite(step, sequences, &losses)?;
             let weighted = weighted_sum(&losses, &weights);
             (losses, weighted)
         } else {
-            let short = self.targets.short_pass(self.context, model, &ids)?;
+            let short = self.targets.short_pass(&ids, &mut |ids, batch| {
+                self.context.check_canceled()?;
+                Ok(self.engine.score(state, ids, batch)?)
+            })?;
             let weigh = &self.targets;
             let mut weighted = 0.0;
-            let losses = model.forward_backward(
-                &ids.concat(),
-                sequences.len(),
-                &mut |long: &[f32]| {
+            let losses =
+                self.engine.forward_backward(state, &ids.concat(), sequences.len(), &mut |long: &[f32]| {
                     check_finite(step, sequences, long)?;
                     let weights = weigh.weights(sequences, long, &short)?;
                     weighted = weighted_sum(long, &weights);
                     Ok::<_, StageError>(coefficients(&weights))
-                },
-                &mut self.gradients,
-            )?;
+                })?;
             (losses, weighted)
         };
         Ok((weighted, losses.iter().map(|&loss| f64::from(loss)).sum()))

@@ -3,8 +3,7 @@
 use super::{Train, Weighting};
 use crate::{
     data::{ArrayKind, ArraySet, TokenSet},
-    model::Model,
-    score::WindowPlan,
+    score::{Scorer, WindowPlan},
     stage::{Context, StageError},
     weighting::{Shape, weigh},
 };
@@ -47,12 +46,11 @@ impl<'a> Targets<'a> {
     }
 
     /// The short-context losses of some sequences under the model as it is now, where the mode needs them; empty
-    /// otherwise. `ids` is `[sequences, length]`.
+    /// otherwise. `ids` is `[sequences, length]`; `score` is the model.
     pub(super) fn short_pass(
         &self,
-        context: &Context,
-        model: &Model,
         ids: &[Vec<u32>],
+        score: &mut Scorer<'_, StageError>,
     ) -> Result<Vec<f32>, StageError> {
         let Self::Unfrozen { plan, .. } = self else { return Ok(Vec::new()) };
         let targets = ids.first().map_or(0, |ids| ids.len() - 1);
@@ -60,10 +58,7 @@ impl<'a> Targets<'a> {
         let mut rows: Vec<(&[u32], &mut [f32])> =
             ids.iter().map(Vec::as_slice).zip(losses.chunks_mut(targets)).collect();
         // Window 0 sees what the long side sees; its targets are overwritten below.
-        plan.score(&mut rows, 1, (TOKENS_AT_ONCE / plan.window()).max(1), &mut |ids, batch| {
-            context.check_canceled()?;
-            Ok::<_, StageError>(model.score(ids, batch)?.cross_entropy)
-        })?;
+        plan.score(&mut rows, 1, (TOKENS_AT_ONCE / plan.window()).max(1), score)?;
         Ok(losses)
     }
 

@@ -64,6 +64,11 @@ impl DeviceTraining {
         (&self.model, &mut self.gradients)
     }
 
+    /// The model as it is now.
+    pub fn model(&self) -> &DeviceModel {
+        &self.model
+    }
+
     /// One step of AdamW with the gradients as they are; see [`AdamW::step`].
     pub fn step(&mut self, learning_rate: f64, clip_factor: f64) -> Result<(), ModelError> {
         self.steps += 1;
