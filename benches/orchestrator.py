@@ -278,19 +278,21 @@ def cold(options, table, parent, tools):
         stages = SHAPES[shape](size)
         figures = {tool.name: [] for tool in tools}
         memory = {}
+        # Removed at the end: ext4 is slow to make files for a while after many were removed.
+        folders = []
         for _ in range(max(3, options.repeat // 5)):
             for tool in tools:
-                folder = project(tool, parent, stages)
+                folders.append(project(tool, parent, stages))
                 # Nobody pays for what others have written.
                 os.sync()
-                figures[tool.name].append(once(tool.run(), folder))
-                remove(folder)
+                figures[tool.name].append(once(tool.run(), folders[-1]))
         for tool in tools:
-            folder = project(tool, parent, stages)
-            memory[tool.name] = peak(tool.run(), folder)
-            remove(folder)
+            folders.append(project(tool, parent, stages))
+            memory[tool.name] = peak(tool.run(), folders[-1])
         for name, found in figures.items():
             table.row(f"cold, {shape} {size:,}", name, found, memory[name])
+        for folder in folders:
+            remove(folder)
 
 
 def remove_views(folder):
