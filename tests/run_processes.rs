@@ -261,3 +261,45 @@ fn stages_run_at_the_same_time_if_they_may() {
     let run = place.run(&["--jobs", "2"]);
     assert_eq!((run.code, run.with_outcome("ran").len()), (Some(0), 2));
 }
+
+/// The processes of the stages that were started, in that order.
+fn workers(run: &run_support::Ran) -> Vec<i32> {
+    run.events.iter().filter(|event| event["event"] == "stage-started").map(pid).collect()
+}
+
+#[test]
+fn a_worker_takes_one_job_after_another_until_one_fails() {
+    let place = Place::with(&[
+        r#""one": Command(run: ["sh", "-c", "echo $PPID > $0/x", "{out}"])"#,
+        r#""two": Command(run: ["sh", "-c", "echo again $PPID > $0/x", "{out}"], inputs: {"one": "one"})"#,
+        r#""fails": Command(run: ["false"], inputs: {"two": "two"})"#,
+        r#""last": Command(run: ["sh", "-c", "echo last > $0/x", "{out}"], inputs: {"two": "two"})"#,
+    ]);
+    let run = place.run(&["--jobs", "1", "--keep-going"]);
+    assert_eq!((run.code, run.with_outcome("ran").len()), (Some(1), 3), "{run:#?}");
+    let [one, two, fails, last] = workers(&run)[..] else { panic!("{run:#?}") };
+    assert!(one == two && two == fails && fails != last, "{run:#?}");
+    assert_eq!(place.result("one", "x"), format!("{one}\n"));
+    all_end(&[one, last]);
+}
+
+#[test]
+fn what_a_stage_leaves_running_does_not_see_the_next_one() {
+    let place = Place::new();
+    let file = place.path("started");
+    place.graph(&[
+        &format!(
+            r#""leaves": Command(run: ["sh", "-c", "setsid sleep 600 & echo $! > $1; echo x > $0/x", "{{out}}", "{}"])"#,
+            file.display()
+        ),
+        &format!(
+            r#""looks": Command(run: ["sh", "-c", "kill -0 $(cat $1) && echo lives > $0/x || echo gone > $0/x", "{{out}}", "{}"], inputs: {{"leaves": "leaves"}})"#,
+            file.display()
+        ),
+    ]);
+    let run = place.run(&["--jobs", "1"]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(place.result("looks", "x"), "gone\n");
+    let [leaves, looks] = workers(&run)[..] else { panic!("{run:#?}") };
+    assert_eq!(leaves, looks);
+}

@@ -7,7 +7,7 @@ use crate::{
     blame::{Blame, exit},
     graph::GraphError,
     plan::PlanError,
-    run::{error::RunError, job::JobError},
+    run::error::RunError,
     store::StoreError,
 };
 
@@ -71,9 +71,3 @@ macro_rules! by_blame {
 }
 
 by_blame!(StoreError, PlanError, RunError);
-
-impl From<JobError> for Failure {
-    fn from(error: JobError) -> Self {
-        Self::new(error, Blame::Environment)
-    }
-}

@@ -58,8 +58,9 @@ enum Command {
     Unpin(pin::UnpinArguments),
     Pins(pin::PinsArguments),
     Store(store::Arguments),
+    /// Do the jobs that a run hands over
     #[command(hide = true)]
-    Worker(worker::Arguments),
+    Worker,
     /// Wait for the end of a run and end what it left behind
     #[command(hide = true)]
     Guard,
@@ -99,7 +100,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Pins(arguments) => pin::list(&arguments),
         Command::Store(arguments) => store::run(&arguments),
-        Command::Worker(arguments) => worker::run(&arguments),
+        Command::Worker => worker::run(),
         Command::Guard => Ok(guard::run()),
     }
 }

@@ -1,28 +1,22 @@
-//! `twdag worker`: the process in which a stage runs. Hidden: the driver of a run starts it.
+//! `twdag worker`: the process in which stages run. Hidden: the driver of a run starts it.
 
-use std::path::PathBuf;
-
-use clap::Args;
+use std::os::{fd::AsFd, unix::net::UnixStream};
 
 use super::failure::Failure;
 use crate::{
-    blame::exit,
+    blame::{Blame, exit},
     run::{job::Verdict, worker},
 };
 
-/// Run the stage of a job file
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    /// The job file
-    #[arg(value_name = "JOBFILE")]
-    job: PathBuf,
-}
-
-/// Runs the stage; its verdict goes to standard output.
-pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    Ok(match worker::work(&arguments.job, std::io::stdout())? {
-        Verdict::Succeeded | Verdict::Split => exit::SUCCESS,
-        Verdict::Canceled => exit::INTERRUPTED,
-        Verdict::Failed { .. } => exit::STAGE_FAILED,
+/// Does the jobs that come through standard input, which is a socket; verdicts go to standard output.
+pub(super) fn run() -> Result<u8, Failure> {
+    let by_hand = |error| {
+        Failure::new(format!("a worker takes its jobs from a run, which starts it: {error}"), Blame::Environment)
+    };
+    let channel = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(by_hand)?;
+    Ok(match worker::serve(channel, std::io::stdout()).map_err(by_hand)? {
+        None | Some(Verdict::Succeeded | Verdict::Split) => exit::SUCCESS,
+        Some(Verdict::Canceled) => exit::INTERRUPTED,
+        Some(Verdict::Failed { .. }) => exit::STAGE_FAILED,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +20,7 @@ use super::{
     guard::{self, Guard},
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
-    process::{self, Ended, Lease, Wish},
+    process::{self, Ended, Lease, Wish, Worker},
     strays::Strays,
 };
 use crate::{
@@ -31,6 +31,8 @@ use crate::{
     store::{Claim, ClaimAttempt, Provenance, Record, SourceState, Store, StoreError},
 };
 
+/// More workers do not wait for another job.
+const MOST_IDLE: usize = 64;
 /// How often a run that waits for another one looks whether that one is done.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     pub(super) owner: String,
     pub(super) strays: Strays,
     pub(super) guard: Mutex<Option<Guard>>,
+    /// Workers that wait for another job.
+    pub(super) idle: Mutex<Vec<Worker>>,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -65,6 +69,28 @@ impl Shared {
         }
         guard.iter_mut().for_each(|guard| guard.begin(key));
         Ok(())
+    }
+
+    /// A worker that is at a job by now, if one waits that was started with this lease.
+    fn engage_idle(&self, lease: &Lease, job: &Job, claim: &File, log: &File) -> Option<Worker> {
+        loop {
+            let mut worker = {
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                let place = idle.iter().position(|worker| worker.has(lease))?;
+                idle.swap_remove(place)
+            };
+            // One that was killed meanwhile is no loss.
+            if worker.hand(job, claim, log).is_ok() {
+                return Some(worker);
+            }
+        }
+    }
+
+    fn dismiss(&self, worker: Worker) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MOST_IDLE {
+            idle.push(worker);
+        }
     }
 
     fn end(&self, key: &Key) {
@@ -146,7 +172,6 @@ struct Mine {
     key: Key,
     claim: Arc<Claim>,
     job: Job,
-    job_file: PathBuf,
     log_file: PathBuf,
     reason: String,
 }
@@ -289,11 +314,11 @@ impl Attempt {
         let name = log_name(self.stage, self.name(), &self.assignment, self.failures + 1);
         let logs = self.shared.folder.join("logs");
         let log_file = logs.join(format!("{name}.log"));
-        let (job, job_file) = self.job(&key, work, logs.join(name))?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, job_file, log_file, reason })))
+        let job = self.job(&key, work, logs.join(name))?;
+        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, log_file, reason })))
     }
 
-    fn job(&self, key: &Key, work: Work, logs: PathBuf) -> Result<(Job, PathBuf), Trouble> {
+    fn job(&self, key: &Key, work: Work, logs: PathBuf) -> Result<Job, Trouble> {
         let (graph, store) = (&self.shared.graph, &self.shared.store);
         let node = self.graph_node();
         let mut inputs = BTreeMap::new();
@@ -309,7 +334,7 @@ impl Attempt {
         let settings = serde_json::to_string(node.stage.settings())
             .map_err(|error| Trouble::new(format!("settings cannot be handed over: {error}"), Blame::Bug))?;
         let folder = store.scratch(key)?;
-        let job = Job {
+        Ok(Job {
             stage: node.name.clone(),
             work,
             kind: node.stage.kind().name.to_owned(),
@@ -319,38 +344,37 @@ impl Attempt {
             output: folder.join("output"),
             scratch: folder.join("kept"),
             logs,
-            verdict: folder.join("verdict.json"),
             split: folder.join("split.json"),
             threads: self.lease.threads,
             driver: std::process::id(),
-        };
-        // An earlier attempt's verdict must not be taken for this one's.
-        if let Err(error) = fs::remove_file(&job.verdict)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(Trouble::system(&format!("remove {}", job.verdict.display()))(error));
+        })
+    }
+
+    /// A worker that is at the job.
+    fn engage(&self, mine: &Mine) -> Result<Worker, Trouble> {
+        let log =
+            File::create(&mine.log_file).map_err(Trouble::system(&format!("create {}", mine.log_file.display())))?;
+        let claim = mine.claim.file();
+        if let Some(worker) = self.shared.engage_idle(&self.lease, &mine.job, claim, &log) {
+            return Ok(worker);
         }
-        let job_file = folder.join("job.json");
-        job::write(&job_file, &job)?;
-        Ok((job, job_file))
+        let mut worker = Worker::start(&self.lease).map_err(Trouble::system("start a worker process"))?;
+        worker.hand(&mine.job, claim, &log).map_err(Trouble::system("hand a job to a worker"))?;
+        Ok(worker)
     }
 
     /// Runs the worker. The claim is held until the result is recorded.
     async fn run(self: Arc<Self>, mine: Mine, clock: Instant, began: Timestamp) -> Result<Answer, Trouble> {
-        let log =
-            File::create(&mine.log_file).map_err(Trouble::system(&format!("create {}", mine.log_file.display())))?;
-        let claim = mine.claim.file().try_clone().map_err(Trouble::system("hand the claim over"))?;
         self.shared.begin(&mine.key).map_err(Trouble::system("start the process that guards this run"))?;
-        let child = process::start(&mine.job_file, &self.lease, claim, log)
-            .map_err(Trouble::system("start a worker process"))?;
+        let worker = self.engage(&mine)?;
         let messages = self.shared.messages.clone();
         let name = self.name().to_owned();
-        let _ = messages.send(Message::Event(self.started(&mine, child.id().unwrap_or_default())));
+        let _ = messages.send(Message::Event(self.started(&mine, worker.id().unwrap_or_default())));
         let part = matches!(self.assignment, Assignment::Part(..)).then_some(self.task);
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
-        let ended =
-            process::attend(child, self.wish.clone(), self.policy().timeout, &self.shared.strays, move |event| {
+        let (ended, worker) =
+            process::attend(worker, self.wish.clone(), self.policy().timeout, &self.shared.strays, move |event| {
                 if let StageEvent::Warning { message } = &event {
                     kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
                 }
@@ -358,8 +382,11 @@ impl Attempt {
             })
             .await
             .map_err(Trouble::system("attend to the worker"))?;
+        if let Some(worker) = worker {
+            self.shared.dismiss(worker);
+        }
         self.shared.end(&mine.key);
-        match self.judge(&mine, ended) {
+        match self.judge(ended) {
             Verdict::Canceled => Ok(Answer::Canceled { seconds: clock.elapsed().as_secs_f64() }),
             Verdict::Split => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
@@ -406,13 +433,13 @@ impl Attempt {
     }
 
     /// What to make of a worker's end.
-    fn judge(&self, mine: &Mine, ended: Ended) -> Verdict {
+    fn judge(&self, ended: Ended) -> Verdict {
         let asked = *self.wish.borrow() > Wish::Run;
-        let verdict = ended.verdict.or_else(|| job::read(&mine.job.verdict).ok());
-        match verdict {
-            // Success counts only from a worker that lived to its regular end.
-            Some(Verdict::Succeeded) if ended.status.success() => Verdict::Succeeded,
-            Some(Verdict::Split) if ended.status.success() => Verdict::Split,
+        let well = ended.status.is_none_or(|status| status.success());
+        match ended.verdict {
+            // Success counts only from a worker that lived to its regular end, or lives on.
+            Some(Verdict::Succeeded) if well => Verdict::Succeeded,
+            Some(Verdict::Split) if well => Verdict::Split,
             // Who is stopped may fail over it, such as a program that dies of the signal. What is not of that sort
             // is worth a word.
             Some(Verdict::Failed { message, blame }) if asked => {
@@ -429,7 +456,8 @@ impl Attempt {
                 blame: Blame::Environment,
             },
             Some(Verdict::Succeeded | Verdict::Split) | None => {
-                Verdict::Failed { message: process::describe(ended.status), blame: Blame::Environment }
+                let message = ended.status.map(process::describe).unwrap_or_default();
+                Verdict::Failed { message, blame: Blame::Environment }
             }
         }
     }

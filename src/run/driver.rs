@@ -170,6 +170,7 @@ impl<'a> Driver<'a> {
                 owner,
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
+                idle: Mutex::default(),
                 messages,
             }),
             inbox,
@@ -474,8 +475,13 @@ impl<'a> Driver<'a> {
                 parts: self.part_counts[stage],
             })
             .collect();
+        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
             guard.dismiss();
+        }
+        if let Err(error) = self.shared.store.flush_names() {
+            let message = format!("a power cut now could lose what this run has recorded last: {error}");
+            self.event(RunEvent::RunWarning { message });
         }
         self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
         Summary { outcome, stages, not_reproducible: self.not_reproducible }

@@ -33,8 +33,6 @@ pub struct Job {
     pub scratch: PathBuf,
     /// Where the stage may leave logs for people.
     pub logs: PathBuf,
-    /// Where the worker leaves a [`Verdict`].
-    pub verdict: PathBuf,
     /// Where the worker leaves the `Split`, if the stage's work falls into parts.
     pub split: PathBuf,
     /// How many threads the stage may use.
@@ -59,7 +57,7 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The output folder is complete and flushed.
+    /// The output folder is complete.
     Succeeded,
     /// Nothing is computed yet: the parts are known.
     Split,
@@ -80,12 +78,16 @@ pub enum Verdict {
 pub enum Line {
     /// What the stage tells.
     Event(StageEvent),
-    /// The last line. The same verdict also goes into a file, for those who have no pipe to the worker; the line
-    /// gets through even when the disk is full.
+    /// The last word on a job. It gets through even when the disk is full.
     Verdict(Verdict),
+    /// After a verdict: the worker is left as it was before the job, and can take another one.
+    Ready {
+        /// Always true.
+        ready: bool,
+    },
 }
 
-/// A job or verdict file that cannot be used.
+/// A file that driver and worker share and that cannot be used.
 #[derive(Debug, Error)]
 pub enum JobError {
     /// The system refused.
@@ -99,7 +101,7 @@ pub enum JobError {
         source: io::Error,
     },
     /// It is not what this version writes.
-    #[error("{} is no job file of this version of twdag: {source}", path.display())]
+    #[error("{} is not what this version of twdag writes: {source}", path.display())]
     Format {
         /// Which file.
         path: PathBuf,
@@ -135,7 +137,12 @@ mod tests {
         let progress =
             StageEvent::Progress { done: 3, total: 9, unit: "tokens".to_owned(), detail: "loss 2.5".to_owned() };
         let failed = Verdict::Failed { message: "no".to_owned(), blame: Blame::Environment };
-        for line in [Line::Event(progress), Line::Verdict(failed), Line::Verdict(Verdict::Succeeded)] {
+        for line in [
+            Line::Event(progress),
+            Line::Verdict(failed),
+            Line::Verdict(Verdict::Succeeded),
+            Line::Ready { ready: true },
+        ] {
             let text = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
         }

@@ -15,6 +15,7 @@ pub mod state;
 pub mod worker;
 
 mod attempt;
+mod channel;
 mod parts;
 mod process;
 mod signals;

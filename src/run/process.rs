@@ -3,7 +3,13 @@
 use std::{
     fs::File,
     io,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -19,13 +25,16 @@ use tokio::{
 use twdag_stages::stage::StageEvent;
 
 use super::{
-    job::{Line, Verdict},
+    channel,
+    job::{Job, Line, Verdict},
     resources::VISIBLE_DEVICES,
     strays::Strays,
 };
 
 /// How long a stage may take to keep its state after its time has run out.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(10);
+/// How long a worker may take to take in a job.
+const HANDING: Duration = Duration::from_secs(10);
 /// How long to listen for last words after a worker's process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -40,11 +49,11 @@ pub(super) enum Wish {
     Kill,
 }
 
-/// How a worker's process ended.
+/// How a worker ended a job.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// Its exit status.
-    pub(super) status: ExitStatus,
+    /// Its exit status; `None` if it lives on and waits for another job.
+    pub(super) status: Option<ExitStatus>,
     /// What it said last, if it came to that.
     pub(super) verdict: Option<Verdict>,
     /// Whether its time had run out before it ended.
@@ -67,37 +76,67 @@ pub(super) fn program() -> io::Result<PathBuf> {
     if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe() }
 }
 
-/// Starts a worker in a process group of its own. `claim` becomes its standard input, so that the lock on the claim
-/// lives as long as the worker, even if the driver dies. Call it from a thread that lives as long as the worker
-/// shall: the kernel ends the worker when that thread ends.
-pub(super) fn start(job_file: &Path, lease: &Lease, claim: File, log: File) -> io::Result<Child> {
-    let mut command = std::process::Command::new(program()?);
-    if let Ok(name) = std::env::current_exe() {
-        command.arg0(name);
-    }
-    command
-        .arg("worker")
-        .arg(job_file)
-        .env("RAYON_NUM_THREADS", lease.threads.to_string())
-        .stdin(claim)
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .process_group(0);
-    if let Some(devices) = &lease.devices {
-        command.env(VISIBLE_DEVICES, devices.join(","));
-    }
-    Command::from(command).kill_on_drop(true).spawn()
+/// A worker's process, as its driver has it.
+pub(super) struct Worker {
+    child: Child,
+    channel: UnixStream,
+    lines: BufReader<ChildStdout>,
+    lease: Lease,
 }
 
-/// Listens to a worker until it has ended, and passes wishes on to it. One that takes longer than `timeout` is asked
-/// to stop, and after some grace ended.
+impl Worker {
+    /// Starts a worker in a process group of its own. Call it from a thread that lives as long as the worker shall: the
+    /// kernel ends the worker when that thread ends.
+    pub(super) fn start(lease: &Lease) -> io::Result<Self> {
+        let (channel, theirs) = UnixStream::pair()?;
+        // It reads at once, unless somebody has stopped it.
+        channel.set_write_timeout(Some(HANDING))?;
+        let mut command = std::process::Command::new(program()?);
+        if let Ok(name) = std::env::current_exe() {
+            command.arg0(name);
+        }
+        command
+            .arg("worker")
+            .env("RAYON_NUM_THREADS", lease.threads.to_string())
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        if let Some(devices) = &lease.devices {
+            command.env(VISIBLE_DEVICES, devices.join(","));
+        }
+        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
+        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone() })
+    }
+
+    /// Its process, while it lives.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Whether what it was started with is what a job may use.
+    pub(super) fn has(&self, lease: &Lease) -> bool {
+        self.lease == *lease
+    }
+
+    /// Hands it a job. The claim lives as long as the worker is at it, even if the driver dies.
+    pub(super) fn hand(&mut self, job: &Job, claim: &File, log: &File) -> io::Result<()> {
+        channel::hand(&mut self.channel, job, claim, log)
+    }
+}
+
+/// Listens to a worker until it has ended its job, and passes wishes on to it. One that takes longer than `timeout` is
+/// asked to stop, and after some grace ended. A worker that can take another job is given back.
 pub(super) async fn attend(
-    mut child: Child,
+    worker: Worker,
     mut wish: watch::Receiver<Wish>,
     timeout: Option<Duration>,
     strays: &Strays,
-    on_event: impl FnMut(StageEvent) + Send + 'static,
-) -> io::Result<Ended> {
+    mut on_event: impl FnMut(StageEvent),
+) -> io::Result<(Ended, Option<Worker>)> {
+    let Worker { mut child, channel, mut lines, lease } = worker;
+    let mut channel = Some(channel);
     let number = child.id().and_then(|pid| i32::try_from(pid).ok());
     if let Some(number) = number {
         strays.spare(number);
@@ -109,8 +148,7 @@ pub(super) async fn attend(
             let _ = kill_process_group(group, signal);
         }
     };
-    let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
-    let listening = tokio::spawn(listen(stdout, on_event));
+    let (mut line, mut verdict, mut listening) = (Vec::new(), None, true);
     let mut told = Wish::Run;
     let mut open = true;
     let mut limit = timeout.map(|timeout| (Wish::Stop, Instant::now() + timeout));
@@ -122,6 +160,19 @@ pub(super) async fn attend(
             signal(if now == Wish::Kill { Signal::KILL } else { Signal::TERM });
         }
         tokio::select! {
+            read = lines.read_until(b'\n', &mut line), if listening => {
+                listening = matches!(read, Ok(1..));
+                if hear(&mut line, &mut verdict, &mut on_event) && verdict.is_some() {
+                    match channel.take() {
+                        Some(channel) if told == Wish::Run => {
+                            let ended = Ended { status: None, verdict, timed_out: false };
+                            return Ok((ended, Some(Worker { child, channel, lines, lease })));
+                        }
+                        // Without the channel it ends.
+                        _ => {}
+                    }
+                }
+            }
             status = child.wait() => break status?,
             changed = wish.changed(), if open => open = changed.is_ok(),
             Some(next) = expire(limit) => {
@@ -136,11 +187,29 @@ pub(super) async fn attend(
         strays.forget(number);
     }
     strays.end().await;
-    let verdict = match tokio::time::timeout(LAST_WORDS, listening).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(_)) | Err(_) => None,
+    let last_words = async {
+        while listening {
+            listening = matches!(lines.read_until(b'\n', &mut line).await, Ok(1..));
+            hear(&mut line, &mut verdict, &mut on_event);
+        }
     };
-    Ok(Ended { status, verdict, timed_out: out_of_time > Wish::Run })
+    // Whoever else holds its standard output open has nothing to say.
+    let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+    Ok((Ended { status: Some(status), verdict, timed_out: out_of_time > Wish::Run }, None))
+}
+
+/// Takes a line in. Whatever is no line of ours was printed by accident and is dropped. Whether the worker is ready for
+/// another job.
+fn hear(line: &mut Vec<u8>, verdict: &mut Option<Verdict>, on_event: &mut impl FnMut(StageEvent)) -> bool {
+    let heard = serde_json::from_slice(line);
+    line.clear();
+    match heard {
+        Ok(Line::Event(event)) => on_event(event),
+        Ok(Line::Verdict(last)) => *verdict = Some(last),
+        Ok(Line::Ready { ready }) => return ready,
+        Err(_) => {}
+    }
+    false
 }
 
 /// Waits until a time comes, and says what is to be wished then; nothing if there is none.
@@ -148,22 +217,6 @@ async fn expire(limit: Option<(Wish, Instant)>) -> Option<Wish> {
     let (wish, time) = limit?;
     tokio::time::sleep_until(time).await;
     Some(wish)
-}
-
-/// Reads lines until the worker's end closes. Whatever is no line of ours was printed by accident and is dropped.
-async fn listen(stdout: ChildStdout, mut on_event: impl FnMut(StageEvent)) -> Option<Verdict> {
-    let mut reader = BufReader::new(stdout);
-    let mut line = Vec::new();
-    let mut verdict = None;
-    while matches!(reader.read_until(b'\n', &mut line).await, Ok(1..)) {
-        match serde_json::from_slice(&line) {
-            Ok(Line::Event(event)) => on_event(event),
-            Ok(Line::Verdict(last)) => verdict = Some(last),
-            Err(_) => {}
-        }
-        line.clear();
-    }
-    verdict
 }
 
 /// Says in words how a process without a verdict ended.

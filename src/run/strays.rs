@@ -1,10 +1,11 @@
-//! Programs that a worker had started and that outlived it. A worker that is killed cannot end them; the kernel then
-//! makes them children of the driver, which does.
+//! Programs that a stage had started and that outlived it. They become children of the worker, which ends them before it
+//! takes another job. A worker that is killed cannot; the kernel then makes them children of the driver, which does.
 
 use std::{
     collections::BTreeSet,
     fs,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -40,20 +41,36 @@ impl Strays {
     /// Ends all strays and what they have started.
     pub(super) async fn end(&self) {
         for _ in 0..ROUNDS {
-            let strays: Vec<Pid> = {
-                let known = self.known();
-                children().into_iter().filter(|child| !known.contains(child)).filter_map(Pid::from_raw).collect()
-            };
-            if strays.is_empty() {
+            if self.end_those_there() {
                 return;
-            }
-            for stray in strays {
-                // One that is gone already needs neither.
-                let _ = kill_process(stray, Signal::KILL);
-                let _ = waitpid(Some(stray), WaitOptions::NOHANG);
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// The same for a thread of its own. Whether none is left.
+    pub(super) fn end_and_wait(&self) -> bool {
+        (0..ROUNDS).any(|_| {
+            let none = self.end_those_there();
+            if !none {
+                thread::sleep(PAUSE);
+            }
+            none
+        })
+    }
+
+    /// Whether there are none. Those who are there are killed, and may leave others.
+    fn end_those_there(&self) -> bool {
+        let strays: Vec<Pid> = {
+            let known = self.known();
+            children().into_iter().filter(|child| !known.contains(child)).filter_map(Pid::from_raw).collect()
+        };
+        for stray in &strays {
+            // One that is gone already needs neither.
+            let _ = kill_process(*stray, Signal::KILL);
+            let _ = waitpid(Some(*stray), WaitOptions::NOHANG);
+        }
+        strays.is_empty()
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeSet<i32>> {
@@ -63,7 +80,7 @@ impl Strays {
 
 /// Lets orphans below this process become its children. Where the system does not do that, they go to its first
 /// process as ever.
-pub(super) fn become_reaper() {
+fn become_reaper() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }

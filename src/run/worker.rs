@@ -1,9 +1,9 @@
-//! The process in which one stage runs. It may crash, be killed or run out of memory: the driver goes on.
+//! The process in which stages run, one after another. It may crash, be killed or run out of memory: the driver goes on.
 
 use std::{
-    env,
-    fs::{self, File},
+    env, fs,
     io::{self, Write},
+    os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -18,16 +18,19 @@ use rustix::process::{Pid, Signal, getppid, kill_current_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use twdag_stages::{
     registry,
-    stage::{Context, Stage, StageError, StageEvent},
+    stage::{Blame, Context, Stage, StageError, StageEvent},
 };
 
 use crate::failpoint;
 
 use super::{
-    job::{self, Job, JobError, Line, Verdict, Work},
-    strays::become_reaper,
+    channel::{self, Handed},
+    job::{self, Job, Line, Verdict, Work},
+    strays::Strays,
 };
 
+/// So many bytes a process may keep between jobs.
+const SMALL: usize = 64 << 20;
 /// The environment variable by which tests make parts small, so that little work has several.
 const PART_SIZE: &str = "TWDAG_TEST_PART_SIZE";
 /// At most one progress event in this time reaches the driver.
@@ -37,25 +40,59 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a stage may take to keep its state after its driver has died.
 const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 
-/// Runs the stage of a job file to its end and tells how it ended, on `lines` and in the job's verdict file.
-/// Fails only if there is no job to speak of.
-pub fn work(job_file: &Path, lines: impl Write + Send + 'static) -> Result<Verdict, JobError> {
-    let job: Job = job::read(job_file)?;
+/// Does one job after another, as a driver hands them over through `channel`, and tells on `lines` how each ended. The
+/// verdict on the last one, if there was any.
+///
+/// A worker takes another job only if the one before left nothing behind: it succeeded, no program of it lives, and no
+/// memory to speak of is kept. Starting a process costs as much as a small stage.
+pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io::Result<Option<Verdict>> {
     let lines = Arc::new(Lines { out: Mutex::new(Box::new(lines)), last: Mutex::new(None) });
     let cancel = Arc::new(AtomicBool::new(false));
-    let verdict = match prepare(&job, &cancel).and_then(|()| run(&job, &cancel, &lines)) {
-        Ok(verdict) => verdict,
-        Err(StageError::Canceled) => Verdict::Canceled,
-        Err(error) => Verdict::Failed { message: error.to_string(), blame: error.blame() },
+    let mut strays = None;
+    let mut last = None;
+    while let Some(Handed { job, claim, log }) = channel::receive(&mut channel, &cancel)? {
+        rustix::stdio::dup2_stderr(&log)?;
+        let prepared = if strays.is_some() { Ok(()) } else { prepare(&job, &cancel) };
+        let mut verdict = match prepared.and_then(|()| {
+            // After the worker has become the one to whom orphans go.
+            strays.get_or_insert_with(Strays::adopt);
+            run(&job, &cancel, &lines)
+        }) {
+            Ok(verdict) => verdict,
+            Err(StageError::Canceled) => Verdict::Canceled,
+            Err(error) => Verdict::Failed { message: error.to_string(), blame: error.blame() },
+        };
+        // A test may stop this process here, or let it fail.
+        if let Err(error) = failpoint::pass("worker.verdict") {
+            verdict = Verdict::Failed { message: format!("cannot end: {error}"), blame: Blame::Environment };
+        }
+        let ready = verdict == Verdict::Succeeded
+            && strays.as_ref().is_some_and(Strays::end_and_wait)
+            && is_small()
+            && !cancel.load(Ordering::Relaxed);
+        drop(claim);
+        let mut words = vec![Line::Verdict(verdict.clone())];
+        if ready {
+            words.push(Line::Ready { ready });
+        }
+        lines.send(&words);
+        last = Some(verdict);
+        if !ready {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// Whether the process holds little memory of its own; `false` where that cannot be told.
+fn is_small() -> bool {
+    let pages = || -> Option<usize> {
+        let text = fs::read_to_string("/proc/self/statm").ok()?;
+        let mut numbers = text.split_whitespace().skip(1).map_while(|number| number.parse::<usize>().ok());
+        let (resident, shared) = (numbers.next()?, numbers.next()?);
+        Some(resident.saturating_sub(shared))
     };
-    // A test may stop this process here; the verdict is refused as a file and still gets through as a line.
-    let passed = failpoint::pass("worker.verdict");
-    // A full disk refuses the file; the line below still gets through.
-    let kept = passed
-        .map_err(|source| JobError::File { verb: "write", path: job.verdict.clone(), source })
-        .and_then(|()| job::write(&job.verdict, &verdict));
-    lines.send(&Line::Verdict(verdict.clone()));
-    kept.map(|()| verdict)
+    pages().is_some_and(|pages| pages * rustix::param::page_size() <= SMALL)
 }
 
 fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
@@ -73,8 +110,6 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     if getppid() != driver {
         return Err(StageError::Canceled);
     }
-    // What the stage's programs leave behind stays below this process, so that the driver finds it.
-    become_reaper();
     // If memory runs out, the kernel shall end the worker and not its driver; under the program's own name, and not
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
@@ -100,15 +135,9 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     let entry = registry::find(&job.kind).ok_or_else(|| broken(format!("unknown kind `{}`", job.kind)))?;
     let stage = entry.from_json(&job.settings).map_err(|error| broken(error.to_string()))?;
 
-    if let Err(error) = fs::remove_dir_all(&job.output)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(StageError::io("empty", &job.output)(error));
-    }
     failpoint::pass("worker.start").map_err(StageError::io("create", &job.output))?;
-    for folder in [&job.output, &job.scratch] {
-        fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
-    }
+    empty(&job.output).map_err(StageError::io("empty", &job.output))?;
+    fs::create_dir_all(&job.scratch).map_err(StageError::io("create", &job.scratch))?;
 
     let sink = Arc::clone(lines);
     let mut builder = Context::builder(&job.output, &job.scratch)
@@ -126,14 +155,25 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     let context = builder.build();
     context.check_canceled()?;
     // Whatever a panic leaves half-written lies in the output folder, which the next attempt empties.
-    let verdict = match catch_unwind(AssertUnwindSafe(|| compute(stage.as_ref(), job, &context))) {
-        Ok(result) => result?,
-        Err(panic) => return Err(StageError::Bug(panic_message(panic.as_ref()))),
-    };
-    if verdict == Verdict::Succeeded {
-        flush(&job.output)?;
+    match catch_unwind(AssertUnwindSafe(|| compute(stage.as_ref(), job, &context))) {
+        Ok(result) => result,
+        Err(panic) => Err(StageError::Bug(panic_message(panic.as_ref()))),
     }
-    Ok(verdict)
+}
+
+/// Makes a folder, or an empty one of whatever has its place.
+fn empty(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    let is_empty =
+        || -> io::Result<bool> { Ok(folder.symlink_metadata()?.is_dir() && fs::read_dir(folder)?.next().is_none()) };
+    if is_empty()? {
+        return Ok(());
+    }
+    fs::remove_dir_all(folder)?;
+    fs::create_dir(folder)
 }
 
 fn compute(stage: &dyn Stage, job: &Job, context: &Context) -> Result<Verdict, StageError> {
@@ -171,18 +211,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the stage panicked: {text}")
 }
 
-/// Puts the whole output on the disk, so that a power cut after the record leaves no record of missing bytes.
-fn flush(output: &Path) -> Result<(), StageError> {
-    for entry in walkdir::WalkDir::new(output).contents_first(true) {
-        let entry = entry.map_err(|error| StageError::io("read", output)(error.into()))?;
-        if entry.file_type().is_file() || entry.file_type().is_dir() {
-            let flushed = failpoint::pass("worker.flush").and_then(|()| File::open(entry.path())?.sync_all());
-            flushed.map_err(StageError::io("flush", entry.path()))?;
-        }
-    }
-    Ok(())
-}
-
 /// The way to the driver. Nothing that goes wrong on it may harm the stage: if the driver is gone, [`die_with`] acts.
 struct Lines {
     out: Mutex<Box<dyn Write + Send>>,
@@ -199,14 +227,16 @@ impl Lines {
             }
             *last = Some(Instant::now());
         }
-        self.send(&Line::Event(event));
+        self.send(&[Line::Event(event)]);
     }
 
-    fn send(&self, line: &Line) {
-        if let Ok(mut bytes) = serde_json::to_vec(line) {
+    fn send(&self, lines: &[Line]) {
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend(serde_json::to_vec(line).unwrap_or_default());
             bytes.push(b'\n');
-            let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = out.write_all(&bytes).and_then(|()| out.flush());
         }
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = out.write_all(&bytes).and_then(|()| out.flush());
     }
 }

@@ -16,7 +16,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The locked file. At its end, so that a worker that has a duplicate as its standard input reads nothing.
+    /// The locked file.
     pub fn file(&self) -> &File {
         &self.file
     }

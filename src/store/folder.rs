@@ -45,6 +45,18 @@ pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Removes all that a folder holds, or a file.
+pub(super) fn empty(folder: &Path) -> Result<(), StoreError> {
+    if folder.is_symlink() || !folder.is_dir() {
+        return fs::remove_file(folder).map_err(StoreError::io("remove", folder));
+    }
+    entries(folder)?.iter().try_for_each(
+        |path| {
+            if path.is_symlink() || !path.is_dir() { empty(path) } else { remove(path) }
+        },
+    )
+}
+
 /// What lies in a folder, sorted; nothing if there is no such folder.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let listing = match fs::read_dir(folder) {

@@ -1,15 +1,22 @@
-//! The way in: a finished output folder becomes an artifact.
+//! The way in: a finished output folder becomes an artifact. Nothing has a name in the store before it is on the disk.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use super::{Entry, Manifest, Store, StoreError, folder, object, sealed};
+use super::{
+    Entry, Manifest, Store, StoreError, folder, object,
+    sealed::{self, Draft},
+};
 use crate::{digest::ArtifactId, failpoint};
 
 impl Store {
-    /// Takes the files below `folder` into the store and removes the folder. If something is in the way (a full
-    /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again.
+    /// Takes the files below `folder` into the store and empties the folder. If something is in the way (a full
+    /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again. [`Store::publish`]
+    /// flushes the names that they get here.
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
-        let (mut entries, mut inodes) = (Vec::new(), Vec::new());
+        let (mut entries, mut flushed) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
             failpoint::pass("ingest.seal")
@@ -17,29 +24,40 @@ impl Store {
                 .map_err(StoreError::io("protect", &file.path))?;
             let (digest, size) = object::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
-            inodes.push(self.adopt(&file.path, &entry)?);
-            let metadata = file.path.symlink_metadata().map_err(StoreError::io("read", &file.path))?;
-            if !object::is_sealed(&metadata, size) {
-                return Err(StoreError::output(file.path, "was written to after the stage had ended; run it again"));
-            }
+            flushed.push(file.path);
             entries.push(entry);
         }
         let manifest = Manifest::new(entries);
         let artifact = manifest.id();
-        self.write_manifest(&manifest, &artifact)?;
+        let list = self.draft_manifest(&manifest, &artifact)?;
+        let files = flushed.len();
+        flushed.extend(list.as_ref().map(|list| list.place().to_owned()));
+        self.flush(flushed.iter().map(PathBuf::as_path))?;
+        let mut inodes = Vec::with_capacity(files);
+        for (path, entry) in flushed.iter().zip(manifest.files()) {
+            inodes.push(self.adopt(path, entry)?);
+            let metadata = path.symlink_metadata().map_err(StoreError::io("read", path))?;
+            if !object::is_sealed(&metadata, entry.size) {
+                return Err(StoreError::output(path, "was written to after the stage had ended; run it again"));
+            }
+        }
+        if let Some(list) = list {
+            list.put(sealed::Existing::Replace).map_err(StoreError::io("write", folder))?;
+        }
         failpoint::pass("ingest.discard").map_err(StoreError::io("remove", folder))?;
-        folder::remove(folder)?;
+        folder::empty(folder)?;
         // Only now: each name that a file gains or loses changes its change time.
         self.note(manifest.files().iter().zip(inodes));
         Ok(artifact)
     }
 
-    fn write_manifest(&self, manifest: &Manifest, artifact: &ArtifactId) -> Result<(), StoreError> {
+    /// The list of files, if the store does not have it.
+    fn draft_manifest(&self, manifest: &Manifest, artifact: &ArtifactId) -> Result<Option<Draft>, StoreError> {
         if self.read_manifest(artifact).is_ok() {
-            return Ok(());
+            return Ok(None);
         }
         let path = self.named("trees", artifact.digest());
-        sealed::write(&path, &manifest.bytes(), sealed::Existing::Replace).map_err(StoreError::io("write", &path))
+        Draft::write(&path, &manifest.bytes()).map(Some).map_err(StoreError::io("write", &path))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::PoisonError,
 };
 
 use jiff::Timestamp;
@@ -15,11 +16,19 @@ use crate::{
     failpoint,
 };
 
+/// So many scratch folders wait for the next action.
+const SPARE: usize = 8;
+
 impl Store {
     /// The folder that an action's work in progress lives in, made if absent. It survives until
     /// [`Store::discard_scratch`].
     pub fn scratch(&self, key: &Key) -> Result<PathBuf, StoreError> {
         let path = self.scratch_path(key);
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        // A spare one may have been collected.
+        if path.is_dir() || spare().is_some_and(|spare| fs::rename(spare, &path).is_ok()) {
+            return Ok(path);
+        }
         fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         Ok(path)
     }
@@ -29,10 +38,21 @@ impl Store {
         self.local("scratch").join(key.to_string())
     }
 
-    /// Removes an action's work in progress, if any.
+    /// Removes an action's work in progress, if any. A few folders stay for actions to come, with nothing but empty
+    /// folders in them: file systems are slow to make new ones where many have just been removed.
     pub fn discard_scratch(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.scratch_path(key);
         failpoint::pass("scratch.discard").map_err(StoreError::io("remove", &path))?;
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let emptied = || folder::entries(&path)?.iter().try_for_each(|below| folder::empty(below));
+        if spare.len() < SPARE && path.is_dir() && emptied().is_ok() {
+            let kept = self.local("scratch").join(format!(".spare-{}-{key}", std::process::id()));
+            if fs::rename(&path, &kept).is_ok() {
+                spare.push(kept);
+                return Ok(());
+            }
+        }
+        drop(spare);
         folder::remove(&path)
     }
 

@@ -18,6 +18,7 @@ mod check;
 mod claim;
 mod collect;
 mod error;
+mod flush;
 mod folder;
 mod ingest;
 mod inventory;
@@ -68,6 +69,9 @@ pub struct Store {
     damage: Mutex<Vec<Damage>>,
     opened: Mutex<Option<Hold>>,
     lease: Mutex<Option<lease::Lease>>,
+    flusher: flush::Flusher,
+    /// Scratch folders of finished actions, empty, for others to use.
+    spare: Mutex<Vec<PathBuf>>,
 }
 
 impl Store {
@@ -91,6 +95,8 @@ impl Store {
             damage: Mutex::default(),
             opened: Mutex::default(),
             lease: Mutex::default(),
+            flusher: flush::Flusher::default(),
+            spare: Mutex::default(),
         };
         let hold = store.hold()?;
         *store.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
@@ -119,5 +125,14 @@ impl Store {
         let name = digest.to_string();
         let (folder, rest) = name.split_at(2);
         self.root.join(room).join(folder).join(rest)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        for spare in self.spare.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // What stays is collected some day.
+            let _ = folder::remove(&spare);
+        }
     }
 }

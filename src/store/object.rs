@@ -137,7 +137,7 @@ impl Store {
         if let Ok(metadata) = looked_at {
             let mut seals = self.seals();
             seals.add(&entry.digest, &metadata);
-            seals.save();
+            seals.save_much();
         }
         Ok(true)
     }
@@ -160,9 +160,9 @@ impl Store {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the sealed file at `from` a second name as an object, and says which inode that has. An intact object that
-    /// is there already stays. No object may be run: that stands in manifests, since two artifacts may share the
-    /// content and not that; so a program is copied.
+    /// Gives the sealed and flushed file at `from` a second name as an object, and says which inode that has. The name
+    /// must be flushed before anything points to it. An intact object that is there already stays. No object may be run:
+    /// that stands in manifests, since two artifacts may share the content and not that; so a program is copied.
     pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<u64, StoreError> {
         let to = self.object(&entry.digest);
         // Whoever looks after a damaged one was set aside finds a miss, and waits for this very action.
@@ -170,9 +170,6 @@ impl Store {
             return Ok(inode);
         }
         let parent = folder::parent(&to)?;
-        failpoint::pass("object.flush")
-            .and_then(|()| File::open(from)?.sync_all())
-            .map_err(StoreError::io("flush", from))?;
         let linked = if entry.executable {
             Err(io::ErrorKind::Unsupported.into())
         } else {
@@ -195,7 +192,6 @@ impl Store {
             }
             Err(error) => return Err(StoreError::io("write", &to)(error)),
         }
-        folder::flush(parent)?;
         fs::symlink_metadata(&to).map(|metadata| metadata.ino()).map_err(StoreError::io("read", &to))
     }
 }

@@ -1,10 +1,14 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::io;
+use std::{collections::BTreeSet, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provenance, Store, StoreError, TwoResults, ingest::is_taken, sealed};
+use super::{
+    Provenance, Store, StoreError, TwoResults,
+    ingest::is_taken,
+    sealed::{self, Draft},
+};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// What an action gave. Only `key` and `artifact` decide anything; the rest is for people.
@@ -152,13 +156,23 @@ impl Store {
 
     /// Makes a result known. If the store has recorded another result for the same action, this is
     /// [`StoreError::Nondeterministic`], and the first one stays, unless its files are lost: then the new one is
-    /// recorded all the same, since nobody could go on from the first. A damaged record is replaced.
+    /// recorded all the same, since nobody could go on from the first. A damaged record is replaced. The name of the
+    /// record is on the disk after the next call of [`Store::flush_names`]: a power cut before may lose the record, and
+    /// nothing else.
     pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.named("actions", record.key.digest());
         let bytes = sealed::seal(&Stored { version: VERSION, record })
             .map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
-        match sealed::write(&path, &bytes, sealed::Existing::Keep) {
-            Ok(()) => return Ok(()),
+        let draft = Draft::write(&path, &bytes).map_err(StoreError::io("write", &path))?;
+        // The record itself, and the names of all that it points to.
+        let mut pointed_at = self.folders_of(&record.artifact);
+        pointed_at.push(draft.place().to_owned());
+        self.flush(pointed_at.iter().map(PathBuf::as_path))?;
+        match draft.put(sealed::Existing::Keep) {
+            Ok(()) => {
+                self.flush_later(path.parent());
+                return Ok(());
+            }
             Err(error) if is_taken(&error) => {}
             Err(error) => return Err(StoreError::io("write", &path)(error)),
         }
@@ -182,5 +196,14 @@ impl Store {
             difference,
             lost,
         })))
+    }
+
+    /// The folders in which the list of files of an artifact and those files have their names.
+    fn folders_of(&self, artifact: &ArtifactId) -> Vec<PathBuf> {
+        let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
+        let objects = files.iter().map(|entry| self.object(&entry.digest));
+        let names = objects.chain([self.named("trees", artifact.digest())]);
+        let folders: BTreeSet<PathBuf> = names.filter_map(|path| Some(path.parent()?.to_owned())).collect();
+        folders.into_iter().collect()
     }
 }

@@ -4,10 +4,11 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
 
 use crate::{digest::Digest, failpoint};
 
@@ -22,20 +23,55 @@ pub(super) enum Existing {
 
 /// Writes a read-only file under another name, flushes it, and gives it its name.
 pub(super) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent)?;
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
-    failpoint::write("sealed.write", &mut file, bytes)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
+    let draft = Draft::write(path, bytes)?;
     failpoint::pass("sealed.flush")?;
-    file.as_file().sync_all()?;
-    failpoint::pass("sealed.rename")?;
-    match existing {
-        Existing::Keep => file.persist_noclobber(path)?,
-        Existing::Replace => file.persist(path)?,
-    };
+    draft.file.as_file().sync_all()?;
+    draft.put(existing)?;
     failpoint::pass("folder.flush")?;
-    File::open(parent)?.sync_all()
+    File::open(parent(path))?.sync_all()
+}
+
+/// A read-only file that is written and has no name yet. It goes if it never gets one.
+pub(super) struct Draft {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Writes the file that shall lie at `path`. Whoever names it must have had it flushed.
+    pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+        let parent = parent(path);
+        let create = || tempfile::Builder::new().prefix(".new-").tempfile_in(parent);
+        let mut file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent)?;
+                create()?
+            }
+            created => created?,
+        };
+        failpoint::write("sealed.write", &mut file, bytes)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Where it lies as yet.
+    pub(super) fn place(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives it its name.
+    pub(super) fn put(self, existing: Existing) -> io::Result<()> {
+        failpoint::pass("sealed.rename")?;
+        match existing {
+            Existing::Keep => self.file.persist_noclobber(self.path)?,
+            Existing::Replace => self.file.persist(self.path)?,
+        };
+        Ok(())
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 /// The bytes of a small file and its inode. Something else that has its place, such as a folder, has no bytes.

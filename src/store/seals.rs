@@ -25,6 +25,9 @@ const ENTRY: usize = CONTENT + CHECK;
 /// From here on it is worth looking whether most entries are out of date.
 const MANY: usize = 4096;
 
+/// So many entries are worth a write.
+const MUCH: usize = 256;
+
 /// Digest, inode, change time in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Seen([u8; CONTENT]);
@@ -54,6 +57,12 @@ pub(super) struct Seals {
     read: u64,
     file: Option<u64>,
     added: Vec<Seen>,
+}
+
+impl Drop for Seals {
+    fn drop(&mut self) {
+        self.save();
+    }
 }
 
 impl Seals {
@@ -102,7 +111,18 @@ impl Seals {
         }
     }
 
+    /// The same if there is much; what was added is written at the latest when the index is dropped.
+    pub(super) fn save_much(&mut self) {
+        if self.added.len() >= MUCH {
+            self.save();
+        }
+    }
+
     fn read_on(&mut self) -> io::Result<()> {
+        let found = fs::metadata(&self.path)?;
+        if self.file == Some(found.ino()) && self.read == found.len() {
+            return Ok(());
+        }
         let mut file = File::open(&self.path)?;
         let metadata = file.metadata()?;
         if self.file.replace(metadata.ino()) != Some(metadata.ino()) || metadata.len() < self.read {

@@ -1,6 +1,6 @@
 //! Records and the small things beside them.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
 
 use serde_json::json;
 use twdag::{
@@ -82,6 +82,49 @@ fn scratch_survives_until_it_is_discarded_and_belongs_to_one_action() {
     place.store.discard_scratch(&key("x")).unwrap();
     assert!(!scratch.exists());
     place.store.discard_scratch(&key("x")).unwrap();
+}
+
+#[test]
+fn what_is_left_of_a_discarded_scratch_folder_tells_the_next_action_nothing() {
+    let place = Place::new();
+    let scratch = place.store.scratch(&key("x")).unwrap();
+    for folder in ["kept/deep/er", "output"] {
+        fs::create_dir_all(scratch.join(folder)).unwrap();
+        fs::write(scratch.join(folder).join("file"), "x").unwrap();
+    }
+    fs::write(scratch.join("split.json"), "{}").unwrap();
+    fs::set_permissions(scratch.join("kept/deep"), fs::Permissions::from_mode(0o555)).unwrap();
+    place.store.discard_scratch(&key("x")).unwrap();
+    for name in ["y", "z"] {
+        let next = place.store.scratch(&key(name)).unwrap();
+        for below in fs::read_dir(&next).unwrap() {
+            assert_eq!(fs::read_dir(below.unwrap().path()).unwrap().count(), 0);
+        }
+    }
+    place.store.discard_scratch(&key("y")).unwrap();
+    place.store.discard_scratch(&key("z")).unwrap();
+    let scratches = place.store.root().join("local/scratch");
+    drop(place.store);
+    assert_eq!(fs::read_dir(scratches).unwrap().count(), 0);
+}
+
+#[test]
+fn results_that_are_recorded_at_the_same_time_are_all_there() {
+    let place = Place::new();
+    let compute = |number: usize| {
+        let text = number.to_string();
+        let recorded = record(key(&text), place.ingest(&[("text", &text)]));
+        place.store.publish(&recorded).unwrap();
+        (recorded.key, recorded.artifact)
+    };
+    let recorded: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|number| scope.spawn(move || compute(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    place.store.flush_names().unwrap();
+    for (key, artifact) in recorded {
+        assert_eq!(place.store.record(&key).unwrap().unwrap().artifact, artifact);
+    }
 }
 
 #[test]

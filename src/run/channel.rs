@@ -1,0 +1,129 @@
+//! The way from a driver to a worker: a socket that carries one job after another, each with the claim on its action and
+//! its log as open files.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{
+    cmsg_space,
+    io::{Errno, FdFlags, fcntl_setfd},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg,
+    },
+};
+
+use super::job::Job;
+
+/// A job as a worker gets it.
+pub(super) struct Handed {
+    pub(super) job: Job,
+    /// A duplicate of the claim's file: the claim lasts at least as long.
+    pub(super) claim: OwnedFd,
+    /// Where the worker's standard error shall go.
+    pub(super) log: OwnedFd,
+}
+
+/// Hands a job over.
+pub(super) fn hand(channel: &mut UnixStream, job: &Job, claim: &File, log: &File) -> io::Result<()> {
+    let bytes = serde_json::to_vec(job)?;
+    let files = [claim.as_fd(), log.as_fd()];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    let length = (bytes.len() as u64).to_le_bytes();
+    let sent = sendmsg(&*channel, &[IoSlice::new(&length)], &mut ancillary, SendFlags::empty())?;
+    channel.write_all(&length[sent..])?;
+    channel.write_all(&bytes)
+}
+
+/// Waits for a job; `None` if none will come, or the worker shall stop.
+pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result<Option<Handed>> {
+    let mut length = [0; 8];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match recvmsg(&*channel, &mut [IoSliceMut::new(&mut length)], &mut ancillary, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            received => break received?.bytes,
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    let mut files = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    let mut files = files.next().into_iter().flatten();
+    let (Some(claim), Some(log)) = (files.next(), files.next()) else {
+        return Err(io::Error::other("a job came without its claim and its log"));
+    };
+    for file in [&claim, &log] {
+        // The programs that a stage starts shall have neither.
+        fcntl_setfd(file, FdFlags::CLOEXEC)?;
+    }
+    channel.read_exact(&mut length[received..])?;
+    let mut bytes = vec![0; usize::try_from(u64::from_le_bytes(length)).map_err(io::Error::other)?];
+    channel.read_exact(&mut bytes)?;
+    Ok(Some(Handed { job: serde_json::from_slice(&bytes)?, claim, log }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::run::job::Work;
+
+    #[test]
+    fn jobs_come_through_whole_with_their_files_until_the_driver_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut driver, mut worker) = UnixStream::pair().unwrap();
+        let stop = AtomicBool::new(false);
+        // The second is larger than what a socket takes at once.
+        for size in [10, 4 << 20] {
+            let job = Job {
+                stage: "stage".to_owned(),
+                work: Work::Stage,
+                kind: "Command".to_owned(),
+                settings: "x".repeat(size),
+                inputs: BTreeMap::new(),
+                workspace: folder.path().to_owned(),
+                output: folder.path().join("output"),
+                scratch: folder.path().join("kept"),
+                logs: folder.path().join("logs"),
+                split: folder.path().join("split.json"),
+                threads: 1,
+                driver: 1,
+            };
+            let mut claim = File::create_new(folder.path().join(format!("claim{size}"))).unwrap();
+            claim.write_all(b"claim").unwrap();
+            let log = File::create_new(folder.path().join(format!("log{size}"))).unwrap();
+            let expected = job.clone();
+            let sending = std::thread::spawn(move || {
+                hand(&mut driver, &job, &claim, &log).unwrap();
+                driver
+            });
+            let handed = receive(&mut worker, &stop).unwrap().unwrap();
+            driver = sending.join().unwrap();
+            assert_eq!(handed.job, expected);
+            File::from(handed.log).write_all(b"log").unwrap();
+            assert_eq!(std::fs::read(folder.path().join(format!("log{size}"))).unwrap(), b"log");
+            assert_eq!(File::from(handed.claim).metadata().unwrap().len(), 5);
+        }
+        drop(driver);
+        assert!(receive(&mut worker, &stop).unwrap().is_none());
+    }
+}

@@ -1,0 +1,122 @@
+//! Putting on the disk what was written, for many files and many callers at once: a disk takes as long for one small
+//! file as for a thousand.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex, OnceLock, PoisonError},
+};
+
+use super::{Store, StoreError};
+use crate::failpoint;
+
+/// File systems that put all that was written to them on the disk when they are asked to. Elsewhere each file is flushed.
+#[cfg(target_os = "linux")]
+const WHOLE: [i64; 8] = [
+    0xEF53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683E, // btrfs
+    0x0102_1994, // tmpfs
+    0xF2F5_2010, // f2fs
+    0x2FC1_2FC1, // zfs
+    0xCA45_1A4E, // bcachefs
+    0x794C_7630, // overlayfs
+];
+
+/// The flushing of one store.
+#[derive(Default)]
+pub(super) struct Flusher {
+    rounds: Mutex<Rounds>,
+    over: Condvar,
+    /// The file system, if it can be flushed as a whole.
+    whole: OnceLock<Option<File>>,
+    /// Folders in which names are not on the disk yet.
+    names: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// A caller needs a round that begins after it has come.
+#[derive(Default)]
+struct Rounds {
+    begun: u64,
+    over: u64,
+    /// The kernel tells of what it could not write only once: everybody who waits then must hear of it.
+    failed: u64,
+}
+
+impl Store {
+    /// Notes a folder whose names the next flush shall put on the disk.
+    pub(super) fn flush_later(&self, folder: Option<&Path>) {
+        let mut names = self.flusher.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.extend(folder.map(Path::to_owned));
+    }
+
+    /// Puts on the disk whatever was recorded and is not there yet.
+    pub fn flush_names(&self) -> Result<(), StoreError> {
+        let is_open = !self.flusher.names.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_open { self.flush([]) } else { Ok(()) }
+    }
+
+    /// Puts on the disk what was written to files and folders: to these, and where it takes no longer to all.
+    pub(super) fn flush<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<(), StoreError> {
+        failpoint::pass("store.flush").map_err(StoreError::io("flush", self.root()))?;
+        let flusher = &self.flusher;
+        let names = std::mem::take(&mut *flusher.names.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(whole) = flusher.whole.get_or_init(|| whole(self.root())) else {
+            paths.into_iter().try_for_each(flush_one)?;
+            return names.iter().try_for_each(|folder| flush_one(folder));
+        };
+        let mut rounds = flusher.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mine, failed) = (rounds.begun + 1, rounds.failed);
+        loop {
+            if rounds.failed != failed {
+                let source = io::Error::other("something could not be written, as another stage was told");
+                return Err(StoreError::io("flush", self.root())(source));
+            }
+            if rounds.over >= mine {
+                return Ok(());
+            }
+            if rounds.begun > rounds.over {
+                // Somebody's round goes on. Whoever wakes first begins the next one, for all who wait.
+                rounds = flusher.over.wait(rounds).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            rounds.begun += 1;
+            drop(rounds);
+            let flushed = sync(whole);
+            rounds = flusher.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            rounds.over = rounds.begun;
+            rounds.failed += u64::from(flushed.is_err());
+            flusher.over.notify_all();
+            return flushed.map_err(StoreError::io("flush", self.root()));
+        }
+    }
+}
+
+fn flush_one(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(StoreError::io("flush", path))
+}
+
+#[cfg(target_os = "linux")]
+fn whole(root: &Path) -> Option<File> {
+    let file = File::open(root).ok()?;
+    let kind = rustix::fs::fstatfs(&file).ok()?.f_type;
+    #[allow(clippy::unnecessary_cast, reason = "the type of this field differs between systems")]
+    WHOLE.contains(&(kind as i64)).then_some(file)
+}
+
+#[cfg(target_os = "linux")]
+fn sync(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn whole(_root: &Path) -> Option<File> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync(file: &File) -> io::Result<()> {
+    file.sync_all()
+}
