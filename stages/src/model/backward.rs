@@ -3,6 +3,7 @@
 
 use super::{
     Gradients, Model,
+    attention::{CHUNK, STRIDE},
     feed::{FeedBuffers, FeedGradients},
     forward::{self, rotate},
     head,
@@ -13,9 +14,6 @@ use super::{
     shape::{BLOCK, Place, Shape},
     workspace::{Backward, Saved, Scratch, State, Workspace},
 };
-
-/// Keys that a block of queries is multiplied with at once.
-const KEYS: usize = 8 * BLOCK;
 
 /// Independent parts in which the query blocks of a sequence are gone through; depends on the length alone, so that
 /// the order of sums does.
@@ -201,7 +199,7 @@ fn attend_backward(
     let scale = 1.0 / (head_dim as f32).sqrt();
     keys_values.fill(0.0);
     let (keys, values) = keys_values.split_at_mut(length * head_dim);
-    let [scores, score_gradients, ..] = scratch.get([BLOCK * KEYS, BLOCK * KEYS, 0, 0]);
+    let [scores, score_gradients, ..] = scratch.get([BLOCK * STRIDE, BLOCK * STRIDE, 0, 0]);
     let sequence = &state.projected[part.sequence * length * width..][..length * width];
     let key_rows = &sequence[shape.key_column() + part.key_value_head * head_dim..];
     for (slot, block) in (part.part..blocks).step_by(parts(shape)).enumerate() {
@@ -214,21 +212,21 @@ fn attend_backward(
             let gradient =
                 Matrix::new(&attended[row * attended_width + head * head_dim..], rows, head_dim, attended_width);
             let target = &mut queries[(slot * BLOCK * group + member) * head_dim..];
-            for first_key in (0..first + rows).step_by(KEYS) {
-                let count = KEYS.min(first + rows - first_key);
+            for first_key in (0..first + rows).step_by(CHUNK) {
+                let count = CHUNK.min(first + rows - first_key);
                 for offset in (0..count).step_by(BLOCK) {
                     let columns = BLOCK.min(count - offset);
                     let key_block = part.sequence * blocks + (first_key + offset) / BLOCK;
                     let place = key_block * shape.transposed_block() + part.key_value_head * head_dim * BLOCK;
                     let key = Matrix::new(&state.keys[place..], head_dim, columns, BLOCK);
                     let value = Matrix::new(&state.values[place..], head_dim, columns, BLOCK);
-                    multiply(&mut scores[offset..], KEYS, query, key, false);
-                    multiply(&mut score_gradients[offset..], KEYS, gradient, value, false);
+                    multiply(&mut scores[offset..], STRIDE, query, key, false);
+                    multiply(&mut score_gradients[offset..], STRIDE, gradient, value, false);
                 }
                 kernels::attention_gradient(
                     scores,
                     score_gradients,
-                    KEYS,
+                    STRIDE,
                     count,
                     first_key,
                     first,
@@ -238,8 +236,8 @@ fn attend_backward(
                     &delta[row * shape.heads + head..],
                     shape.heads,
                 );
-                let probabilities = Matrix::new(scores, rows, count, KEYS);
-                let score_gradient = Matrix::new(score_gradients, rows, count, KEYS);
+                let probabilities = Matrix::new(scores, rows, count, STRIDE);
+                let score_gradient = Matrix::new(score_gradients, rows, count, STRIDE);
                 let range = first_key * head_dim..;
                 multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), gradient, true);
                 multiply(&mut keys[range], head_dim, score_gradient.transposed(), query, true);

@@ -1,9 +1,12 @@
 //! The forward pass: one task for each block of rows and layer.
 
+use std::ops::Range;
+
 use super::{
     Model,
+    attention::{self, Queries, STRIDE},
     feed::FeedOutput,
-    kernels::{self, Matrix, multiply},
+    kernels::{self, Matrix},
     layout::BlockLayout,
     rope::RopeTables,
     shape::{BLOCK, Place, Shape},
@@ -150,38 +153,24 @@ fn attend(
     scratch: &mut Scratch,
 ) {
     let (width, head_dim, output_width) = (shape.projected(), shape.head_dim, shape.attended());
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let keys = place.first + place.rows;
-    let stride = (place.block + 1) * BLOCK;
-    let [scores, inverse, ..] = scratch.get([place.rows * stride, place.rows, 0, 0]);
+    let [scores, ..] = scratch.get([place.rows * STRIDE, 0, 0, 0]);
     let sequence = &state.projected[place.sequence * shape.length * width..][..shape.length * width];
     for head in 0..shape.heads {
-        let key_value_head = head / shape.group();
-        let query = Matrix::new(&sequence[place.first * width + head * head_dim..], place.rows, head_dim, width);
-        for block in 0..=place.block {
-            let count = BLOCK.min(keys - block * BLOCK);
-            let offset = (place.sequence * shape.blocks() + block) * shape.transposed_block();
-            let key = &state.keys[offset + key_value_head * head_dim * BLOCK..];
-            multiply(&mut scores[block * BLOCK..], stride, query, Matrix::new(key, head_dim, count, BLOCK), false);
-        }
-        kernels::attention_probabilities(
-            scores,
-            stride,
-            keys,
-            place.first,
-            scale,
-            inverse,
-            &mut log_sum[head..],
-            shape.heads,
-        );
-        let value = &sequence[shape.value_column() + key_value_head * head_dim..];
-        let probabilities = Matrix::new(scores, place.rows, keys, stride);
-        let value = Matrix::new(value, keys, head_dim, width);
-        multiply(&mut attended[head * head_dim..], output_width, probabilities, value, false);
-        for (row, inverse) in attended.chunks_mut(output_width).zip(inverse.iter()) {
-            for number in &mut row[head * head_dim..(head + 1) * head_dim] {
-                *number *= inverse;
-            }
-        }
+        let column = head / shape.group() * head_dim;
+        let queries = Queries {
+            matrix: Matrix::new(&sequence[place.first * width + head * head_dim..], place.rows, head_dim, width),
+            first: place.first,
+        };
+        let key = |positions: Range<usize>| {
+            let block = place.sequence * shape.blocks() + positions.start / BLOCK;
+            let keys = &state.keys[block * shape.transposed_block() + column * BLOCK..];
+            Matrix::new(keys, head_dim, positions.len().min(BLOCK), BLOCK)
+        };
+        let value = |positions: Range<usize>| {
+            let values = &sequence[positions.start * width + shape.value_column() + column..];
+            Matrix::new(values, positions.len(), head_dim, width)
+        };
+        let (output, log_sum) = (&mut attended[head * head_dim..], &mut log_sum[head..]);
+        attention::attend(queries, key, value, scores, output, output_width, log_sum, shape.heads);
     }
 }

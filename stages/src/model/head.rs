@@ -1,25 +1,35 @@
 //! The final norm and the output layer: logits of a block of rows at a time, and what is read off them.
 
+use std::ops::Range;
+
 use super::{
     Model, Predictions,
-    kernels::{self, HeadRow},
-    linear::{Applied, take, weight_gradients},
+    kernels::{self, HeadRow, Matrix, multiply},
+    linear::{Linear, take},
     shape::{BLOCK, Place, Shape},
-    workspace::Workspace,
+    workspace::{ScratchPool, Workspace},
 };
 
 /// Most logits in memory at once in training, in numbers (64 MiB).
-const CHUNK: usize = 1 << 24;
+const KEPT: usize = 1 << 24;
+
+/// Ids whose logits are computed and read as one piece, small enough for the second cache of a core. Results depend on it,
+/// so it is fixed.
+pub(super) const IDS: usize = 512;
+
+/// Ids whose weights' gradients are summed as one task.
+const TASK: usize = BLOCK;
 
 /// Buffers of the output layer.
 #[derive(Debug, Default)]
 pub(super) struct HeadBuffers {
-    /// One for each row, the last rows of sequences included.
+    /// For each block its rows, the last rows of sequences included, filled up to [`BLOCK`].
     rows: Vec<HeadRow>,
+    /// One for each row.
     cross_entropy: Vec<f32>,
-    /// Logits of a chunk of rows, then their gradients, `[chunk, vocabulary]`.
+    /// Logits of some blocks of rows, then their gradients, `[blocks, vocabulary, BLOCK]`.
     logits: Vec<f32>,
-    /// Normalized rows of the chunk, `[chunk, hidden]`.
+    /// Normalized rows of these, `[rows, hidden]`.
     normalized: Vec<f32>,
     /// Gradients of the final norm by block.
     norm: Vec<f32>,
@@ -37,6 +47,11 @@ pub(super) enum Forward {
 }
 
 impl HeadBuffers {
+    fn prepare(&mut self, shape: &Shape) {
+        self.rows.resize(shape.batch * shape.blocks() * BLOCK, HeadRow::default());
+        self.cross_entropy.resize(shape.rows(), 0.0);
+    }
+
     /// Cross entropy of each target, `[batch * (length - 1)]`, nats.
     pub(super) fn cross_entropy(&self, shape: &Shape) -> Vec<f32> {
         let sequences = self.cross_entropy.chunks_exact(shape.length);
@@ -45,17 +60,17 @@ impl HeadBuffers {
 
     /// Appends what the rows with a target say.
     pub(super) fn targets(&self, shape: &Shape, predictions: &mut Predictions) {
-        for sequence in 0..shape.batch {
-            let rows = sequence * shape.length..(sequence + 1) * shape.length - 1;
-            predictions.cross_entropy.extend_from_slice(&self.cross_entropy[rows.clone()]);
-            predictions.argmax.extend(self.rows[rows].iter().map(|row| row.argmax));
+        for (place, rows) in shape.places().zip(self.rows.chunks_exact(BLOCK)) {
+            let targets = place.rows.min(shape.length - 1 - place.first);
+            predictions.cross_entropy.extend_from_slice(&self.cross_entropy[place.row..][..targets]);
+            predictions.argmax.extend(rows[..targets].iter().map(|row| row.argmax));
         }
     }
 }
 
-/// Rows whose logits are in memory at once in training.
-pub(super) fn chunk_rows(shape: &Shape) -> usize {
-    (CHUNK / shape.vocabulary / BLOCK).max(1) * BLOCK
+/// Blocks of rows whose logits are in memory at once in training.
+pub(super) fn kept_blocks(shape: &Shape) -> usize {
+    (KEPT / shape.vocabulary / BLOCK).max(1)
 }
 
 /// Cross entropy and best token of each row. With `keep`, the logits stay for the backward pass if they are few; the
@@ -64,57 +79,104 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut
     let (hidden, vocabulary) = (shape.hidden, shape.vocabulary);
     let input = &workspace.states[model.layout().blocks.len() % workspace.states.len()].input;
     let buffers = &mut workspace.head;
-    buffers.rows.resize(shape.rows(), HeadRow::default());
-    buffers.cross_entropy.resize(shape.rows(), 0.0);
-    let held = keep && shape.rows() <= chunk_rows(shape);
+    let blocks = shape.batch * shape.blocks();
+    buffers.prepare(shape);
+    let held = keep && blocks <= kept_blocks(shape);
     let mut kept = Vec::new();
     if held {
-        buffers.logits.resize(shape.rows() * vocabulary, 0.0);
+        buffers.logits.resize(blocks * vocabulary * BLOCK, 0.0);
         buffers.normalized.resize(shape.rows() * hidden, 0.0);
-        let logits = shape.split(&mut buffers.logits, vocabulary);
+        let logits = buffers.logits.chunks_exact_mut(vocabulary * BLOCK);
         kept.extend(logits.zip(shape.split(&mut buffers.normalized, hidden)).map(Some));
     } else {
-        kept.resize_with(shape.batch * shape.blocks(), || None);
+        kept.resize_with(blocks, || None);
     }
-    let rows = buffers.rows.chunks_mut(shape.length).flat_map(|sequence| sequence.chunks_mut(BLOCK));
+    let rows = buffers.rows.chunks_exact_mut(BLOCK);
     let tasks = shape.places().zip(rows).zip(shape.split(&mut buffers.cross_entropy, 1)).zip(kept).collect::<Vec<_>>();
     workspace.scratch.run(tasks, |(((place, rows), cross_entropy), kept), scratch| {
-        let [a, b, ..] = if kept.is_some() {
-            scratch.get([0; 4])
-        } else {
-            scratch.get([place.rows * vocabulary, place.rows * hidden, 0, 0])
+        let sizes = [BLOCK * hidden, if kept.is_some() { 0 } else { place.rows * hidden }, BLOCK * IDS, 0];
+        let [columns, normalized, piece, _] = scratch.get(sizes);
+        let (mut logits, normalized) = match kept {
+            Some((logits, normalized)) => (Some(logits), normalized),
+            None => (None, normalized),
         };
-        let (logits, normalized) = kept.unwrap_or((a, b));
-        compute_logits(model, shape, place, input, logits, normalized);
-        read(place, ids, logits, rows, cross_entropy);
+        let head = Head::new(model, shape, place, input, normalized, columns);
+        rows.fill(HeadRow::default());
+        for piece_ids in pieces(vocabulary) {
+            let piece = match &mut logits {
+                Some(logits) => &mut logits[piece_ids.start * BLOCK..piece_ids.end * BLOCK],
+                None => &mut piece[..piece_ids.len() * BLOCK],
+            };
+            head.logits(piece_ids.clone(), piece);
+            head.read(ids, piece_ids, piece, rows, cross_entropy);
+        }
+        finish(rows, cross_entropy);
     });
     if held { Forward::Held } else { Forward::Read }
 }
 
-/// Reads a block's logits.
-fn read(place: Place, ids: &[u32], logits: &[f32], rows: &mut [HeadRow], cross_entropy: &mut [f32]) {
-    let vocabulary = logits.len() / place.rows;
-    for (index, (row, cross_entropy)) in rows.iter_mut().zip(cross_entropy).enumerate() {
-        let logits = &logits[index * vocabulary..(index + 1) * vocabulary];
-        *row = kernels::head_row(logits);
-        *cross_entropy = match ids.get(place.row + index + 1) {
-            Some(target) => (row.log_sum - f64::from(logits[*target as usize])) as f32,
-            None => 0.0,
-        };
+/// The vocabulary in pieces.
+fn pieces(vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..vocabulary).step_by(IDS).map(move |start| start..vocabulary.min(start + IDS))
+}
+
+/// The output layer for one block of rows.
+struct Head<'a> {
+    model: &'a Model,
+    place: Place,
+    /// The normalized rows as columns, `[hidden, BLOCK]`.
+    columns: &'a [f32],
+}
+
+impl<'a> Head<'a> {
+    /// Normalizes the block's rows.
+    fn new(
+        model: &'a Model,
+        shape: &Shape,
+        place: Place,
+        input: &[f32],
+        normalized: &mut [f32],
+        columns: &'a mut [f32],
+    ) -> Self {
+        let norm = &model.layout().final_norm;
+        norm.apply(model.parameters(), shape.epsilon, place.of(input, shape.hidden), normalized);
+        kernels::transpose(normalized, shape.hidden, place.rows, shape.hidden, columns, BLOCK);
+        Self { model, place, columns }
+    }
+
+    /// Logits of some ids, `[ids, BLOCK]`; those of rows beyond the block's stay what they were.
+    fn logits(&self, ids: Range<usize>, logits: &mut [f32]) {
+        let head = &self.model.layout().head;
+        let (parameters, hidden) = (self.model.parameters(), head.inputs);
+        let weight = &parameters[head.weight.clone()][ids.start * hidden..ids.end * hidden];
+        if let Some(bias) = &head.bias {
+            for (logits, bias) in logits.chunks_exact_mut(BLOCK).zip(&parameters[bias.clone()][ids.clone()]) {
+                logits.fill(*bias);
+            }
+        }
+        let weight = Matrix::new(weight, ids.len(), hidden, hidden);
+        let columns = Matrix::new(self.columns, hidden, self.place.rows, BLOCK);
+        multiply(logits, BLOCK, weight, columns, head.bias.is_some());
+    }
+
+    /// Reads logits of some ids; those of targets go to `cross_entropy`.
+    fn read(&self, ids: &[u32], piece: Range<usize>, logits: &[f32], rows: &mut [HeadRow], cross_entropy: &mut [f32]) {
+        kernels::head_rows(logits, piece.start as u32, rows);
+        for (index, logit) in cross_entropy.iter_mut().enumerate() {
+            // The last row of all has no target; that of another sequence is not read.
+            let target = ids.get(self.place.row + index + 1).map_or(0, |id| *id as usize);
+            if piece.contains(&target) {
+                *logit = logits[(target - piece.start) * BLOCK + index];
+            }
+        }
     }
 }
 
-fn compute_logits(
-    model: &Model,
-    shape: &Shape,
-    place: Place,
-    input: &[f32],
-    logits: &mut [f32],
-    normalized: &mut [f32],
-) {
-    let (parameters, layout) = (model.parameters(), model.layout());
-    layout.final_norm.apply(parameters, shape.epsilon, place.of(input, shape.hidden), normalized);
-    layout.head.apply(model, normalized, logits, false);
+/// From the targets' logits to their cross entropy.
+fn finish(rows: &[HeadRow], cross_entropy: &mut [f32]) {
+    for (row, number) in rows.iter().zip(cross_entropy) {
+        *number = (row.log_sum() - f64::from(*number)) as f32;
+    }
 }
 
 /// Adds the gradients of output layer and final norm to `gradients`, and writes that of the last layer's output to
@@ -134,71 +196,109 @@ pub(super) fn backward(
     let input = &workspace.states[layout.blocks.len() % workspace.states.len()].input;
     let buffers = &mut workspace.head;
     let (parameters, norm_len) = (model.parameters(), layout.final_norm.range().len());
-    buffers.rows.resize(shape.rows(), HeadRow::default());
-    buffers.cross_entropy.resize(shape.rows(), 0.0);
+    buffers.prepare(shape);
     let places: Vec<Place> = shape.places().collect();
     buffers.norm.clear();
     buffers.norm.resize(places.len() * norm_len, 0.0);
     let mut outputs = workspace.backward.output.as_mut_slice();
-    let mut norms = buffers.norm.as_mut_slice();
-    let (mut head_rows, mut cross_entropies) = (buffers.rows.as_mut_slice(), buffers.cross_entropy.as_mut_slice());
-    let mut rest = places.as_slice();
-    while !rest.is_empty() {
-        let mut rows = 0;
-        let limit = if forward == Forward::Held { usize::MAX } else { chunk_rows(shape) };
-        let count = rest
-            .iter()
-            .take_while(|place| {
-                rows += place.rows;
-                rows <= limit
-            })
-            .count();
-        let (chunk, tail) = rest.split_at(count);
-        rest = tail;
+    let mut norms = buffers.norm.chunks_exact_mut(norm_len);
+    let mut head_rows = buffers.rows.chunks_exact_mut(BLOCK);
+    let mut cross_entropies = buffers.cross_entropy.as_mut_slice();
+    for chunk in places.chunks(kept_blocks(shape)) {
         let rows: usize = chunk.iter().map(|place| place.rows).sum();
-        buffers.logits.resize(rows * vocabulary, 0.0);
+        buffers.logits.resize(chunk.len() * vocabulary * BLOCK, 0.0);
         buffers.normalized.resize(rows * hidden, 0.0);
-        let (mut logits, mut normalized) = (buffers.logits.as_mut_slice(), buffers.normalized.as_mut_slice());
-        let mut tasks = Vec::with_capacity(count);
+        let (mut logits, mut normalized) =
+            (buffers.logits.chunks_exact_mut(vocabulary * BLOCK), buffers.normalized.as_mut_slice());
+        let mut tasks = Vec::with_capacity(chunk.len());
         for place in chunk {
+            let logits = logits.next().unwrap_or_default();
             tasks.push((
-                (*place, take(&mut head_rows, place.rows), take(&mut cross_entropies, place.rows)),
-                (take(&mut logits, place.rows * vocabulary), take(&mut normalized, place.rows * hidden)),
-                (take(&mut outputs, place.rows * hidden), take(&mut norms, norm_len)),
+                (*place, head_rows.next().unwrap_or_default(), take(&mut cross_entropies, place.rows)),
+                (logits, take(&mut normalized, place.rows * hidden)),
+                (take(&mut outputs, place.rows * hidden), norms.next().unwrap_or_default()),
             ));
         }
         workspace.scratch.run(tasks, |task, scratch| {
             let ((place, head_rows, cross_entropy), (logits, normalized), (output, norm_gradient)) = task;
-            if forward != Forward::Held {
-                compute_logits(model, shape, place, input, logits, normalized);
-            }
+            let [columns, gradient, ..] = scratch.get([BLOCK * hidden, place.rows * hidden, 0, 0]);
+            let head = Head::new(model, shape, place, input, normalized, columns);
             if forward == Forward::Due {
-                read(place, ids, logits, head_rows, cross_entropy);
+                head_rows.fill(HeadRow::default());
+                for piece in pieces(vocabulary) {
+                    let logits = &mut logits[piece.start * BLOCK..piece.end * BLOCK];
+                    head.logits(piece.clone(), logits);
+                    head.read(ids, piece, logits, head_rows, cross_entropy);
+                }
+                finish(head_rows, cross_entropy);
             }
-            for (index, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
-                let position = place.first + index;
-                if position + 1 == shape.length {
-                    logits.fill(0.0);
-                } else {
-                    let row = place.row + index;
-                    let coefficient = coefficients[row - place.sequence];
-                    kernels::head_gradient(logits, head_rows[index].log_sum as f32, coefficient);
-                    logits[ids[row + 1] as usize] -= coefficient;
+            let (mut log_sums, mut factors) = ([0.0; BLOCK], [0.0; BLOCK]);
+            for index in 0..place.rows {
+                log_sums[index] = head_rows[index].log_sum() as f32;
+                // The last row of a sequence has no target.
+                if place.first + index + 1 < shape.length {
+                    factors[index] = coefficients[place.row + index - place.sequence];
                 }
             }
-            let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-            layout.head.input_gradient(model, logits, gradient, false);
+            for piece in pieces(vocabulary) {
+                let logits = &mut logits[piece.start * BLOCK..piece.end * BLOCK];
+                if forward == Forward::Read {
+                    head.logits(piece.clone(), logits);
+                }
+                kernels::head_gradient(logits, &log_sums, &factors);
+                for (index, factor) in factors[..place.rows].iter().enumerate() {
+                    let target = ids.get(place.row + index + 1).map_or(0, |id| *id as usize);
+                    if piece.contains(&target) {
+                        logits[(target - piece.start) * BLOCK + index] -= factor;
+                    }
+                }
+                let weight = &parameters[layout.head.weight.clone()][piece.start * hidden..piece.end * hidden];
+                let weight = Matrix::new(weight, piece.len(), hidden, hidden);
+                let logits = Matrix::new(logits, piece.len(), place.rows, BLOCK).transposed();
+                multiply(gradient, hidden, logits, weight, piece.start > 0);
+            }
             output.fill(0.0);
             let input = place.of(input, hidden);
             let norm = &layout.final_norm;
             norm.backward(parameters, shape.epsilon, input, gradient, output, norm_gradient, normalized);
         });
-        let head = Applied { linear: &layout.head, inputs: &buffers.normalized, gradients: &buffers.logits };
-        weight_gradients(model, rows, &[head], gradients, &workspace.scratch);
+        // Frozen beside an adapter.
+        if model.adapter().is_none() {
+            let (logits, normalized) = (&buffers.logits, &buffers.normalized);
+            weight_gradients(&layout.head, shape, chunk, logits, normalized, gradients, &workspace.scratch);
+        }
     }
-    // Frozen beside an adapter.
     let parts = if model.adapter().is_some() { &[] } else { buffers.norm.as_slice() };
     for part in parts.chunks_exact(norm_len) {
         kernels::add(&mut gradients[layout.final_norm.range()], part);
     }
+}
+
+/// Adds the gradients of the output layer's parameters for some blocks of rows, one block after the other.
+fn weight_gradients(
+    head: &Linear,
+    shape: &Shape,
+    places: &[Place],
+    logits: &[f32],
+    normalized: &[f32],
+    gradients: &mut [f32],
+    scratch: &ScratchPool,
+) {
+    let (hidden, first_row) = (shape.hidden, places.first().map_or(0, |place| place.row));
+    let tasks = gradients[head.weight.clone()].chunks_mut(TASK * hidden).enumerate().collect();
+    scratch.run(tasks, |(task, target), _| {
+        let ids = target.len() / hidden;
+        for (place, logits) in places.iter().zip(logits.chunks_exact(shape.vocabulary * BLOCK)) {
+            let logits = Matrix::new(&logits[task * TASK * BLOCK..], ids, place.rows, BLOCK);
+            let rows = &normalized[(place.row - first_row) * hidden..];
+            multiply(target, hidden, logits, Matrix::new(rows, place.rows, hidden, hidden), true);
+        }
+    });
+    let Some(bias) = &head.bias else { return };
+    let tasks = gradients[bias.clone()].chunks_mut(TASK).enumerate().collect();
+    scratch.run(tasks, |(task, target), _| {
+        for (place, logits) in places.iter().zip(logits.chunks_exact(shape.vocabulary * BLOCK)) {
+            kernels::add_row_sums(&logits[task * TASK * BLOCK..], BLOCK, place.rows, target);
+        }
+    });
 }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::{
     Model,
     kernels::{self, Matrix, multiply},
-    shape::BLOCK,
     workspace::ScratchPool,
 };
 
@@ -64,6 +63,10 @@ pub(super) struct Applied<'a> {
     pub(super) gradients: &'a [f32],
 }
 
+/// Rows of a matrix whose gradients are summed as one task: each task reads all inputs, so few are better. No bit depends
+/// on it.
+const OUTPUTS: usize = 128;
+
 /// `gradient of weight += (gradients of outputs)^T * inputs` over all rows, and the same for biases; or, if the model has
 /// an adapter, the gradients of that. The matrices come in the order of the buffer.
 pub(super) fn weight_gradients(
@@ -81,9 +84,9 @@ pub(super) fn weight_gradients(
     for Applied { linear, inputs, gradients } in applied {
         let weight = cut(&mut rest, &mut at, &linear.weight);
         let bias = linear.bias.as_ref().map(|bias| cut(&mut rest, &mut at, bias));
-        let mut biases = bias.into_iter().flat_map(|bias| bias.chunks_mut(BLOCK));
-        for (index, target) in weight.chunks_mut(BLOCK * linear.inputs).enumerate() {
-            tasks.push((*linear, &gradients[index * BLOCK..], *inputs, target, biases.next()));
+        let mut biases = bias.into_iter().flat_map(|bias| bias.chunks_mut(OUTPUTS));
+        for (index, target) in weight.chunks_mut(OUTPUTS * linear.inputs).enumerate() {
+            tasks.push((*linear, &gradients[index * OUTPUTS..], *inputs, target, biases.next()));
         }
     }
     scratch.run(tasks, |(linear, gradients, inputs, target, bias), _| {

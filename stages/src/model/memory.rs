@@ -4,8 +4,9 @@
 
 use super::{
     Activations, Adapter, AdapterSettings, Config, Layout, ModelError, MomentStorage,
+    attention::STRIDE,
     backward::{parts, query_part},
-    head::chunk_rows,
+    head::{IDS, kept_blocks},
     kernels::HeadRow,
     language_model::scored_together,
     moments,
@@ -55,7 +56,7 @@ pub struct MemoryBudget {
     pub activations: u64,
     /// Buffers of the backward pass, which all layers share.
     pub backward: u64,
-    /// Attention probabilities of the blocks that are computed at the moment, one for each thread.
+    /// Attention probabilities of the blocks and keys that are computed at the moment, one block for each thread.
     pub attention: u64,
     /// Logits of the rows that are computed at the moment, and what is kept of each row.
     pub logits: u64,
@@ -92,9 +93,12 @@ impl MemoryBudget {
         let keys_values = 2 * (batch * shape.blocks() * shape.transposed_block()) as u64;
         let state = rows * (hidden + shape.projected() as u64) + keys_values;
         let saved = rows * (shape.attended() + shape.heads + shape.middle + shape.raised) as u64;
-        let scores = threads * block * (shape.blocks() * BLOCK) as u64;
+        let scores = threads * block * STRIDE as u64;
         let positions = F32 * (length * shape.rotary_dim) as u64;
-        let of_rows = rows * (size_of::<HeadRow>() as u64 + F32);
+        let blocks = (batch * shape.blocks()) as u64;
+        let of_rows = blocks * block * size_of::<HeadRow>() as u64 + rows * F32;
+        // The rows of the output layer as rows and as columns, or as columns and with their gradients.
+        let of_head = threads * block * 2 * hidden;
 
         let mut budget = Self {
             parameters: F32 * numbers,
@@ -103,7 +107,7 @@ impl MemoryBudget {
             activations: F32 * (2 * state + saved),
             backward: 0,
             attention: F32 * scores,
-            logits: F32 * threads * block * (vocabulary + hidden) + of_rows,
+            logits: F32 * (threads * block * IDS as u64 + of_head) + of_rows,
             positions,
             process: 0,
         };
@@ -130,8 +134,10 @@ impl MemoryBudget {
                 Activations::Recompute => layers + 3 * BUFFERS,
             } + BACKWARD_BUFFERS;
             budget.backward = F32 * of_backward(&shape);
-            let chunk = rows.min(chunk_rows(&shape) as u64);
-            budget.logits = F32 * chunk * (vocabulary + hidden) + of_rows;
+            // Of probabilities and of their gradients.
+            budget.attention *= 2;
+            let chunk = blocks.min(kept_blocks(&shape) as u64) * block;
+            budget.logits = F32 * (chunk * (vocabulary + hidden) + of_head) + of_rows;
         }
         let rest = (budget.activations + budget.backward) / buffers / 4;
         budget.process = PROCESS + buffers * rest.min(REST_OF_PAGE);

@@ -14,6 +14,7 @@
 mod adamw;
 mod adapter;
 mod architecture;
+mod attention;
 mod backward;
 mod batch;
 mod checkpoint;

@@ -244,7 +244,7 @@ fn yes() -> bool {
 
 impl Kind for Train {
     const NAME: &'static str = "Train";
-    const REVISION: u32 = 3;
+    const REVISION: u32 = 4;
     const SUMMARY: &'static str = "Trains a model by weighted next-token loss.";
     const NUMERICS: Numerics = Numerics::Floating;
 

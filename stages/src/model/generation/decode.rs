@@ -9,7 +9,7 @@ use super::{
     super::{
         Model,
         feed::Feed,
-        kernels,
+        kernels::{self, ExponentialSum},
         layout::BlockLayout,
         linear::Linear,
         shape::{BLOCK, Shape},
@@ -162,23 +162,15 @@ impl Part<'_> {
             for (scores, page) in scores.chunks_exact_mut(BLOCK).zip(self.pages) {
                 kernels::weighted_rows(query, &page.keys[start..start + size], scores);
             }
-            let mut inverse = [0.0];
-            let last = self.keys - 1;
-            let log_sum = std::slice::from_mut(log_sum);
-            kernels::attention_probabilities(
-                &mut scores,
-                PAGES * BLOCK,
-                self.keys,
-                last,
-                scale,
-                &mut inverse,
-                log_sum,
-                1,
-            );
+            let mut sum = [ExponentialSum::default()];
+            let (keys, last) = (self.keys, self.keys - 1);
+            kernels::attention_probabilities(&mut scores, PAGES * BLOCK, keys, last, scale, &mut sum, &mut [0.0]);
+            let [sum] = sum;
+            *log_sum = sum.logarithm() as f32;
             for (scores, page) in scores[..self.keys].chunks(BLOCK).zip(self.pages) {
                 kernels::weighted_rows(scores, &page.values[start..start + size], output);
             }
-            kernels::scale(output, inverse[0]);
+            kernels::scale(output, 1.0 / sum.sum());
             scores.fill(0.0);
         }
         result

@@ -3,11 +3,14 @@
 //! A block starts at a multiple of 64 (but for the first one of a prompt that continues), so what a prompt leaves in its
 //! cache depends on nothing but the prompt.
 
+use std::ops::Range;
+
 use super::{
     super::{
         Model, ModelError,
+        attention::{self, Queries, STRIDE},
         feed::FeedOutput,
-        kernels::{self, Matrix, multiply},
+        kernels::{self, Matrix},
         layout::BlockLayout,
         rope::RopeTables,
         shape::{BLOCK, Shape},
@@ -192,28 +195,19 @@ fn through_layer(
 fn attend(shape: &Shape, pages: &[Page], first: usize, projected: &[f32], attended: &mut [f32], scratch: &mut Scratch) {
     let (width, head_dim, output_width) = (shape.projected(), shape.head_dim, shape.attended());
     let rows = projected.len() / width;
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let keys = first + rows;
-    let stride = keys.div_ceil(BLOCK) * BLOCK;
-    let [scores, inverse, log_sum, _] = scratch.get([rows * stride, rows, rows, 0]);
-    let pages = &pages[..keys.div_ceil(BLOCK)];
+    let [scores, log_sum, ..] = scratch.get([rows * STRIDE, rows, 0, 0]);
     for head in 0..shape.heads {
         let start = head / shape.group() * head_dim * BLOCK;
-        let query = Matrix::new(&projected[head * head_dim..], rows, head_dim, width);
-        for (index, page) in pages.iter().enumerate() {
-            let count = BLOCK.min(keys - index * BLOCK);
-            let key = Matrix::new(&page.keys[start..], head_dim, count, BLOCK);
-            multiply(&mut scores[index * BLOCK..], stride, query, key, false);
-        }
-        kernels::attention_probabilities(scores, stride, keys, first, scale, inverse, log_sum, 1);
-        for (index, page) in pages.iter().enumerate() {
-            let count = BLOCK.min(keys - index * BLOCK);
-            let probabilities = Matrix::new(&scores[index * BLOCK..], rows, count, stride);
-            let value = Matrix::new(&page.values[start..], count, head_dim, head_dim);
-            multiply(&mut attended[head * head_dim..], output_width, probabilities, value, index > 0);
-        }
-        for (row, inverse) in attended.chunks_mut(output_width).zip(inverse.iter()) {
-            kernels::scale(&mut row[head * head_dim..(head + 1) * head_dim], *inverse);
-        }
+        let together = |positions: &Range<usize>| positions.len().min(BLOCK - positions.start % BLOCK);
+        let key = |positions: Range<usize>| {
+            let keys = &pages[positions.start / BLOCK].keys[start + positions.start % BLOCK..];
+            Matrix::new(keys, head_dim, together(&positions), BLOCK)
+        };
+        let value = |positions: Range<usize>| {
+            let values = &pages[positions.start / BLOCK].values[start + positions.start % BLOCK * head_dim..];
+            Matrix::new(values, together(&positions), head_dim, head_dim)
+        };
+        let queries = Queries { matrix: Matrix::new(&projected[head * head_dim..], rows, head_dim, width), first };
+        attention::attend(queries, key, value, scores, &mut attended[head * head_dim..], output_width, log_sum, 1);
     }
 }

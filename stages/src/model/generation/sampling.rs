@@ -92,7 +92,7 @@ impl Sampling {
 
 /// The first of the highest logits.
 fn best(logits: &[f32]) -> u32 {
-    kernels::head_row(logits).argmax
+    kernels::argmax(logits) as u32
 }
 
 /// How many of the first weights have a share of `top_p` of all together; at least one.

@@ -21,6 +21,17 @@ vectorized! {
 }
 
 vectorized! {
+    /// Multiplies the first `width` numbers of rows that are `stride` apart, each row by its factor.
+    fn scale_rows<'a>(rows: &'a mut [f32], stride: usize, width: usize, factors: &'a [f32]) {
+        for (row, factor) in rows.chunks_mut(stride).zip(factors) {
+            for value in &mut row[..width] {
+                *value *= factor;
+            }
+        }
+    }
+}
+
+vectorized! {
     /// Adds to `target` the sums over `rows` rows of as many first columns; rows of `source` are `stride` apart. Each
     /// sum runs in f64, row by row.
     fn add_column_sums<'a>(source: &'a [f32], stride: usize, rows: usize, target: &'a mut [f32]) {
@@ -35,6 +46,15 @@ vectorized! {
             for (target, lane) in target.iter_mut().zip(lanes) {
                 *target += lane as f32;
             }
+        }
+    }
+}
+
+vectorized! {
+    /// Adds to `target` the sums of the first `width` numbers of rows that are `stride` apart. Each sum runs in f64.
+    fn add_row_sums<'a>(source: &'a [f32], stride: usize, width: usize, target: &'a mut [f32]) {
+        for (row, target) in source.chunks(stride).zip(target) {
+            *target += row[..width].iter().fold(0.0, |sum, value| sum + f64::from(*value)) as f32;
         }
     }
 }

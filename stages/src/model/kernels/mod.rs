@@ -20,12 +20,17 @@ mod transpose;
 
 pub(super) use activation::{gated, gated_backward, gelu, gelu_backward};
 use dispatch::dispatch;
-pub(super) use elementwise::{AdamWStep, adamw_step, add, add_column_sums, scale, sum_of_squares};
+pub(super) use elementwise::{
+    AdamWStep, adamw_step, add, add_column_sums, add_row_sums, scale, scale_rows, sum_of_squares,
+};
 pub(super) use few_rows::{products_of_rows, weighted_rows};
 pub(super) use matrix::{Matrix, multiply};
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;
-pub(super) use softmax::{HeadRow, attention_gradient, attention_probabilities, head_gradient, head_row, row_products};
+pub(super) use softmax::{
+    ExponentialSum, HeadRow, argmax, attention_gradient, attention_probabilities, head_gradient, head_rows,
+    row_products,
+};
 pub(super) use transpose::transpose;
 
 /// Partial sums of a reduction.

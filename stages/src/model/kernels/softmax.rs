@@ -2,7 +2,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::{LANES, exponential::exp2, reduce, vectorized};
+use super::{LANES, exponential::exp2, fold, reduce, vectorized};
 
 #[inline(always)]
 fn maximum(row: &[f32]) -> f32 {
@@ -26,36 +26,80 @@ fn maximum(row: &[f32]) -> f32 {
 /// `row = 2^(row * factor - offset)`; returns the sum.
 #[inline(always)]
 fn exponentials(row: &mut [f32], factor: f32, offset: f32) -> f32 {
-    for value in row.iter_mut() {
-        *value = exp2(value.mul_add(factor, -offset));
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp2(chunk[lane].mul_add(factor, -offset));
+            lanes[lane] += chunk[lane];
+        }
     }
-    reduce(row.len(), |i, partial| partial + row[i])
+    for (value, lane) in rest.iter_mut().zip(&mut lanes) {
+        *value = exp2(value.mul_add(factor, -offset));
+        *lane += *value;
+    }
+    fold(lanes)
+}
+
+/// A sum of exponentials whose terms come in chunks, held as multiples of the largest one.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct ExponentialSum {
+    /// The largest exponent so far, nats.
+    highest: f32,
+    /// The sum of `exp(exponent - highest)`.
+    sum: f32,
+}
+
+impl Default for ExponentialSum {
+    fn default() -> Self {
+        Self { highest: f32::NEG_INFINITY, sum: 0.0 }
+    }
+}
+
+impl ExponentialSum {
+    /// The sum as a multiple of its largest term.
+    pub(in crate::model) fn sum(self) -> f32 {
+        self.sum
+    }
+
+    /// The logarithm of the sum, nats.
+    pub(in crate::model) fn logarithm(self) -> f64 {
+        f64::from(self.highest) + libm::log(f64::from(self.sum))
+    }
+
+    /// Adds `2^(scale * row)` (in place, as multiples of the largest term from now on) and returns the factor from old
+    /// multiples to new ones.
+    #[inline(always)]
+    fn add(&mut self, row: &mut [f32], scale: f32) -> f32 {
+        let before = self.highest;
+        let highest = maximum(row) * scale;
+        self.highest = if highest > before { highest } else { before };
+        let factor = exp2((before - self.highest) * LOG2_E);
+        self.sum = self.sum.mul_add(factor, exponentials(row, scale * LOG2_E, self.highest * LOG2_E));
+        factor
+    }
 }
 
 vectorized! {
-    /// Turns the scores of a block of queries into unnormalized causal probabilities.
+    /// Turns the scores of a block of queries with a chunk of keys into unnormalized causal probabilities.
     ///
-    /// `scores` holds rows of `stride` numbers, `keys` of them used; row `r` may see keys `0..=first + r`, the rest
-    /// becomes zero. Writes the inverse of each row's sum to `inverse` and the logarithm of the sum of `exp(scale *
-    /// score)` (nats) to `log_sum`, one number every `log_sum_stride`.
+    /// `scores` holds rows of `stride` numbers, `keys` of them used; row `r` may see keys `0..=first + r` of the chunk, the
+    /// rest becomes zero. Adds `exp(scale * score)` to each row's sum, and writes what the row's earlier probabilities have
+    /// to be multiplied by to `factors`.
     fn attention_probabilities<'a>(
         scores: &'a mut [f32],
         stride: usize,
         keys: usize,
         first: usize,
         scale: f32,
-        inverse: &'a mut [f32],
-        log_sum: &'a mut [f32],
-        log_sum_stride: usize,
+        sums: &'a mut [ExponentialSum],
+        factors: &'a mut [f32],
     ) {
-        for (r, inverse) in inverse.iter_mut().enumerate() {
+        for (r, (sum, factor)) in sums.iter_mut().zip(factors).enumerate() {
             let row = &mut scores[r * stride..r * stride + keys];
-            let (seen, hidden) = row.split_at_mut(first + r + 1);
-            let highest = maximum(seen) * scale;
-            let sum = exponentials(seen, scale * LOG2_E, highest * LOG2_E);
+            let (seen, hidden) = row.split_at_mut(keys.min(first + r + 1));
+            *factor = sum.add(seen, scale);
             hidden.fill(0.0);
-            *inverse = 1.0 / sum;
-            log_sum[r * log_sum_stride] = (f64::from(highest) + libm::log(f64::from(sum))) as f32;
         }
     }
 }
@@ -101,32 +145,88 @@ vectorized! {
     }
 }
 
-/// What one row of logits says.
-#[derive(Clone, Copy, Debug, Default)]
+vectorized! {
+    /// The place of the first of the highest numbers; 0 if none is a number.
+    fn argmax<'a>(values: &'a [f32]) -> usize {
+        let highest = maximum(values);
+        values.iter().position(|value| *value == highest).unwrap_or(0)
+    }
+}
+
+/// What the logits in one place say.
+#[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct HeadRow {
-    /// Logarithm of the sum of `exp(logit)`, nats.
-    pub(in crate::model) log_sum: f64,
+    /// The highest logit.
+    highest: f32,
+    /// The sum of `exp(logit - highest)`.
+    sum: f64,
     /// The id with the highest logit, the smallest one among equals.
     pub(in crate::model) argmax: u32,
 }
 
-vectorized! {
-    /// Reads one row of logits.
-    fn head_row<'a>(logits: &'a [f32]) -> HeadRow {
-        let highest = maximum(logits);
-        let offset = highest * LOG2_E;
-        let sum = reduce(logits.len(), |i, partial| partial + exp2(logits[i].mul_add(LOG2_E, -offset)));
-        let argmax = logits.iter().position(|logit| *logit == highest).unwrap_or(0);
-        HeadRow { log_sum: f64::from(highest) + libm::log(f64::from(sum)), argmax: argmax as u32 }
+impl Default for HeadRow {
+    fn default() -> Self {
+        Self { highest: f32::NEG_INFINITY, sum: 0.0, argmax: 0 }
+    }
+}
+
+impl HeadRow {
+    /// Logarithm of the sum of `exp(logit)`, nats.
+    pub(in crate::model) fn log_sum(&self) -> f64 {
+        f64::from(self.highest) + libm::log(self.sum)
     }
 }
 
 vectorized! {
-    /// `logits = coefficient * softmax(logits)`, given the logarithm of their sum of exponentials (nats).
-    fn head_gradient<'a>(logits: &'a mut [f32], log_sum: f32, coefficient: f32) {
-        let offset = log_sum * LOG2_E;
-        for logit in logits.iter_mut() {
-            *logit = coefficient * exp2(logit.mul_add(LOG2_E, -offset));
+    /// Reads the logits of some ids from `first` on, `[ids, rows]`, into what is known of each row. The number of rows is a
+    /// multiple of [`LANES`].
+    fn head_rows<'a>(logits: &'a [f32], first: u32, rows: &'a mut [HeadRow]) {
+        let width = rows.len();
+        for (group, rows) in rows.chunks_exact_mut(LANES).enumerate() {
+            let numbers = || logits.chunks_exact(width).map(|row| &row[group * LANES..][..LANES]);
+            let (mut highest, mut argmax) = ([0.0; LANES], [0; LANES]);
+            for (lane, row) in rows.iter().enumerate() {
+                (highest[lane], argmax[lane]) = (row.highest, row.argmax);
+            }
+            for (id, logits) in (first..).zip(numbers()) {
+                for lane in 0..LANES {
+                    let higher = logits[lane] > highest[lane];
+                    highest[lane] = if higher { logits[lane] } else { highest[lane] };
+                    argmax[lane] = if higher { id } else { argmax[lane] };
+                }
+            }
+            let mut sums = [0.0; LANES];
+            for logits in numbers() {
+                for lane in 0..LANES {
+                    sums[lane] += exp2((logits[lane] - highest[lane]) * LOG2_E);
+                }
+            }
+            for (lane, row) in rows.iter_mut().enumerate() {
+                let factor = exp2((row.highest - highest[lane]) * LOG2_E);
+                let sum = row.sum.mul_add(f64::from(factor), f64::from(sums[lane]));
+                *row = HeadRow { highest: highest[lane], sum, argmax: argmax[lane] };
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `logits = coefficient * softmax(logits)` for some ids, `[ids, rows]`, given for each row its coefficient and the
+    /// logarithm of its sum of exponentials (nats). The number of rows is a multiple of [`LANES`].
+    fn head_gradient<'a>(logits: &'a mut [f32], log_sums: &'a [f32], coefficients: &'a [f32]) {
+        let width = log_sums.len();
+        for group in (0..width).step_by(LANES) {
+            let (mut offsets, mut factors) = ([0.0; LANES], [0.0; LANES]);
+            factors.copy_from_slice(&coefficients[group..group + LANES]);
+            for (offset, log_sum) in offsets.iter_mut().zip(&log_sums[group..]) {
+                *offset = log_sum * LOG2_E;
+            }
+            for row in logits.chunks_exact_mut(width) {
+                let row = &mut row[group..group + LANES];
+                for lane in 0..LANES {
+                    row[lane] = factors[lane] * exp2(row[lane].mul_add(LOG2_E, -offsets[lane]));
+                }
+            }
         }
     }
 }

@@ -49,6 +49,18 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Number of rows.
+    #[inline]
+    pub(in crate::model) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    #[inline]
+    pub(in crate::model) fn columns(&self) -> usize {
+        self.columns
+    }
+
     fn is_inside(&self) -> bool {
         self.rows == 0
             || self.columns == 0

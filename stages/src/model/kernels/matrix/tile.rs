@@ -64,6 +64,19 @@ pub(super) fn multiply_tile<S: Simd>(simd: S, rows: usize, vectors: usize, opera
     }
 }
 
+/// Rows of the right operand that are asked for before they are needed, where they come from far away.
+const AHEAD: usize = 16;
+
+/// Asks for a line of memory; any address will do.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+}
+
 struct Tile<'a, const ROWS: usize, const VECTORS: usize, const COPY: bool> {
     operands: Operands<'a>,
     target: Target<'a>,
@@ -101,7 +114,16 @@ impl<const ROWS: usize, const VECTORS: usize, const COPY: bool> WithSimd for Til
                 *factors = left.add(row * left_row);
             }
             let mut columns = [simd.splat_f32s(0.0); VECTORS];
+            let ahead = left.wrapping_add(ROWS * left_row);
             for index in 0..depth {
+                if COPY {
+                    let row = right.wrapping_add((index + AHEAD) * right_row);
+                    for vector in 0..VECTORS {
+                        prefetch(row.wrapping_add(vector * S::F32_LANES));
+                    }
+                } else {
+                    prefetch(ahead.wrapping_add(index * ROWS));
+                }
                 for (vector, column) in columns.iter_mut().enumerate() {
                     let from = right.add(index * right_row + vector * S::F32_LANES);
                     *column = from.cast::<S::f32s>().read_unaligned();
