@@ -10,8 +10,19 @@ use serde_json::json;
 use twdag_stages::model::{Config, Gradients, Model, ModelError};
 
 fn model(heads: usize, key_value_heads: usize, head_dim: usize, layers: usize, tied: bool) -> Model {
+    model_with_vocabulary(37, heads, key_value_heads, head_dim, layers, tied)
+}
+
+fn model_with_vocabulary(
+    vocabulary: usize,
+    heads: usize,
+    key_value_heads: usize,
+    head_dim: usize,
+    layers: usize,
+    tied: bool,
+) -> Model {
     let object = json!({
-        "model_type": "llama", "vocab_size": 37, "hidden_size": 24, "intermediate_size": 40,
+        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": 24, "intermediate_size": 40,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": key_value_heads,
         "head_dim": head_dim, "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "rope_theta": 100.0,
         "tie_word_embeddings": tied,
@@ -30,8 +41,8 @@ fn model(heads: usize, key_value_heads: usize, head_dim: usize, layers: usize, t
     model
 }
 
-fn ids(count: usize) -> Vec<u32> {
-    (0..count).map(|i| (i * i * 7 + i * 3 + 5) as u32 % 37).collect()
+fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * i * 7 + i * 3 + 5) % vocabulary) as u32).collect()
 }
 
 /// Cross entropies `[batch, length - 1]` by plain operations that candle can differentiate.
@@ -89,7 +100,7 @@ fn weights(count: usize) -> Vec<f32> {
 }
 
 fn check(model: &Model, length: usize, batch: usize) {
-    let ids = ids(length * batch);
+    let ids = ids(length * batch, model.config().vocab_size);
     let mut gradients = Gradients::zeros_like(model);
     let mut coefficients = |losses: &[f32]| Ok::<_, ModelError>(weights(losses.len()));
     let losses = model.forward_backward(&ids, batch, &mut coefficients, &mut gradients).unwrap();
@@ -144,6 +155,14 @@ fn model_with_one_key_head_over_many_blocks() {
     check(&model(3, 1, 8, 1, true), 700, 1);
 }
 
+/// The output layer goes through 512 ids at a time.
+#[test]
+fn vocabularies_of_several_pieces() {
+    for vocabulary in [512, 1100] {
+        check(&model_with_vocabulary(vocabulary, 2, 1, 8, 1, true), 100, 1);
+    }
+}
+
 #[test]
 fn lengths_around_a_block() {
     let model = model(4, 2, 6, 1, false);
@@ -156,7 +175,7 @@ fn lengths_around_a_block() {
 fn gradient_is_the_slope_of_the_loss() {
     // Along the gradient the loss must change by its squared length: a check that shares no formula with the oracle.
     let model = model(4, 2, 6, 2, true);
-    let ids = ids(2 * 70);
+    let ids = ids(2 * 70, 37);
     let mut gradients = Gradients::zeros_like(&model);
     let mut coefficients = |losses: &[f32]| Ok::<_, ModelError>(weights(losses.len()));
     let losses = model.forward_backward(&ids, 2, &mut coefficients, &mut gradients).unwrap();

@@ -62,12 +62,13 @@ fn layer_forward(
     next: &mut State,
     scratch: &ScratchPool,
 ) {
+    let raised = if saved.raised.is_empty() { 0 } else { shape.raised };
     let tasks = shape
         .places()
         .zip(shape.split(&mut saved.attended, shape.attended()))
         .zip(shape.split(&mut saved.log_sum, shape.heads))
         .zip(shape.split(&mut saved.middle, shape.middle))
-        .zip(shape.split(&mut saved.raised, shape.raised))
+        .zip(shape.split(&mut saved.raised, raised))
         .zip(shape.split(&mut next.input, shape.hidden))
         .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
         .collect();
@@ -75,8 +76,16 @@ fn layer_forward(
         let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
         attend(shape, current, place, attended, log_sum, scratch);
         let input = place.of(&current.input, shape.hidden);
+        let mut own = std::mem::take(&mut scratch.raised);
+        let raised = if raised.is_empty() {
+            own.resize(BLOCK * shape.raised, 0.0);
+            &mut own[..place.rows * shape.raised]
+        } else {
+            raised
+        };
         let result = FeedOutput { middle, raised, output };
         layer.feed.forward(model, layer, shape, input, attended, result, scratch);
+        scratch.raised = own;
         if let Some(following) = following {
             project(model, following, shape, tables, place, output, projection, scratch);
         }

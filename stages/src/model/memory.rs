@@ -92,7 +92,8 @@ impl MemoryBudget {
 
         let keys_values = 2 * (batch * shape.blocks() * shape.transposed_block()) as u64;
         let state = rows * (hidden + shape.projected() as u64) + keys_values;
-        let saved = rows * (shape.attended() + shape.heads + shape.middle + shape.raised) as u64;
+        let raised = shape.raised as u64;
+        let saved = rows * ((shape.attended() + shape.heads + shape.middle) as u64 + raised);
         let scores = threads * block * STRIDE as u64;
         let positions = F32 * (length * shape.rotary_dim) as u64;
         let blocks = (batch * shape.blocks()) as u64;
@@ -104,7 +105,7 @@ impl MemoryBudget {
             parameters: F32 * numbers,
             gradients: 0,
             moments: 0,
-            activations: F32 * (2 * state + saved),
+            activations: F32 * (2 * state + saved - rows * raised + threads * block * raised),
             backward: 0,
             attention: F32 * scores,
             logits: F32 * (threads * block * IDS as u64 + of_head) + of_rows,

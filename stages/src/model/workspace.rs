@@ -41,7 +41,8 @@ pub(super) struct Saved {
     pub(super) log_sum: Vec<f32>,
     /// Residual stream between attention and feed-forward part, `[rows, hidden]`; empty for parallel blocks.
     pub(super) middle: Vec<f32>,
-    /// What enters the activation of the feed-forward part, `[rows, raised]`: gate and up, or up alone.
+    /// What enters the activation of the feed-forward part, `[rows, raised]`: gate and up, or up alone; empty if nothing
+    /// is kept.
     pub(super) raised: Vec<f32>,
 }
 
@@ -106,20 +107,25 @@ impl Workspace {
             saved.attended.resize(rows * shape.attended(), 0.0);
             saved.log_sum.resize(rows * shape.heads, 0.0);
             saved.middle.resize(rows * shape.middle, 0.0);
-            saved.raised.resize(rows * shape.raised, 0.0);
+            // Scoring reads it in the task that writes it.
+            saved.raised.resize(if kept.is_some() { rows * shape.raised } else { 0 }, 0.0);
         }
     }
 }
 
 /// Small buffers for one task at a time.
 #[derive(Debug, Default)]
-pub(super) struct Scratch([Vec<f32>; 4]);
+pub(super) struct Scratch {
+    buffers: [Vec<f32>; 4],
+    /// See [`Saved::raised`], for one block, where nothing is kept.
+    pub(super) raised: Vec<f32>,
+}
 
 impl Scratch {
     /// Four buffers of at least these sizes; their contents are whatever was left there.
     pub(super) fn get(&mut self, sizes: [usize; 4]) -> [&mut [f32]; 4] {
         let mut index = 0;
-        self.0.each_mut().map(|buffer| {
+        self.buffers.each_mut().map(|buffer| {
             let size = sizes[index];
             index += 1;
             if buffer.len() < size {
