@@ -105,6 +105,32 @@ fn work(case: &Case) {
     }
 }
 
+const FOLDER: &str = "TWDAG_TEST_MEMORY_FOLDER";
+
+#[test]
+#[ignore = "started by `opening_a_model_holds_it_once`"]
+fn a_model_is_opened() {
+    let model = Model::open(env::var(FOLDER).unwrap().as_ref()).unwrap();
+    println!("peak {} of {}", peak(), size_of_val(model.parameters()));
+}
+
+#[test]
+fn opening_a_model_holds_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::initialize(config([768, 6, 12, 12, 2048, 20_000]), 0.02, 0).save(folder.path()).unwrap();
+    let said = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "a_model_is_opened", "--ignored", "--nocapture"])
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let (peak, model) = said.lines().find_map(|line| line.split("peak ").nth(1)?.split_once(" of ")).expect(&said);
+    let (peak, model): (u64, u64) = (peak.parse().unwrap(), model.parse().unwrap());
+    println!("{} MiB for a model of {} MiB", peak >> 20, model >> 20);
+    // The largest tensor, of 59 MiB, is there twice for a moment.
+    assert!(model > 200 << 20 && peak < model + (96 << 20), "{said}");
+}
+
 #[test]
 fn peaks_are_as_counted() {
     let mut wrong = Vec::new();

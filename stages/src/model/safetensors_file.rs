@@ -2,14 +2,15 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::File,
     io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, safetensors::MmapedSafetensors};
+use half::f16;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{
-    Dtype,
+    Dtype, SafeTensors,
     tensor::{Metadata, TensorInfo},
 };
 
@@ -18,19 +19,24 @@ use super::ModelError;
 /// A memory-mapped file of tensors.
 pub(super) struct TensorFile {
     path: PathBuf,
-    map: MmapedSafetensors,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the numbers begin in the file.
+    start: usize,
 }
 
 impl TensorFile {
     /// Maps a file and reads its header.
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
-        fs::metadata(path).map_err(ModelError::io("read", path))?;
-        // SAFETY: the mapping is only unsound if the file changes while mapped; artifacts never change once written.
-        let map = unsafe { MmapedSafetensors::new(path) }.map_err(|error| ModelError::Checkpoint {
+        let file = File::open(path).map_err(ModelError::io("read", path))?;
+        let broken = |problem: String| ModelError::Checkpoint {
             path: path.to_owned(),
-            problem: format!("not a whole safetensors file ({}); download or write it again", root(&error)),
-        })?;
-        Ok(Self { path: path.to_owned(), map })
+            problem: format!("not a whole safetensors file ({problem}); download or write it again"),
+        };
+        // SAFETY: the mapping is only unsound if the file changes while mapped; artifacts never change once written.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| broken(error.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+        Ok(Self { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
     }
 
     /// The file's path.
@@ -40,7 +46,7 @@ impl TensorFile {
 
     /// The names in the file, sorted.
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.map.tensors().into_iter().map(|(name, _)| name).collect();
+        let mut names = self.metadata.offset_keys();
         names.sort();
         names
     }
@@ -49,46 +55,68 @@ impl TensorFile {
         ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), problem }
     }
 
+    fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
+        self.metadata.info(name).ok_or_else(|| self.fail(name, "missing".to_owned()))
+    }
+
     /// The shape of a tensor.
     pub(super) fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        let view = self.map.get(name).map_err(|_| self.fail(name, "missing".to_owned()))?;
-        Ok(view.shape().to_vec())
+        Ok(self.info(name)?.shape.clone())
     }
 
     /// Refuses a tensor that is not there, or of another shape or type, by what the header says.
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
         let fail = |problem: String| self.fail(name, problem);
-        let view = self.map.get(name).map_err(|_| fail("missing".to_owned()))?;
-        if view.shape() != shape {
-            return Err(fail(format!("found shape {:?}, expected {shape:?}", view.shape())));
+        let info = self.info(name)?;
+        if info.shape != shape {
+            return Err(fail(format!("found shape {:?}, expected {shape:?}", info.shape)));
         }
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(fail(format!("found {:?}, expected F32, BF16 or F16", view.dtype())));
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(fail(format!("found {:?}, expected F32, BF16 or F16", info.dtype)));
         }
         Ok(())
     }
 
     /// Copies a tensor of bytes of the given shape into `target`.
     pub(super) fn read_bytes(&self, name: &str, shape: &[usize], target: &mut [u8]) -> Result<(), ModelError> {
-        let view = self.map.get(name).map_err(|_| self.fail(name, "missing".to_owned()))?;
-        if view.shape() != shape || view.dtype() != Dtype::U8 {
-            let found = format!("found {:?} of shape {:?}, expected U8 of shape {shape:?}", view.dtype(), view.shape());
+        let info = self.info(name)?;
+        if info.shape != shape || info.dtype != Dtype::U8 {
+            let found = format!("found {:?} of shape {:?}, expected U8 of shape {shape:?}", info.dtype, info.shape);
             return Err(self.fail(name, found));
         }
-        target.copy_from_slice(view.data());
+        self.take(info, |bytes| target.copy_from_slice(bytes));
         Ok(())
     }
 
     /// Copies a tensor of the given shape, widened to f32, into `target`.
     pub(super) fn read(&self, name: &str, shape: &[usize], target: &mut [f32]) -> Result<(), ModelError> {
         self.check(name, shape)?;
-        let values = self
-            .map
-            .load(name, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>())
-            .map_err(|error| self.fail(name, root(&error)))?;
-        target.copy_from_slice(&values);
+        let info = self.info(name)?;
+        self.take(info, |bytes| match info.dtype {
+            Dtype::F16 => widen(bytes, target, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            // The upper half of an f32.
+            Dtype::BF16 => widen(bytes, target, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
+            _ => widen(bytes, target, f32::from_le_bytes),
+        });
         Ok(())
+    }
+
+    /// Reads the bytes of a tensor, and gives the memory in which the system holds them back: else the file would count a
+    /// second time beside what was read from it.
+    fn take(&self, info: &TensorInfo, read: impl FnOnce(&[u8])) {
+        let (from, to) = (self.start + info.data_offsets.0, self.start + info.data_offsets.1);
+        read(&self.map[from..to]);
+        // SAFETY: the map is read-only and shared with the file, so that pages that were given back come again from there.
+        // It is advice: whether the system takes it changes no byte.
+        #[cfg(target_os = "linux")]
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, to - from) };
+    }
+}
+
+/// Turns the bytes of each number into an f32; the header has promised that the sizes fit.
+fn widen<const N: usize>(bytes: &[u8], target: &mut [f32], number: impl Fn([u8; N]) -> f32) {
+    for (target, bytes) in target.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *target = number(*bytes);
     }
 }
 
