@@ -1,7 +1,7 @@
 //! The orchestrator: **text → Graph → Plan → Run → Record**. It knows nothing of tensors; what a stage computes
 //! lives in the package `twdag-stages`, and runs in a worker process.
 //!
-//! Arrows between the rooms, which a test enforces: `digest`, `canon`, `blame`, `failpoint` ← `store`, `graph` ← `plan` ← `run` ← `cli`.
+//! Arrows between the rooms, which a test enforces: `digest`, `canon`, `blame`, `failpoint` ← `store`, `graph` ← `plan` ← `lock` ← `run` ← `cli`.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod digest;
 pub mod failpoint;
 pub mod graph;
+pub mod lock;
 pub mod plan;
 pub mod run;
 pub mod store;

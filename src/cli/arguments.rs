@@ -7,6 +7,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use super::{failure::Failure, output, words::damage};
 use crate::{
     graph::{Graph, workspace},
+    lock::Lock,
     plan::{self, Plan, PlannedStage},
     store::Store,
 };
@@ -19,6 +20,29 @@ pub(super) struct GraphArguments {
     pub(super) graph: PathBuf,
     #[command(flatten)]
     pub(super) options: GraphOptions,
+}
+
+/// Whether a command is held to a lock, and to which.
+#[derive(Debug, Args)]
+pub(super) struct LockArguments {
+    /// Hold every stage to the lock file beside the graph (`twdag lock` makes it): exit with 3 at the first stage that is keyed
+    /// otherwise or has another result
+    #[arg(long)]
+    locked: bool,
+    /// The lock file, if it is another one than GRAPH's NAME.lock.ron
+    #[arg(long, value_name = "FILE", requires = "locked")]
+    lock_file: Option<PathBuf>,
+}
+
+impl LockArguments {
+    /// The lock, if the command is held to one.
+    pub(super) fn read(&self, graph: &Path) -> Result<Option<Lock>, Failure> {
+        if !self.locked {
+            return Ok(None);
+        }
+        let path = self.lock_file.clone().unwrap_or_else(|| Lock::path_of(graph));
+        Ok(Some(Lock::read(&path)?))
+    }
 }
 
 /// A store that is there already.

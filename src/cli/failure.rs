@@ -6,6 +6,7 @@ use super::output::{self, BAD, paint};
 use crate::{
     blame::{Blame, exit},
     graph::GraphError,
+    lock::LockError,
     plan::PlanError,
     run::error::RunError,
     store::StoreError,
@@ -32,6 +33,11 @@ impl Failure {
     /// Something that is asked for has not been computed.
     pub(super) fn missing(message: impl Display) -> Self {
         Self::new(message, Blame::Stage)
+    }
+
+    /// Something is not what it was said to be.
+    pub(super) fn not_reproducible(message: impl Display) -> Self {
+        Self { code: exit::NOT_REPRODUCIBLE, ..Self::new(message, Blame::Stage) }
     }
 
     /// Tells it on standard error; the exit code.
@@ -68,6 +74,15 @@ macro_rules! by_blame {
             }
         }
     )* };
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Text(error) => error.into(),
+            error => Self::new(&error, error.blame()),
+        }
+    }
 }
 
 by_blame!(StoreError, PlanError, RunError);

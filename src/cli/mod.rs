@@ -5,6 +5,7 @@ mod failure;
 mod graph;
 mod guard;
 mod live;
+mod lock;
 mod output;
 mod path;
 mod pin;
@@ -50,6 +51,7 @@ Exit codes: 0 success, 1 a stage failed, 2 wrong usage or graph, 3 not reproduci
 enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
+    Lock(lock::Arguments),
     Show(show::Arguments),
     Path(path::Arguments),
     Graph(graph::Arguments),
@@ -92,6 +94,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Lock(arguments) => lock::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

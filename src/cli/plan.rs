@@ -1,11 +1,12 @@
 //! `twdag plan`: what a run would do, and why.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{
-    arguments::{GraphArguments, stage_name, targets, tell_damage},
+    arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
     failure::Failure,
-    output::{self, FAINT, GOOD, NOTE, STRONG, paint, table},
+    output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
     settled::{look, settle},
     why::explain,
     words::stages as count_stages,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     blame::exit,
     graph::Graph,
+    lock::{Deviation, Lock},
     plan::{self, Document, Plan, Status, settled::Settled},
 };
 
@@ -22,6 +24,7 @@ use crate::{
   twdag plan graphs/quickstart.ron
   twdag plan graphs/quickstart.ron report --set lambda=0.5
   twdag plan graphs/quickstart.ron --why report
+  twdag plan graphs/quickstart.ron --locked
   twdag plan graphs/quickstart.ron --json | jq '.stages[] | select(.status == \"run\").name'")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -30,8 +33,10 @@ pub(super) struct Arguments {
     #[arg(value_name = "STAGE", value_parser = stage_name())]
     stages: Vec<String>,
     /// Explain one stage: all that differs from what it was last keyed by, or what it waits for
-    #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with = "stages")]
+    #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with_all = ["stages", "locked"])]
     why: Option<String>,
+    #[command(flatten)]
+    lock: LockArguments,
     /// Print one JSON object (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -43,7 +48,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         return explain(&arguments.graph, stage, arguments.json);
     }
     let looked = look(&arguments.graph, &arguments.stages)?;
-    if looked.settled.is_some_and(|(settled, _)| tell_settled(&settled, arguments.json)) {
+    let lock = arguments.lock.read(&arguments.graph.graph)?;
+    if let Some((settled, _)) = &looked.settled
+        && lock.is_none()
+        && tell_settled(settled, arguments.json)
+    {
         return Ok(exit::SUCCESS);
     }
     let graph = arguments.graph.load()?;
@@ -51,9 +60,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
     tell_damage(&store);
-    tell(&graph, &plan, arguments.json);
+    if let Some(problem) = lock.as_ref().and_then(|lock| lock.outdated(&graph, &plan)) {
+        return Err(Failure::not_reproducible(problem));
+    }
+    let code = tell(&graph, &plan, lock.as_ref(), arguments.json);
     settle(looked.asked.as_ref(), &graph, &plan, &store);
-    Ok(exit::SUCCESS)
+    Ok(code)
+}
+
+/// Whether a settled plan is all that the lock asks for, if there is one.
+pub(super) fn agrees(lock: Option<&Lock>, settled: &Settled, stages: &[String]) -> bool {
+    let Some(lock) = lock else { return true };
+    let document = settled.json().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    document.is_some_and(|document| lock.agrees(&document, stages.is_empty()))
 }
 
 /// Prints a plan in which everything is cached. Whether it could be read.
@@ -62,9 +81,47 @@ pub(super) fn tell_settled(settled: &Settled, json: bool) -> bool {
     text.map(|text| output::out(String::from_utf8_lossy(&text))).is_some()
 }
 
-/// Prints a plan, as JSON or as a table.
-pub(super) fn tell(graph: &Graph, plan: &Plan, json: bool) {
-    output::out(if json { Document::of(graph, plan).line() } else { text(graph, plan) });
+/// Prints a plan, as JSON or as a table, and in what it is not what the lock says; the exit code.
+pub(super) fn tell(graph: &Graph, plan: &Plan, lock: Option<&Lock>, json: bool) -> u8 {
+    let deviations = lock.map(|lock| lock.deviations(graph, plan));
+    let code =
+        if deviations.as_ref().is_some_and(|found| !found.is_empty()) { exit::NOT_REPRODUCIBLE } else { exit::SUCCESS };
+    if json {
+        let document = Document::of(graph, plan);
+        // Two documents in one: the plan, and what is known of the lock.
+        match deviations {
+            Some(deviations) => output::out(line(&Locked { plan: document, deviations })),
+            None => output::out(document.line()),
+        }
+        return code;
+    }
+    output::out(text(graph, plan));
+    for deviation in deviations.iter().flatten() {
+        output::err(format!("{}: stage `{}`: {deviation}\n", paint(BAD, "not as locked"), deviation.stage));
+    }
+    if let (Some(lock), true) = (lock, code == exit::SUCCESS) {
+        let open = plan.stages.iter().filter(|stage| stage.status != Status::Cached).count();
+        let known = if open == 0 {
+            "all of it".to_owned()
+        } else {
+            format!("as far as is known before {} ran", count_stages(open))
+        };
+        output::out(format!("as {} says, {known}\n", lock.path.display()));
+    }
+    code
+}
+
+/// A plan that is held to a lock.
+#[derive(Serialize)]
+struct Locked {
+    #[serde(flatten)]
+    plan: Document,
+    deviations: Vec<Deviation>,
+}
+
+fn line(document: &impl Serialize) -> String {
+    // Strings and digests always have a JSON form.
+    serde_json::to_string(document).unwrap_or_default() + "\n"
 }
 
 /// A plan as a table.

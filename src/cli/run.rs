@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::{
-    arguments::{GraphArguments, stage_name, targets, tell_damage},
+    arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
     failure::Failure,
     live::{Live, words},
     output, plan as plan_command,
@@ -34,6 +34,7 @@ use crate::{
 #[command(after_help = "Examples:
   twdag run graphs/quickstart.ron
   twdag run graphs/quickstart.ron report --set lambda=0.5
+  twdag run graphs/quickstart.ron --locked
   twdag run graphs/quickstart.ron --jobs 2 --resource memory=12GiB --resource gpu=0,1
   twdag run graphs/quickstart.ron --json | jq -c 'select(.event == \"stage-finished\")'
 
@@ -49,6 +50,8 @@ pub(super) struct Arguments {
     /// stage whose policy does not say how much `cpu` it wants takes all]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    lock: LockArguments,
     /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
     #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
     resources: Vec<(String, Available)>,
@@ -66,7 +69,9 @@ pub(super) struct Arguments {
 /// Runs and shows.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let looked = look(&arguments.graph, &arguments.stages)?;
+    let lock = arguments.lock.read(&arguments.graph.graph)?;
     if let Some((settled, store)) = looked.settled
+        && plan_command::agrees(lock.as_ref(), &settled, &arguments.stages)
         && run_settled(arguments, &settled, &store)?
     {
         return Ok(exit::SUCCESS);
@@ -75,21 +80,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
+    if let Some(problem) = lock.as_ref().and_then(|lock| lock.outdated(&graph, &plan)) {
+        return Err(Failure::not_reproducible(problem));
+    }
     let totals = Totals::find(&arguments.resources, &Workspace::load(&graph.workspace)?);
     let jobs = arguments.jobs.map(NonZeroUsize::get);
     if arguments.dry_run {
         tell_damage(&store);
         Budget::new(&graph, &plan, &totals, jobs)?;
-        plan_command::tell(&graph, &plan, arguments.json);
-        return Ok(exit::SUCCESS);
+        return Ok(plan_command::tell(&graph, &plan, lock.as_ref(), arguments.json));
     }
-    if plan.stages.iter().all(|stage| stage.status == Status::Cached) && !store.is_damaged() {
+    let as_locked = lock.as_ref().is_none_or(|lock| lock.deviations(&graph, &plan).is_empty());
+    if plan.stages.iter().all(|stage| stage.status == Status::Cached) && as_locked && !store.is_damaged() {
         settle(looked.asked.as_ref(), &graph, &plan, &store);
         run_cached(arguments, &totals, &graph, &plan, &store)?;
         return Ok(exit::SUCCESS);
     }
     let reports = reports(&graph, &targets);
-    let options = Options { jobs, keep_going: arguments.keep_going, totals };
+    let options = Options { jobs, keep_going: arguments.keep_going, totals, lock };
     let root = store.root().to_owned();
     let summary = if arguments.json {
         driver::run(graph, plan, store, options, &mut |event| json_line(event))?

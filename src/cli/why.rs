@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     blame::{Blame, exit},
-    plan::{self, Differing, DocumentStage, Explanation},
+    plan::{self, Differing, DocumentStage, Explanation, Sort},
 };
 
 /// Explains a stage.
@@ -72,7 +72,7 @@ fn difference(differing: &Differing) -> String {
     let Differing { words, reads, from, to, .. } = differing;
     let digest = |digest: &Option<String>| digest.as_ref().map_or_else(|| "nothing".to_owned(), short);
     match reads {
-        Some(reads) if matches!(differing.what, "input" | "source") => {
+        Some(reads) if matches!(differing.what, Sort::Input | Sort::Source) => {
             format!("  {words}: {reads}, {} → {}\n", digest(from), digest(to))
         }
         _ => format!("  {words}\n"),

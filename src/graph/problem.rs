@@ -41,12 +41,12 @@ pub enum Remark {
 
 impl Problem {
     /// A problem at a place.
-    pub(super) fn at(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
+    pub fn at(span: Span, message: impl Into<String>, label: impl Into<String>) -> Self {
         Self { span: Some(span), label: label.into(), ..Self::of_file(message) }
     }
 
     /// A problem of the file as a whole.
-    pub(super) fn of_file(message: impl Into<String>) -> Self {
+    pub fn of_file(message: impl Into<String>) -> Self {
         Self { message: message.into(), span: None, label: String::new(), places: Vec::new(), remarks: Vec::new() }
     }
 
@@ -60,7 +60,9 @@ impl Problem {
         self
     }
 
-    pub(super) fn with_hint(mut self, message: impl Into<String>) -> Self {
+    /// With a way out.
+    #[must_use]
+    pub fn with_hint(mut self, message: impl Into<String>) -> Self {
         self.remarks.push(Remark::Hint(message.into()));
         self
     }
@@ -121,7 +123,8 @@ impl fmt::Display for GraphError {
 }
 
 impl GraphError {
-    pub(super) fn new(path: impl Into<PathBuf>, source: impl Into<String>, mut problems: Vec<Problem>) -> Self {
+    /// Problems of a file; the text is what was read of it.
+    pub fn new(path: impl Into<PathBuf>, source: impl Into<String>, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.span);
         Self { path: path.into(), source: source.into(), problems }
     }

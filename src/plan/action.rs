@@ -22,7 +22,8 @@ const PART_CONTEXT: &str = "twdag 1 part";
 /// anything of the machine but the numeric class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Action {
-    pub(super) key: Key,
+    /// Names the action by everything that determines its result.
+    pub key: Key,
     /// The kind of the stage.
     pub kind: String,
     /// The revision of the kind.

@@ -1,7 +1,7 @@
 //! Why one stage is cached, must run or waits, in full: all in which it differs from what it was last keyed by, and
 //! which stages keep it waiting. `docs/machine-readable.md` is the contract.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Action, Change, Document, DocumentStage, Plan, PlanError, Status, changes};
 use crate::{
@@ -27,10 +27,10 @@ pub struct Explanation {
 }
 
 /// Something in which a stage differs from what it was last keyed by.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differing {
-    /// `kind`, `revision`, `setting`, `input`, `source`, `file-name` or `numeric-class`.
-    pub what: &'static str,
+    /// What sort of thing differs.
+    pub what: Sort,
     /// Its place in the settings; empty where it concerns the whole stage.
     pub place: String,
     /// For an input the reference, for a source the path, as they stand in the graph now.
@@ -44,6 +44,31 @@ pub struct Differing {
     pub words: String,
 }
 
+/// What sort of thing two actions differ in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sort {
+    /// The kind of the stage.
+    Kind,
+    /// The revision of the kind.
+    Revision,
+    /// A setting.
+    Setting,
+    /// What it reads from another stage.
+    Input,
+    /// What it reads from outside the graph.
+    Source,
+    /// The name of a source that is one file.
+    FileName,
+    /// Device kind and dtype.
+    NumericClass,
+}
+
+/// All in which a stage of a graph differs from what it was once keyed by.
+pub fn differences(node: &Node, last: &Action, now: &Action) -> Vec<Differing> {
+    changes(last, now).into_iter().map(|change| Differing::of(change, node, last, now)).collect()
+}
+
 impl Explanation {
     /// Explains a stage of a plan; `None` if the plan does not have it.
     pub fn of(graph: &Graph, plan: &Plan, node: usize, store: &Store) -> Result<Option<Self>, PlanError> {
@@ -51,9 +76,7 @@ impl Explanation {
         let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
         let last = store.last_action::<Action>(&graph.name, &node.name)?;
         let differences = match (&last, &planned.action) {
-            (Some(last), Some(now)) if planned.status == Status::Run => {
-                changes(last, now).into_iter().map(|change| Differing::of(change, node, last, now)).collect()
-            }
+            (Some(last), Some(now)) if planned.status == Status::Run => differences(node, last, now),
             _ => Vec::new(),
         };
         // Whatever must run in the plan of one stage is something that it waits for.
@@ -85,21 +108,21 @@ impl Differing {
             node.stage.sources().into_iter().find(|source| source.role == role).map(|source| source.path.to_string())
         };
         let (what, place, reads, from, to) = match change {
-            Change::Kind { from, to } => ("kind", String::new(), None, Some(from), Some(to)),
+            Change::Kind { from, to } => (Sort::Kind, String::new(), None, Some(from), Some(to)),
             Change::Revision { from, to } => {
-                ("revision", String::new(), None, Some(from.to_string()), Some(to.to_string()))
+                (Sort::Revision, String::new(), None, Some(from.to_string()), Some(to.to_string()))
             }
-            Change::Setting { path, from, to } => ("setting", path, None, from, to),
+            Change::Setting { path, from, to } => (Sort::Setting, path, None, from, to),
             Change::Input { role, .. } => {
                 let (from, to) = (digest(&last.inputs, &role), digest(&now.inputs, &role));
-                ("input", role.clone(), reference(&role), from, to)
+                (Sort::Input, role.clone(), reference(&role), from, to)
             }
             Change::Source { role, .. } => {
                 let (from, to) = (digest(&last.sources, &role), digest(&now.sources, &role));
-                ("source", role.clone(), source(&role), from, to)
+                (Sort::Source, role.clone(), source(&role), from, to)
             }
-            Change::FileName { role, from, to } => ("file-name", role.clone(), source(&role), Some(from), Some(to)),
-            Change::NumericClass { from, to } => ("numeric-class", String::new(), None, from, to),
+            Change::FileName { role, from, to } => (Sort::FileName, role.clone(), source(&role), Some(from), Some(to)),
+            Change::NumericClass { from, to } => (Sort::NumericClass, String::new(), None, from, to),
         };
         Self { what, place, reads, from, to, words }
     }

@@ -12,5 +12,5 @@ pub use action::{Action, resolve, source_states};
 pub use changes::{Change, Difference, changes};
 pub use document::{Document, DocumentStage};
 pub use error::PlanError;
-pub use explain::{Differing, Explanation};
+pub use explain::{Differing, Explanation, Sort, differences};
 pub use planning::{Plan, PlannedStage, Status, plan, reason};

@@ -27,6 +27,7 @@ use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
     graph::{Graph, Node, Policy},
+    lock::{Deviation, Lock},
     plan::{self, Action, Plan},
     store::{Claim, ClaimAttempt, Provenance, Record, SourceState, Store, StoreError},
 };
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) graph: Arc<Graph>,
     pub(super) store: Arc<Store>,
     pub(super) plan: Plan,
+    /// What the stages are held to, if anything.
+    pub(super) lock: Option<Lock>,
     pub(super) folder: PathBuf,
     pub(super) owner: String,
     pub(super) strays: Strays,
@@ -260,6 +263,7 @@ impl Attempt {
             }
         };
         let key = action.key();
+        self.agree(|lock| lock.deviation_of_key(&self.shared.graph, self.graph_node(), &action))?;
         // Nothing that is found here is collected before it is leased.
         let _hold = store.hold()?;
         if let Some(found) = self.find(&action)? {
@@ -290,6 +294,7 @@ impl Attempt {
         let store = &self.shared.store;
         let Some(record) = store.record(&action.key())? else { return Ok(None) };
         store.need([record.artifact])?;
+        self.agree_on_result(action, record.artifact)?;
         self.remember(action);
         Ok(Some(Looked::Cached(record.artifact)))
     }
@@ -531,7 +536,18 @@ impl Attempt {
             self.warn(format!("the stage is done, but its work folder stays: {error}"));
         }
         published?;
+        self.agree_on_result(&mine.action, artifact)?;
         Ok(artifact)
+    }
+
+    /// Fails if a stage is not what the lock says. Locks know of stages alone.
+    fn agree(&self, deviation: impl FnOnce(&Lock) -> Option<Deviation>) -> Result<(), Trouble> {
+        let lock = self.shared.lock.as_ref().filter(|_| !matches!(self.assignment, Assignment::Part(..)));
+        lock.and_then(deviation).map_or(Ok(()), |deviation| Err(deviation.into()))
+    }
+
+    fn agree_on_result(&self, action: &Action, artifact: ArtifactId) -> Result<(), Trouble> {
+        self.agree(|lock| lock.deviation_of_result(&self.shared.graph, self.graph_node(), action, artifact))
     }
 
     /// Plans know of stages alone.

@@ -36,6 +36,7 @@ use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
     graph::{Graph, Policy},
+    lock::Lock,
     plan::{Action, Plan, PlannedStage, Status},
     store::{Damage, Store, TwoResults},
 };
@@ -55,6 +56,8 @@ pub struct Options {
     pub keep_going: bool,
     /// What there is for stages to use.
     pub totals: Totals,
+    /// What the stages are held to, if anything.
+    pub lock: Option<Lock>,
 }
 
 /// What a run came to.
@@ -64,7 +67,7 @@ pub struct Summary {
     pub outcome: RunOutcome,
     /// Every stage, in the order of the plan.
     pub stages: Vec<StageSummary>,
-    /// Whether a stage failed because it gave another result than before for the same key.
+    /// Whether a stage failed because it gave another result than before for the same key, or is not what the lock says.
     pub not_reproducible: bool,
 }
 
@@ -126,7 +129,7 @@ impl<'a> Driver<'a> {
         graph: Graph,
         plan: Plan,
         store: Store,
-        (options, budget): (Options, Budget),
+        (mut options, budget): (Options, Budget),
         folder: PathBuf,
         journal: Journal,
         tell: &'a mut dyn FnMut(&RunEvent),
@@ -168,6 +171,7 @@ impl<'a> Driver<'a> {
                 plan,
                 folder,
                 owner,
+                lock: options.lock.take(),
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
                 idle: Mutex::default(),
@@ -186,9 +190,12 @@ impl<'a> Driver<'a> {
             Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
         self.announce();
         self.tell_damage();
+        let deviating = self.deviating();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];
-            if let Some(artifact) = stage.artifact {
+            if let Some(artifact) = stage.artifact
+                && deviating.as_ref().is_none_or(|(deviating, _)| *deviating != place)
+            {
                 let complaint = stage.action.as_ref().and_then(|action| self.shared.remember(&stage.name, action));
                 if let Some(message) = complaint {
                     self.event(RunEvent::RunWarning { message });
@@ -197,6 +204,9 @@ impl<'a> Driver<'a> {
                 // Before the beginning this has no effects.
                 self.scheduler.on(Happened::Cached(place));
             }
+        }
+        if let Some((place, trouble)) = deviating {
+            self.failed(place, trouble, None, 0.0);
         }
         let mut effects = self.scheduler.on(Happened::Begin);
         let mut patience: Option<Instant> = None;
@@ -226,6 +236,13 @@ impl<'a> Driver<'a> {
                 }
             };
         }
+    }
+
+    /// The first stage that is known not to be what the lock says before anything runs.
+    fn deviating(&self) -> Option<(usize, Trouble)> {
+        let (lock, graph) = (self.shared.lock.as_ref()?, &self.shared.graph);
+        let mut stages = self.shared.plan.stages.iter().enumerate();
+        stages.find_map(|(place, stage)| Some((place, lock.deviation_of_planned(graph, stage)?.into())))
     }
 
     /// Does what the scheduler asks for; the outcome if the run is over.
@@ -368,13 +385,15 @@ impl<'a> Driver<'a> {
     }
 
     fn failed(&mut self, task: usize, trouble: Trouble, log: Option<PathBuf>, seconds: f64) -> Vec<Effect> {
-        let Trouble { message, blame, two_results } = trouble;
+        let Trouble { message, blame, two_results, deviation } = trouble;
         let not_reproducible = two_results.map(|results| not_reproducible(*results));
-        self.not_reproducible |= not_reproducible.is_some();
+        self.not_reproducible |= not_reproducible.is_some() || deviation.is_some();
         // What is wrong with the graph, the input or the program would be wrong again, and another attempt must not
-        // hide that two results differ.
+        // hide that two results differ, or that one differs from the lock.
         let effects = self.scheduler.on(match blame {
-            Blame::Environment | Blame::Stage if not_reproducible.is_none() => Happened::Faltered(task),
+            Blame::Environment | Blame::Stage if not_reproducible.is_none() && deviation.is_none() => {
+                Happened::Faltered(task)
+            }
             _ => Happened::Failed(task),
         });
         let name = self.name(task);
@@ -402,7 +421,14 @@ impl<'a> Driver<'a> {
             self.part_failed(stage, part, PartFailure { message, blame, log, not_reproducible });
         } else {
             self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
-            self.event(RunEvent::StageFailed { stage: name, message, blame, log, not_reproducible });
+            self.event(RunEvent::StageFailed {
+                stage: name,
+                message,
+                blame,
+                log,
+                not_reproducible,
+                differs_from_lock: deviation,
+            });
         }
         self.wind_up();
         effects

@@ -8,6 +8,7 @@ use super::job::JobError;
 use crate::{
     blame::Blame,
     graph::amount::{GPU, MEMORY, Shown},
+    lock::Deviation,
     plan::PlanError,
     store::{StoreError, TwoResults},
 };
@@ -110,11 +111,13 @@ pub(super) struct Trouble {
     pub(super) blame: Blame,
     /// The two results, if the stage has another one than before.
     pub(super) two_results: Option<Box<TwoResults>>,
+    /// In what the stage is not what the lock says, if it is held to one.
+    pub(super) deviation: Option<Box<Deviation>>,
 }
 
 impl Trouble {
     pub(super) fn new(message: impl Into<String>, blame: Blame) -> Self {
-        Self { message: message.into(), blame, two_results: None }
+        Self { message: message.into(), blame, two_results: None, deviation: None }
     }
 
     /// For `map_err` on what the system refuses.
@@ -128,7 +131,14 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let (message, blame) = (error.to_string(), error.blame());
         let two_results = if let StoreError::Nondeterministic(results) = error { Some(results) } else { None };
-        Self { message, blame, two_results }
+        Self { two_results, ..Self::new(message, blame) }
+    }
+}
+
+impl From<Deviation> for Trouble {
+    fn from(deviation: Deviation) -> Self {
+        let message = deviation.to_string();
+        Self { deviation: Some(Box::new(deviation)), ..Self::new(message, Blame::Stage) }
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
+    lock::Deviation,
 };
 
 /// Something that happened. `docs/machine-readable.md` is the contract for scripts.
@@ -205,6 +206,9 @@ pub enum RunEvent {
         /// The two results, if it is that the stage gave another one than before.
         #[serde(default)]
         not_reproducible: Option<NotReproducible>,
+        /// In what it is not what the lock says, if the run is held to one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        differs_from_lock: Option<Box<Deviation>>,
     },
     /// Something in the store was found to be other than it must be; it is not used, and computed again if needed.
     StoreDamaged {

@@ -109,7 +109,14 @@ impl Driver<'_> {
             self.seconds[stage] = seconds;
             if let Some(PartFailure { message, blame, log, not_reproducible }) = failed {
                 let stage = self.name(stage);
-                self.event(RunEvent::StageFailed { stage, message, blame, log, not_reproducible });
+                self.event(RunEvent::StageFailed {
+                    stage,
+                    message,
+                    blame,
+                    log,
+                    not_reproducible,
+                    differs_from_lock: None,
+                });
             }
         }
     }

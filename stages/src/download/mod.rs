@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 use self::hub::Repository;
 use crate::stage::{Context, Kind, Numerics, SettingError, Source, SourcePath, StageError};
 
+/// The commit that a branch of a hub stood at, if a warning of a `Download` tells of one.
+pub fn commit_in(notice: &str) -> Option<&str> {
+    hub::commit_in(notice)
+}
+
 /// Settings of a `Download` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -179,6 +179,13 @@ fn offline(
     files.iter().try_for_each(|(name, path)| deliver(name, path, context))
 }
 
+/// The commit that a warning of [`pin_advice`] names.
+pub(super) fn commit_in(notice: &str) -> Option<&str> {
+    let (_, rest) = notice.split_once(" is commit ")?;
+    let commit = rest.split_once(" now; put `revision:")?.0;
+    commit.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(commit)
+}
+
 fn pin_advice(repository: Repository<'_>, commit: &str) -> String {
     let Repository { name, revision, .. } = repository;
     format!(
