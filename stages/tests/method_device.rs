@@ -31,7 +31,7 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
         stage.numeric_class()
     };
     assert_eq!(class(""), Some("cpu-f32"));
-    assert_eq!(class("device: None"), Some("cpu-f32"));
+    assert_eq!(class("device: Cpu()"), Some("cpu-f32"));
     assert_eq!(class("device: Cuda()"), Some("cuda-f32"));
     assert_eq!(class("device: Cuda(precision: Bf16)"), Some("cuda-bf16"));
     let trained = |rest: &str| {
@@ -42,7 +42,7 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     assert_eq!(trained("device: Cuda(precision: Bf16)").numeric_class(), Some("cuda-bf16"));
     let refused = |rest: &str| trained(&format!("device: Cuda(), {rest}")).check().unwrap_err();
     insta::assert_snapshot!(refused("lora: (rank: 2, alpha: 4)"), @"setting `device` is Cuda, expected nothing with `lora`: adapters are trained on the CPU alone");
-    insta::assert_snapshot!(refused("moments: Blockwise8"), @"setting `moments` is Blockwise8, expected `F32` with `device`: moments in 8 bits are for the CPU alone");
+    insta::assert_snapshot!(refused("moments: Blockwise8"), @"setting `moments` is Blockwise8, expected `F32` with `device: Cuda()`: moments in 8 bits are for the CPU alone");
     let exact = registry::find("Report").unwrap().from_ron(&registry::ron_options(), "(scores: {})");
     assert_eq!(exact.ok().and_then(|stage| stage.numeric_class()), None);
 }

@@ -87,7 +87,7 @@ fn a_key_covers_the_numeric_class() {
         Action::new(&node, read("model", "one"), Vec::new(), BTreeMap::new()).unwrap()
     };
     let [cpu, same, exact, rounded] =
-        ["", ", device: None", ", device: Cuda()", ", device: Cuda(precision: Bf16)"].map(scored);
+        ["", ", device: Cpu()", ", device: Cuda()", ", device: Cuda(precision: Bf16)"].map(scored);
     assert_eq!(cpu.key(), same.key());
     assert_eq!(BTreeSet::from([cpu.key(), exact.key(), rounded.key()]).len(), 3);
     let classes = [cpu, exact, rounded].map(|action| action.numeric_class.unwrap());

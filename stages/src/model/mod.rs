@@ -48,7 +48,7 @@ pub use adapter::{Adapter, AdapterSettings, BaseModel, TARGETS, expected_target}
 pub use architecture::Architecture;
 pub use companions::{Companions, copy_companions};
 pub use config::Config;
-pub use device::{Accelerator, DeviceGradients, DeviceModel, DeviceTraining, Precision};
+pub use device::{ComputeDevice, DeviceGradients, DeviceModel, DeviceTraining, Precision};
 pub use error::ModelError;
 pub use generation::{Cache, Generated, Generation, Prompt, Sampling};
 pub use gradients::Gradients;

@@ -11,8 +11,8 @@ pub use window::{Scorer, WindowPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Accelerator, Rope},
-    stage::{CPU_F32, Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError},
+    model::{ComputeDevice, Rope},
+    stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError},
 };
 
 /// Settings of a `Score` stage.
@@ -32,9 +32,9 @@ pub struct Score {
     /// Another rotary embedding than the model's own, such as `Default(theta: 500000)` to switch a scaling off.
     #[serde(default)]
     pub rope: Option<Rope>,
-    /// Where the model runs, if not on the CPU. It is in the key: results of another device differ in their last digits.
-    #[serde(default)]
-    pub device: Option<Accelerator>,
+    /// Where the model runs. It is in the key: results of another device differ in their last digits.
+    #[serde(default, skip_serializing_if = "ComputeDevice::is_default")]
+    pub device: ComputeDevice,
 }
 
 /// The windows of the short-context side (method.md, section 1.4): `(L - length) mod step` must be 0, unless `rest`
@@ -97,7 +97,7 @@ impl Kind for Score {
     }
 
     fn numeric_class(&self) -> Option<&'static str> {
-        Some(self.device.map_or(CPU_F32, Accelerator::numeric_class))
+        Some(self.device.numeric_class())
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

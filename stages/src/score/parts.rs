@@ -44,7 +44,7 @@ pub(super) fn split(settings: &Score, context: &Context) -> Result<Option<Split>
     work.check(settings, &config, context)?;
     let tokens = &work.tokens;
     let multiplications_of_part =
-        if settings.device.is_some() { DEVICE_PART_MULTIPLICATIONS } else { PART_MULTIPLICATIONS };
+        if settings.device.is_cpu() { PART_MULTIPLICATIONS } else { DEVICE_PART_MULTIPLICATIONS };
     let size = context.part_size(multiplications_of_part / multiplications(&config).max(1));
     if (tokens.sequences() * tokens.length()) as u64 <= size {
         return Ok(None);

@@ -8,7 +8,7 @@ use std::{
 use super::{Score, WindowPlan, suits};
 use crate::{
     data::{ArrayKind, ArraySetWriter, ScoreWindows, TensorFile, TokenSet, part_name},
-    model::{Config, DeviceModel, Model, ModelError},
+    model::{ComputeDevice, Config, DeviceModel, Model, ModelError},
     stage::{Context, StageError},
 };
 
@@ -65,9 +65,9 @@ impl Engine {
     pub(super) fn open(settings: &Score, context: &Context) -> Result<Self, StageError> {
         let (folder, rope) = (context.input(&settings.model)?, settings.rope.clone());
         Ok(match (settings.device, rope) {
-            (Some(device), rope) => Self::Device(DeviceModel::open(folder, rope, &device.open()?, device.precision())?),
-            (None, Some(rope)) => Self::Cpu(Model::open_with_rope(folder, rope)?),
-            (None, None) => Self::Cpu(Model::open(folder)?),
+            (ComputeDevice::Cpu {}, Some(rope)) => Self::Cpu(Model::open_with_rope(folder, rope)?),
+            (ComputeDevice::Cpu {}, None) => Self::Cpu(Model::open(folder)?),
+            (device, rope) => Self::Device(DeviceModel::open(folder, rope, &device.open()?, device.precision())?),
         })
     }
 

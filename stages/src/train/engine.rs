@@ -5,7 +5,7 @@ use candle_core::Device;
 
 use super::{Train, checkpoint::State};
 use crate::{
-    model::{Activations, DeviceTraining, Gradients, ModelError, Precision},
+    model::{Activations, ComputeDevice, DeviceTraining, Gradients, ModelError, Precision},
     stage::StageError,
 };
 
@@ -19,8 +19,8 @@ impl Engine {
     /// The one that the settings ask for.
     pub(super) fn new(settings: &Train, state: &State) -> Result<Self, StageError> {
         match settings.device {
-            None => Ok(Self::Cpu(Gradients::zeros_like(&state.model))),
-            Some(device) => Ok(Self::on(&device.open()?, device.precision(), settings.activations.0, state)?),
+            ComputeDevice::Cpu {} => Ok(Self::Cpu(Gradients::zeros_like(&state.model))),
+            device => Ok(Self::on(&device.open()?, device.precision(), settings.activations.0, state)?),
         }
     }
 

@@ -17,9 +17,9 @@ pub use schedule::learning_rate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Accelerator, Activations, AdapterSettings, MomentStorage, TARGETS, expected_target},
+    model::{Activations, AdapterSettings, ComputeDevice, MomentStorage, TARGETS, expected_target},
     score::{Bos, Windows},
-    stage::{CPU_F32, Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
+    stage::{Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
     weighting::{self, Compare, Shape},
 };
 
@@ -88,10 +88,10 @@ pub struct Train {
     /// What is kept of each layer for its backward pass. The result does not depend on it, nor does the key.
     #[serde(default)]
     pub activations: Manner<Activations>,
-    /// Where the model is trained, if not on the CPU. It is in the key: results of another device differ in their last
-    /// digits. Adapters, and moments in 8 bits, are for the CPU alone.
-    #[serde(default)]
-    pub device: Option<Accelerator>,
+    /// Where the model is trained. It is in the key: results of another device differ in their last digits. Adapters, and
+    /// moments in 8 bits, are for the CPU alone.
+    #[serde(default, skip_serializing_if = "ComputeDevice::is_default")]
+    pub device: ComputeDevice,
 }
 
 fn default_learning_rate() -> f64 {
@@ -284,13 +284,13 @@ impl Kind for Train {
         if let Some(lora) = &self.lora {
             lora.check()?;
         }
-        if self.device.is_some() {
+        if !self.device.is_cpu() {
             if self.lora.is_some() {
                 let expected = "nothing with `lora`: adapters are trained on the CPU alone";
                 return Err(SettingError::new("device", "Cuda", expected));
             }
             if self.moments != MomentStorage::F32 {
-                let expected = "`F32` with `device`: moments in 8 bits are for the CPU alone";
+                let expected = "`F32` with `device: Cuda()`: moments in 8 bits are for the CPU alone";
                 return Err(SettingError::new("moments", "Blockwise8", expected));
             }
         }
@@ -306,7 +306,7 @@ impl Kind for Train {
     }
 
     fn numeric_class(&self) -> Option<&'static str> {
-        Some(self.device.map_or(CPU_F32, Accelerator::numeric_class))
+        Some(self.device.numeric_class())
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

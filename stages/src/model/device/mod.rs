@@ -7,11 +7,11 @@
 //! Shapes of products depend on the length of sequences alone when scoring (groups of sequences are filled up), so that what
 //! a sequence gets does not depend on how many others are scored with it.
 
-mod accelerator;
 mod activation;
 mod attention;
 mod backward;
 mod block;
+mod compute_device;
 mod gradients;
 mod head;
 mod norm;
@@ -20,7 +20,7 @@ mod precision;
 mod structure;
 mod training;
 
-pub use accelerator::Accelerator;
+pub use compute_device::ComputeDevice;
 pub use gradients::DeviceGradients;
 pub use precision::Precision;
 pub use training::DeviceTraining;

@@ -1,4 +1,4 @@
-//! The devices on which a stage can be told to compute.
+//! Where a stage can be told to compute.
 
 use std::env;
 
@@ -6,16 +6,18 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::{Precision, refused};
-use crate::model::ModelError;
+use crate::{model::ModelError, stage::CPU_F32};
 
 /// The variable by which CUDA, and whoever lends devices to stages, says which there are.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 
-/// A device other than the CPU. Which it is and how it takes products decides about the last digits of results, so both are
-/// in keys, as the numeric class.
+/// Where a stage computes. Which device it is and how it takes products decides about the last digits of results, so both
+/// are in keys, as the numeric class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub enum Accelerator {
+pub enum ComputeDevice {
+    /// The processor.
+    Cpu {},
     /// The first of the NVIDIA devices that the stage sees.
     Cuda {
         /// In which numbers matrix products are taken.
@@ -24,10 +26,27 @@ pub enum Accelerator {
     },
 }
 
-impl Accelerator {
+impl Default for ComputeDevice {
+    fn default() -> Self {
+        Self::Cpu {}
+    }
+}
+
+impl ComputeDevice {
+    /// Whether it is what a stage that says nothing computes on. Keys leave it out, as if nothing had been said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it is the processor.
+    pub fn is_cpu(self) -> bool {
+        matches!(self, Self::Cpu { .. })
+    }
+
     /// Device kind and type of the products, as keys have it.
     pub fn numeric_class(self) -> &'static str {
         match self {
+            Self::Cpu {} => CPU_F32,
             Self::Cuda { precision: Precision::F32 } => "cuda-f32",
             Self::Cuda { precision: Precision::Bf16 } => "cuda-bf16",
         }
@@ -36,12 +55,16 @@ impl Accelerator {
     /// In which numbers matrix products are taken.
     pub fn precision(self) -> Precision {
         match self {
+            Self::Cpu {} => Precision::F32,
             Self::Cuda { precision } => precision,
         }
     }
 
     /// Opens the device, or says what is missing.
     pub fn open(self) -> Result<Device, ModelError> {
+        if self.is_cpu() {
+            return Ok(Device::Cpu);
+        }
         let missing = |problem: &str| Err(ModelError::Device { problem: problem.to_owned() });
         if !cfg!(feature = "cuda") {
             return missing(
