@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use twdag::{
-    graph::Graph,
+    graph::{Graph, Overrides},
     plan::{Plan, PlanError, Status, plan},
     store::{Provenance, Record, Store},
 };
@@ -43,7 +43,7 @@ impl Workspace {
     fn graph(&self, text: &str) -> Graph {
         let path = self.path("graph.ron");
         fs::write(&path, text).unwrap();
-        Graph::load(&path, &[]).unwrap_or_else(|error| panic!("{}", error.render(false)))
+        Graph::load(&path, &Overrides::default()).unwrap_or_else(|error| panic!("{}", error.render(false)))
     }
 
     fn try_plan(&self, text: &str) -> Result<Plan, PlanError> {

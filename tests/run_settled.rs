@@ -155,3 +155,35 @@ fn reasons_speak_of_the_last_run_though_that_was_settled() {
     assert_eq!(place.run(&[]).code, Some(0));
     assert_eq!(reason("three"), "setting `run.3` changed: \"one\" → \"three\"");
 }
+
+#[test]
+fn a_profile_has_a_plan_of_its_own_and_enters_no_key() {
+    let place = Place::new();
+    place.write(
+        "graph.ron",
+        r#"Graph(
+            version: 1,
+            params: {"word": "one"},
+            profiles: {"other": {"word": "two"}, "same": {"word": "one"}},
+            stages: {"a": Command(run: ["sh", "-c", "echo $0 > $1/a", param("word"), "{out}"])},
+        )"#,
+    );
+    let settled = || place.path("artifacts/local/settled").read_dir().map_or(0, Iterator::count);
+    wait_until("the plan is settled", || place.run(&[]).code == Some(0) && settled() == 1);
+    for command in [&["show"][..], &["path"], &["plan"], &["run"], &["pin"], &["graph"]] {
+        let more: &[&str] = if matches!(command, ["show" | "path"]) { &["a"] } else { &[] };
+        let said = place.output(&[command, &["graph.ron"], more, &["--profile", "othr"]].concat());
+        assert_eq!(said.code, Some(2), "{command:?}: {said:#?}");
+        assert!(said.stderr.contains("a profile with a similar name exists: `--profile other`"), "{}", said.stderr);
+    }
+    assert_eq!(place.run(&["--profile", "other"]).with_outcome("ran"), ["a"]);
+    let word = |more: &[&str]| {
+        let said = place.output(&[&["path", "graph.ron", "a"], more].concat());
+        fs::read_to_string(Path::new(said.stdout.trim_end()).join("a")).unwrap()
+    };
+    assert_eq!((word(&[]), word(&["--profile", "other"])), ("one\n".to_owned(), "two\n".to_owned()));
+    // What counts are the values, whoever gives them.
+    for more in [&["--profile", "same"][..], &["--profile", "other", "--set", "word=one"], &["--set", "word=two"]] {
+        assert_eq!(place.run(more).with_outcome("cached"), ["a"], "{more:?}");
+    }
+}

@@ -6,7 +6,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 
 use super::{failure::Failure, output, words::damage};
 use crate::{
-    graph::{Graph, workspace},
+    graph::{Graph, Overrides, workspace},
     lock::Lock,
     plan::{self, Plan, PlannedStage},
     store::Store,
@@ -65,21 +65,38 @@ impl StoreArguments {
     }
 }
 
+/// Which values the parameters of a graph have.
+#[derive(Debug, Args)]
+pub(super) struct ParameterOptions {
+    /// Give a parameter of the graph another value; outweighs --profile
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// Give parameters the values that the graph lists under this name in `profiles`
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    profile: Option<String>,
+}
+
+impl ParameterOptions {
+    /// The values in the place of the defaults.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides { profile: self.profile.clone(), set: self.set.clone() }
+    }
+}
+
 /// How the graph is read and where results live.
 #[derive(Debug, Args)]
 pub(super) struct GraphOptions {
-    /// Give a parameter of the graph another value
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
-    set: Vec<(String, String)>,
+    #[command(flatten)]
+    parameters: ParameterOptions,
     /// Where artifacts and records live [default: the folder `artifacts` of the workspace]
     #[arg(long, value_name = "DIR", env = "TWDAG_STORE", hide_env_values = true)]
     store: Option<PathBuf>,
 }
 
 impl GraphOptions {
-    /// The parameters that are given other values.
-    pub(super) fn set(&self) -> &[(String, String)] {
-        &self.set
+    /// The values of parameters in the place of the defaults.
+    pub(super) fn overrides(&self) -> Overrides {
+        self.parameters.overrides()
     }
 
     /// The store of graphs in this workspace.
@@ -100,7 +117,7 @@ impl GraphOptions {
 
 /// Reads and checks a graph.
 pub(super) fn load(path: &Path, options: &GraphOptions) -> Result<Graph, Failure> {
-    Ok(Graph::load(path, &options.set)?)
+    Ok(Graph::load(path, &options.overrides())?)
 }
 
 impl GraphArguments {
@@ -135,7 +152,7 @@ pub(super) fn tell_damage(store: &Store) {
 }
 
 /// `--set` needs a name and an equals sign; the value may be empty.
-pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
+fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, such as lambda=0.5".to_owned()),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{arguments::assignment, failure::Failure, output};
+use super::{arguments::ParameterOptions, failure::Failure, output};
 use crate::{
     blame::exit,
     graph::{Graph, draw},
@@ -19,9 +19,8 @@ pub(super) struct Arguments {
     /// The graph file
     #[arg(value_name = "GRAPH")]
     graph: PathBuf,
-    /// Give a parameter of the graph another value
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
-    set: Vec<(String, String)>,
+    #[command(flatten)]
+    parameters: ParameterOptions,
     /// How to draw it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -52,7 +51,7 @@ impl From<Format> for draw::Format {
 
 /// Prints the picture.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let graph = Graph::load(&arguments.graph, &arguments.set)?;
+    let graph = Graph::load(&arguments.graph, &arguments.parameters.overrides())?;
     output::out(draw::draw(&graph, arguments.format.into()));
     Ok(exit::SUCCESS)
 }

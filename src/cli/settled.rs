@@ -26,7 +26,8 @@ pub(super) struct Looked {
 /// Looks for a settled plan. Call it before anything is read.
 pub(super) fn look(graph: &GraphArguments, stages: &[String]) -> Result<Looked, Failure> {
     let workspace = workspace(&graph.graph)?;
-    let question = Question { graph: &graph.graph, workspace: &workspace, set: graph.options.set(), stages };
+    let overrides = graph.options.overrides();
+    let question = Question { graph: &graph.graph, workspace: &workspace, overrides: &overrides, stages };
     let asked = question.ask();
     let root = graph.options.root(&workspace);
     let mut settled = None;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Graph, GraphError, Parameter, Problem, check,
+    Graph, GraphError, Overrides, Parameter, Problem, check,
     model::Parts,
     outline, parameters, policy,
     syntax::{Span, parse},
@@ -23,20 +23,14 @@ const EXAMPLE: &str =
     r#"a graph looks like this: Graph(version: 1, stages: {"corpus": Synthesize(documents: 100, seed: 1)})"#;
 
 impl Graph {
-    /// Reads a graph and checks everything that needs no data. `set` overrides parameters by name; of two equal names
-    /// the last counts.
-    pub fn load(path: &Path, set: &[(String, String)]) -> Result<Self, GraphError> {
+    /// Reads a graph, with other values for its parameters, and checks everything that needs no data.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, GraphError> {
         let source = read(path)?;
-        Self::from_text(path, &source, workspace(path)?, set)
+        Self::from_text(path, &source, workspace(path)?, overrides)
     }
 
     /// As [`Graph::load`], for text that is already there.
-    pub fn from_text(
-        path: &Path,
-        source: &str,
-        workspace: PathBuf,
-        set: &[(String, String)],
-    ) -> Result<Self, GraphError> {
+    pub fn from_text(path: &Path, source: &str, workspace: PathBuf, overrides: &Overrides) -> Result<Self, GraphError> {
         let refuse = |problems| GraphError::new(path, source, problems);
         let mut parsed = parse(source);
         let mut problems = std::mem::take(&mut parsed.problems);
@@ -44,7 +38,8 @@ impl Graph {
             return Err(refuse(if is_blank(source) { vec![empty()] } else { problems }));
         }
         let outline = outline::read(&parsed, source, &mut problems);
-        let parameters = parameters::apply(&outline.parameters, set, &parsed.commas, source, &mut problems);
+        let parameters =
+            parameters::apply(&outline.parameters, &outline.profiles, overrides, &parsed.commas, source, &mut problems);
         let mut typed = Vec::with_capacity(outline.stages.len());
         for entry in &outline.stages {
             let site = Site { source, stage: entry.name, value: entry.value, parameters: &parameters };
@@ -57,7 +52,7 @@ impl Graph {
         }
         let parameters = parameters
             .into_iter()
-            .map(|parameter| Parameter { name: parameter.name, value: parameter.text, is_set: parameter.set.is_some() })
+            .map(|parameter| Parameter { name: parameter.name, value: parameter.text, is_set: !parameter.is_default })
             .collect();
         Ok(Self::new(Parts {
             name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),

@@ -11,6 +11,7 @@ mod outline;
 mod parameters;
 mod policy;
 mod problem;
+mod profiles;
 mod substitute;
 mod suggest;
 pub mod syntax;
@@ -19,7 +20,7 @@ mod typing;
 mod workspace;
 
 pub use load::workspace;
-pub use model::{Graph, Input, Node, Parameter};
+pub use model::{Graph, Input, Node, Overrides, Parameter};
 pub use policy::{Policy, Request};
 pub use problem::{GraphError, Problem, Remark};
 pub use workspace::{Available, WORKSPACE_FILE, Workspace};

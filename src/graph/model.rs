@@ -36,8 +36,17 @@ pub struct Parameter {
     pub name: String,
     /// The value that counts, as RON text.
     pub value: String,
-    /// Whether the value is not the default of the file.
+    /// Whether it comes from a profile or from `--set`, and not from `params`.
     pub is_set: bool,
+}
+
+/// Values of parameters for one call, in the place of the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The profile of the graph whose values count.
+    pub profile: Option<String>,
+    /// Values by name, as RON text; they outweigh the profile, and of two equal names the last counts.
+    pub set: Vec<(String, String)>,
 }
 
 /// A stage and what it reads.

@@ -26,7 +26,7 @@ pub(super) fn refuse_parameter(name: &str) -> Option<&'static str> {
     } else if name.starts_with('-') {
         Some("a name may not start with `-`")
     } else if !name.chars().all(|next| is_allowed(next) && next != '=') {
-        Some("only A-Z a-z 0-9 . _ - , [ ] may be in a parameter's name")
+        Some("only A-Z a-z 0-9 . _ - , [ ] may be in such a name")
     } else {
         None
     }

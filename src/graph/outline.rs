@@ -1,4 +1,4 @@
-//! The top level of a graph: version, title, parameters, stages, policy.
+//! The top level of a graph: version, title, parameters, profiles, stages, policy.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
 
 /// The version of the language that is read.
 const VERSION: &str = "1";
-const FIELDS: [&str; 5] = ["version", "title", "params", "stages", "policy"];
+const FIELDS: [&str; 6] = ["version", "title", "params", "profiles", "stages", "policy"];
 const EXTENSIONS: [&str; 3] = ["implicit_some", "unwrap_newtypes", "unwrap_variant_newtypes"];
 
 /// What stands at the top level, stages still untyped.
@@ -19,6 +19,7 @@ const EXTENSIONS: [&str; 3] = ["implicit_some", "unwrap_newtypes", "unwrap_varia
 pub(super) struct Outline<'a> {
     pub(super) title: Option<String>,
     pub(super) parameters: Vec<Entry<'a>>,
+    pub(super) profiles: Vec<Entry<'a>>,
     pub(super) stages: Vec<Entry<'a>>,
     pub(super) policies: Vec<Entry<'a>>,
 }
@@ -60,10 +61,13 @@ pub(super) fn read<'a>(parsed: &'a Parsed, source: &str, problems: &mut Vec<Prob
                 None => problems.push(wrong("title", "a string", &field.value, source)),
             },
             "params" if outline.parameters.is_empty() => {
-                outline.parameters = entries("parameter", "params", &field.value, source, problems);
+                outline.parameters = entries(Named::Parameter, "params", &field.value, source, problems);
+            }
+            "profiles" if outline.profiles.is_empty() => {
+                outline.profiles = entries(Named::Profile, "profiles", &field.value, source, problems);
             }
             "stages" if outline.stages.is_empty() => {
-                outline.stages = entries("stage", "stages", &field.value, source, problems);
+                outline.stages = entries(Named::Stage, "stages", &field.value, source, problems);
                 if let ValueKind::Map(entries) = &field.value.kind
                     && entries.is_empty()
                 {
@@ -71,7 +75,7 @@ pub(super) fn read<'a>(parsed: &'a Parsed, source: &str, problems: &mut Vec<Prob
                 }
             }
             "policy" if outline.policies.is_empty() => {
-                outline.policies = entries("policy", "policy", &field.value, source, problems);
+                outline.policies = entries(Named::Policy, "policy", &field.value, source, problems);
             }
             _ => {}
         }
@@ -161,8 +165,57 @@ fn wrong(field: &str, expected: &str, value: &Value, source: &str) -> Problem {
     )
 }
 
+/// What the names of a map stand for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Parameter,
+    Profile,
+    /// A parameter that a profile gives a value.
+    Value,
+    Stage,
+    /// A stage that has a policy.
+    Policy,
+}
+
+impl Named {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Parameter | Self::Value => "parameter",
+            Self::Profile => "profile",
+            Self::Stage => "stage",
+            Self::Policy => "policy",
+        }
+    }
+
+    /// Why it cannot have that name.
+    fn refuse(self, name: &str) -> Option<&'static str> {
+        match self {
+            Self::Stage => names::refuse_stage(name),
+            Self::Parameter | Self::Profile => names::refuse_parameter(name),
+            // Whether there is something of that name is judged later.
+            Self::Value | Self::Policy => None,
+        }
+    }
+
+    /// What is wrong if a name stands twice, and what to do.
+    fn twice(self, name: &str) -> (String, &'static str) {
+        let name = name.escape_debug();
+        match self {
+            Self::Policy => (format!("stage `{name}` has two policies"), "make one of them"),
+            Self::Value => (format!("parameter `{name}` has two values"), "keep one of them"),
+            _ => (format!("two {}s are named `{name}`", self.word()), "rename one of them"),
+        }
+    }
+}
+
 /// The entries of a map with names as keys.
-fn entries<'a>(what: &str, field: &str, value: &'a Value, source: &str, problems: &mut Vec<Problem>) -> Vec<Entry<'a>> {
+pub(super) fn entries<'a>(
+    what: Named,
+    field: &str,
+    value: &'a Value,
+    source: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Entry<'a>> {
     let ValueKind::Map(map) = &value.kind else {
         problems.push(wrong(field, "a map `{\"name\": …}`", value, source));
         return Vec::new();
@@ -170,29 +223,19 @@ fn entries<'a>(what: &str, field: &str, value: &'a Value, source: &str, problems
     let mut found: Vec<Entry<'a>> = Vec::new();
     let mut seen: HashMap<&str, Span> = HashMap::new();
     for (key, value) in map {
-        let Some(name) = names::quoted(key, what, source, problems) else { continue };
-        let refused = match what {
-            "stage" => names::refuse_stage(name),
-            // Whether there is such a stage is judged later.
-            "policy" => None,
-            _ => names::refuse_parameter(name),
-        };
-        if let Some(why) = refused {
+        let Some(name) = names::quoted(key, what.word(), source, problems) else { continue };
+        if let Some(why) = what.refuse(name) {
             problems.push(
                 Problem::at(
                     key.span,
-                    format!("`{}` cannot be the name of a {what}", name.escape_debug()),
+                    format!("`{}` cannot be the name of a {}", name.escape_debug(), what.word()),
                     "not allowed",
                 )
                 .with_note(why),
             );
         }
         if let Some(&first) = seen.get(name) {
-            let (message, hint) = if what == "policy" {
-                (format!("stage `{}` has two policies", name.escape_debug()), "make one of them")
-            } else {
-                (format!("two {what}s are named `{}`", name.escape_debug()), "rename one of them")
-            };
+            let (message, hint) = what.twice(name);
             let problem = Problem::at(key.span, message, "here again");
             problems.push(problem.with_place(first, "first here").with_hint(hint));
             continue;

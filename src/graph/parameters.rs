@@ -1,8 +1,9 @@
-//! The `params` block and what `--set` makes of it.
+//! The `params` block, and what a profile and `--set` make of it.
 
 use super::{
-    Problem,
+    Overrides, Problem,
     outline::Entry,
+    profiles,
     suggest::similar,
     syntax::{Span, Value, ValueKind, parse},
     translate::describe,
@@ -11,20 +12,24 @@ use super::{
 /// A parameter with the value that counts.
 pub(super) struct Effective {
     pub(super) name: String,
-    /// From the name to the end of the default.
+    /// From the name to the end of the value that counts, in the profile or else in `params`.
     pub(super) definition: Span,
     /// The value as RON text.
     pub(super) text: String,
     /// What stood behind `--set NAME=`, if anything did.
     pub(super) set: Option<String>,
+    /// Whether it is the value in `params`.
+    pub(super) is_default: bool,
     /// Whether the value is told to be wrong already, so that what follows from it is not told too.
     pub(super) is_refused: bool,
 }
 
-/// The parameters with `set` applied in its order, so that the last of equal names counts.
+/// The parameters with their defaults, then with the values of the profile, then with what is set, in its order, so that
+/// the last of equal names counts.
 pub(super) fn apply(
     entries: &[Entry<'_>],
-    set: &[(String, String)],
+    profiles: &[Entry<'_>],
+    overrides: &Overrides,
     commas: &[usize],
     source: &str,
     problems: &mut Vec<Problem>,
@@ -40,11 +45,19 @@ pub(super) fn apply(
                 definition: entry.span(),
                 text: with_commas(entry.value.span, commas, source),
                 set: None,
+                is_default: true,
                 is_refused,
             }
         })
         .collect();
-    for (name, text) in set {
+    for value in profiles::values(profiles, overrides.profile.as_deref(), entries, source, problems) {
+        if let Some(parameter) = effective.iter_mut().find(|parameter| parameter.name == value.name) {
+            parameter.definition = value.span();
+            parameter.text = with_commas(value.value.span, commas, source);
+            parameter.is_default = false;
+        }
+    }
+    for (name, text) in &overrides.set {
         let Some(index) = entries.iter().position(|entry| entry.name == name) else {
             problems.push(unknown(name, text, entries));
             continue;
@@ -53,6 +66,7 @@ pub(super) fn apply(
             (Ok(value), Some(parameter)) => {
                 parameter.text = value;
                 parameter.set = Some(text.clone());
+                parameter.is_default = false;
             }
             (Err(problem), _) => problems.push(*problem),
             (Ok(_), None) => {}
@@ -130,7 +144,7 @@ fn quote(text: &str) -> Result<String, String> {
 
 /// What an override may not change.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     Number,
     Boolean,
     Text,
@@ -140,7 +154,7 @@ enum Class {
 }
 
 impl Class {
-    const fn words(self) -> &'static str {
+    pub(super) const fn words(self) -> &'static str {
         match self {
             Self::Number => "a number",
             Self::Boolean => "`true` or `false`",
@@ -152,7 +166,8 @@ impl Class {
     }
 }
 
-fn class(value: &Value, source: &str) -> Class {
+/// What sort of value it is.
+pub(super) fn class(value: &Value, source: &str) -> Class {
     match &value.kind {
         ValueKind::Text(_) | ValueKind::Literal => Class::Text,
         ValueKind::List(_) => Class::List,
@@ -170,7 +185,7 @@ fn class(value: &Value, source: &str) -> Class {
 }
 
 /// A parameter's value is a literal: calls in it are not resolved.
-fn refuse_calls(value: &Value, source: &str) -> Vec<Problem> {
+pub(super) fn refuse_calls(value: &Value, source: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     value.walk(&mut |value| {
         if let Some(name) = value.name()

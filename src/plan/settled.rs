@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Plan, PlanError, Status};
 use crate::{
     digest::{ArtifactId, Digest},
-    graph::Graph,
+    graph::{Graph, Overrides},
     store::{Answer, Store, Witnesses, may_have_answer},
 };
 
@@ -29,8 +29,8 @@ pub struct Question<'a> {
     pub graph: &'a Path,
     /// The folder that relative source paths start from.
     pub workspace: &'a Path,
-    /// The parameters given on the command line.
-    pub set: &'a [(String, String)],
+    /// The values of parameters given on the command line.
+    pub overrides: &'a Overrides,
     /// The stages asked for; all if none.
     pub stages: &'a [String],
 }
@@ -75,7 +75,7 @@ impl Question<'_> {
     pub fn ask(&self) -> Option<Asked> {
         let program = env::current_exe().ok()?;
         let folder = env::current_dir().ok()?;
-        let mut hasher = blake3::Hasher::new_derive_key("twdag settled 1");
+        let mut hasher = blake3::Hasher::new_derive_key("twdag settled 2");
         let mut part = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
@@ -83,7 +83,9 @@ impl Question<'_> {
         for path in [&program, &folder, self.graph, self.workspace] {
             part(path.as_os_str().as_encoded_bytes());
         }
-        for (name, value) in self.set {
+        // No profile has an empty name.
+        part(self.overrides.profile.as_deref().unwrap_or_default().as_bytes());
+        for (name, value) in &self.overrides.set {
             part(name.as_bytes());
             part(value.as_bytes());
         }

@@ -1,13 +1,13 @@
 use std::{fs, path::Path};
 
 use insta::assert_snapshot;
-use twdag::graph::Graph;
+use twdag::graph::{Graph, Overrides};
 
 const GOOD: &str = r#"Graph(version: 1, stages: { "a": Command(run: ["true"]) })"#;
 
 /// What is said about a file, without the folder it lies in.
 fn told(path: &Path) -> String {
-    let message = Graph::load(path, &[]).expect_err("a bad file").render(false);
+    let message = Graph::load(path, &Overrides::default()).expect_err("a bad file").render(false);
     message.replace(&path.parent().expect("a folder").display().to_string(), "FOLDER")
 }
 
@@ -64,13 +64,13 @@ fn the_workspace_is_the_nearest_folder_above_with_a_workspace_file() {
     fs::create_dir_all(&graphs).expect("folders");
     let path = graphs.join("mine.ron");
     fs::write(&path, GOOD).expect("a file");
-    let workspace = || Graph::load(&path, &[]).expect("a good graph").workspace;
+    let workspace = || Graph::load(&path, &Overrides::default()).expect("a good graph").workspace;
     assert_eq!(workspace(), std::env::current_dir().expect("a current folder"));
     fs::write(folder.path().join("twdag.ron"), "").expect("a file");
     assert_eq!(workspace(), folder.path());
     fs::write(graphs.join("twdag.ron"), "").expect("a file");
     assert_eq!(workspace(), graphs);
-    assert_eq!(Graph::load(&path, &[]).expect("a good graph").name, "mine");
+    assert_eq!(Graph::load(&path, &Overrides::default()).expect("a good graph").name, "mine");
 }
 
 #[test]
@@ -78,5 +78,5 @@ fn a_byte_order_mark_and_windows_line_ends_are_no_problem() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("windows.ron");
     fs::write(&path, format!("\u{feff}{}", GOOD.replace(' ', "\r\n"))).expect("a file");
-    assert_eq!(Graph::load(&path, &[]).expect("a good graph").nodes().len(), 1);
+    assert_eq!(Graph::load(&path, &Overrides::default()).expect("a good graph").nodes().len(), 1);
 }

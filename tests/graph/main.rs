@@ -9,16 +9,23 @@ mod messages;
 mod mutations;
 mod parameters;
 mod policy;
+mod profiles;
 mod spelling;
 
 use std::path::{Path, PathBuf};
 
-use twdag::graph::{Graph, GraphError};
+use twdag::graph::{Graph, GraphError, Overrides};
 
 /// Reads a graph from text.
 fn read(source: &str, set: &[(&str, &str)]) -> Result<Graph, GraphError> {
-    let set: Vec<(String, String)> = set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    Graph::from_text(Path::new("graphs/example.ron"), source, PathBuf::from("/workspace"), &set)
+    read_with(source, None, set)
+}
+
+/// Reads a graph from text, with a profile of it.
+fn read_with(source: &str, profile: Option<&str>, set: &[(&str, &str)]) -> Result<Graph, GraphError> {
+    let set = set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let overrides = Overrides { profile: profile.map(str::to_owned), set };
+    Graph::from_text(Path::new("graphs/example.ron"), source, PathBuf::from("/workspace"), &overrides)
 }
 
 /// What is said about a bad graph.

@@ -377,7 +377,7 @@ fn unknown_fields_of_the_graph() {
     4 |     imports: [],
       |     ^^^^^^^ not a field of `Graph`
       |
-      = help: known fields: `version`, `title`, `params`, `stages`, `policy`
+      = help: known fields: `version`, `title`, `params`, `profiles`, `stages`, `policy`
     "#);
 }
 
