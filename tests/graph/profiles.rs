@@ -6,7 +6,7 @@ const GRAPH: &str = r#"Graph(
     version: 1,
     params: { "lambda": 0.75, "data": "corpora", "device": Cuda(precision: Bf16), "gpus": 1 },
     profiles: {
-        "tiny": { "data": "a, (b) \"c\"", "device": None, "gpus": 0 },
+        "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpus": 0 },
         "sharp": { "lambda": 0.25 },
     },
     stages: {
@@ -69,30 +69,30 @@ fn what_a_profile_may_not_hold() {
     // All profiles are checked, whichever is chosen.
     assert_snapshot!(told(&graph, None), @r#"
     error: profile `tiny` gives a value to `gpu`, which is no parameter
-     --> graphs/example.ron:5:59
+     --> graphs/example.ron:5:60
       |
-    5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpu": 0, "lambda": "much", "data": "twice" },
-      |                                                           ^^^^^ not in `params`
+    5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpu": 0, "lambda": "much", "data": "twice" },
+      |                                                            ^^^^^ not in `params`
       |
     help: a parameter with a similar name exists: `gpus`
       |
-    5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpus": 0, "lambda": "much", "data": "twice" },
-      |                                                               +
+    5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpus": 0, "lambda": "much", "data": "twice" },
+      |                                                                +
 
     error: profile `tiny` makes parameter `lambda` `"much"`, expected a number
-     --> graphs/example.ron:5:79
+     --> graphs/example.ron:5:80
       |
     3 |     params: { "lambda": 0.75, "data": "corpora", "device": Cuda(precision: Bf16), "gpus": 1 },
       |               -------------- the parameter's default
     4 |     profiles: {
-    5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpu": 0, "lambda": "much", "data": "twice" },
-      |                                                                               ^^^^^^ expected a number
+    5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpu": 0, "lambda": "much", "data": "twice" },
+      |                                                                                ^^^^^^ expected a number
 
     error: parameter `data` has two values
-     --> graphs/example.ron:5:87
+     --> graphs/example.ron:5:88
       |
-    5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpu": 0, "lambda": "much", "data": "twice" },
-      |                   ------ first here                                                   ^^^^^^ here again
+    5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpu": 0, "lambda": "much", "data": "twice" },
+      |                   ------ first here                                                    ^^^^^^ here again
       |
       = help: keep one of them
 
@@ -126,27 +126,27 @@ fn what_a_profile_may_not_hold() {
 
 #[test]
 fn a_wrong_value_is_shown_where_the_profile_gives_it() {
-    let graph = GRAPH.replace("\"device\": None", "\"device\": Cpu");
+    let graph = GRAPH.replace("\"device\": Cpu()", "\"device\": Tpu()");
     assert!(read_with(&graph, None, &[]).is_ok());
     assert_snapshot!(told(&graph, Some("tiny")), @r#"
-    error: setting `device` of stage `score` has no choice `Cpu`
+    error: setting `device` of stage `score` has no choice `Tpu`
       --> graphs/example.ron:11:57
        |
-     5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu, "gpus": 0 },
-       |                                           ------------- the value of parameter `device` comes from here
+     5 |         "tiny": { "data": "a, (b) \"c\"", "device": Tpu(), "gpus": 0 },
+       |                                           --------------- the value of parameter `device` comes from here
     ...
     11 |         "score": Score(model: "a", tokens: "a", device: param("device")),
        |                                                         ^^^^^^^^^^^^^^^ not a choice
        |
-       = help: known choices: `Cuda`
+       = help: known choices: `Cpu`, `Cuda`
     "#);
     let graph = GRAPH.replace("\"gpus\": 0", "\"gpus\": 0.5");
     assert_snapshot!(told(&graph, Some("tiny")), @r#"
     error: `resources.gpu` in the policy of stage `score` is `0.5`, expected a whole number
       --> graphs/example.ron:13:45
        |
-     5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpus": 0.5 },
-       |                                                           ----------- the value of parameter `gpus` comes from here
+     5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpus": 0.5 },
+       |                                                            ----------- the value of parameter `gpus` comes from here
     ...
     13 |     policy: { "score": (resources: { "gpu": param("gpus") }) },
        |                                             ^^^^^^^^^^^^^ expected a whole number
@@ -166,7 +166,7 @@ fn profiles_of_the_wrong_form() {
     error: two profiles are named `tiny`
      --> graphs/example.ron:6:26
       |
-    5 |         "tiny": { "data": "a, (b) \"c\"", "device": None, "gpus": 0 },
+    5 |         "tiny": { "data": "a, (b) \"c\"", "device": Cpu(), "gpus": 0 },
       |         ------ first here
     6 |         "sharp": [0.25], "tiny": {}, "a b": {},
       |                          ^^^^^^ here again
