@@ -15,10 +15,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     ("graph", &["digest", "canon", "blame", "graph"]),
     ("store", &["digest", "canon", "blame", "failpoint", "store"]),
+    ("compare", &["digest", "blame", "store", "compare"]),
     ("plan", &["digest", "canon", "blame", "graph", "store", "plan"]),
     ("lock", &["digest", "canon", "blame", "graph", "store", "plan", "lock"]),
-    ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "plan", "lock", "run"]),
-    ("cli", &["digest", "canon", "blame", "failpoint", "graph", "store", "plan", "lock", "run", "cli"]),
+    ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "compare", "plan", "lock", "run"]),
+    ("cli", &["digest", "canon", "blame", "failpoint", "graph", "store", "compare", "plan", "lock", "run", "cli"]),
 ];
 
 /// For each room of `stages/src/`, the rooms that it may use: the floors know no room above them.

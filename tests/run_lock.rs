@@ -144,7 +144,7 @@ fn another_result_for_the_same_key_stops_what_comes_after_it() {
     let said = run(&place, &["--locked"], 3);
     let _filters = place.filters();
     insta::assert_snapshot!(said.stderr, @r#"
-    error: stage `upper` failed: its result is not what graph.lock.ron locks, for the same key: artifact [digest] there, [digest] here; look for what makes the stage give other bytes for the same settings and inputs
+    error: stage `upper` failed: its result is not what graph.lock.ron locks, for the same key: artifact [digest] there, [digest] here; where both are in a store, `twdag diff` of the two tells in what they differ
       log: artifacts/local/runs/[run]/logs/001-upper.log
     "#);
     let json = place.run(&["--locked"]);

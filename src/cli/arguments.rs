@@ -152,7 +152,7 @@ pub(super) fn tell_damage(store: &Store) {
 }
 
 /// `--set` needs a name and an equals sign; the value may be empty.
-fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, such as lambda=0.5".to_owned()),

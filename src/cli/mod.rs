@@ -1,6 +1,7 @@
 //! The command line; the only rooms that print.
 
 mod arguments;
+mod diff;
 mod failure;
 mod graph;
 mod guard;
@@ -52,6 +53,7 @@ enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
     Lock(lock::Arguments),
+    Diff(diff::Arguments),
     Show(show::Arguments),
     Path(path::Arguments),
     Graph(graph::Arguments),
@@ -95,6 +97,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Lock(arguments) => lock::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

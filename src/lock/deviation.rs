@@ -48,8 +48,8 @@ impl fmt::Display for Deviation {
             let artifact = |keyed: &Keyed| keyed.artifact.map_or_else(|| "none".to_owned(), |id| id.to_string());
             return write!(
                 formatter,
-                "its result is not what {lock} locks, for the same key: artifact {} there, {} here; look for what makes the \
-                 stage give other bytes for the same settings and inputs",
+                "its result is not what {lock} locks, for the same key: artifact {} there, {} here; where \
+                 both are in a store, `twdag diff` of the two tells in what they differ",
                 artifact(locked),
                 artifact(found)
             );
@@ -126,7 +126,7 @@ impl Lock {
     pub fn deviation_of_key(&self, graph: &Graph, node: &Node, action: &Action) -> Option<Deviation> {
         let locked = self.stages.get(&node.name).filter(|locked| locked.key != action.key)?;
         let found = Keyed { key: action.key, artifact: None };
-        let differences = differences(node, &locked.action(), action);
+        let differences = differences(Some(node), &locked.action(), action);
         Some(Deviation { differences, ..self.deviation(graph, node, found)? })
     }
 

@@ -10,7 +10,7 @@ use crate::{
     canon,
     digest::{ArtifactId, Digest, Key},
     graph::{Graph, Node},
-    store::{RecordInput, SourceState, Store, StoreError},
+    store::{Record, RecordInput, SourceState, Store, StoreError},
 };
 
 /// Changes with the meaning of keys; then nothing that was computed before is found any more.
@@ -76,6 +76,20 @@ impl Action {
             file_names,
             numeric_class: numeric_class.map(str::to_owned),
         })
+    }
+
+    /// The action of which the store has a record. What records do not tell (names of source files) is left out.
+    pub fn of_record(record: &Record) -> Self {
+        Self {
+            key: record.key,
+            kind: record.kind.clone(),
+            revision: record.revision,
+            settings: record.settings.clone(),
+            inputs: record.inputs.clone(),
+            sources: record.sources.clone(),
+            file_names: BTreeMap::new(),
+            numeric_class: record.numeric_class.clone(),
+        }
     }
 
     /// The action of a part of this one, which is that of `node`.

@@ -64,8 +64,8 @@ pub enum Sort {
     NumericClass,
 }
 
-/// All in which a stage of a graph differs from what it was once keyed by.
-pub fn differences(node: &Node, last: &Action, now: &Action) -> Vec<Differing> {
+/// All in which a stage differs from what it was once keyed by; `node` is the stage in its graph now, if there is one.
+pub fn differences(node: Option<&Node>, last: &Action, now: &Action) -> Vec<Differing> {
     changes(last, now).into_iter().map(|change| Differing::of(change, node, last, now)).collect()
 }
 
@@ -76,7 +76,7 @@ impl Explanation {
         let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
         let last = store.last_action::<Action>(&graph.name, &node.name)?;
         let differences = match (&last, &planned.action) {
-            (Some(last), Some(now)) if planned.status == Status::Run => differences(node, last, now),
+            (Some(last), Some(now)) if planned.status == Status::Run => differences(Some(node), last, now),
             _ => Vec::new(),
         };
         // Whatever must run in the plan of one stage is something that it waits for.
@@ -100,12 +100,12 @@ impl Explanation {
 }
 
 impl Differing {
-    fn of(change: Change, node: &Node, last: &Action, now: &Action) -> Self {
+    fn of(change: Change, node: Option<&Node>, last: &Action, now: &Action) -> Self {
         let words = change.to_string();
         let reference =
-            |role: &str| node.inputs.iter().find(|input| input.role == role).map(|input| input.reference.to_string());
+            |role: &str| node?.inputs.iter().find(|input| input.role == role).map(|input| input.reference.to_string());
         let source = |role: &str| {
-            node.stage.sources().into_iter().find(|source| source.role == role).map(|source| source.path.to_string())
+            node?.stage.sources().into_iter().find(|source| source.role == role).map(|source| source.path.to_string())
         };
         let (what, place, reads, from, to) = match change {
             Change::Kind { from, to } => (Sort::Kind, String::new(), None, Some(from), Some(to)),

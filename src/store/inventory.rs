@@ -10,8 +10,8 @@ use std::{
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use super::{Store, StoreError, folder};
-use crate::digest::Digest;
+use super::{Record, Store, StoreError, folder};
+use crate::digest::{ArtifactId, Digest};
 
 /// How much lies in one room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,6 +46,18 @@ impl Store {
             sizes.push(size);
         }
         sizes
+    }
+
+    /// The artifacts whose names start with these digits.
+    pub fn artifacts_named(&self, digits: &str) -> Result<Vec<ArtifactId>, StoreError> {
+        let named = self.stock("trees")?.named.into_iter().map(|(digest, _)| ArtifactId::from(digest));
+        Ok(named.filter(|artifact| artifact.to_string().starts_with(digits)).collect())
+    }
+
+    /// All records that can be read, in the order of their keys.
+    pub fn all_records(&self) -> Result<Vec<Record>, StoreError> {
+        let named = self.stock("actions")?.named.into_iter();
+        Ok(named.filter_map(|(digest, _)| self.read_record(&digest.into()).ok().flatten()).collect())
     }
 
     /// What has a digest as its name in `objects`, `trees` or `actions`, and the rest.

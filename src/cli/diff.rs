@@ -1,0 +1,212 @@
+//! `twdag diff`: in what two results differ, and where first.
+
+mod side;
+pub(super) mod words;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use self::side::{Side, SideStage};
+use super::{
+    arguments::{ParameterOptions, assignment},
+    failure::Failure,
+    output,
+};
+use crate::{
+    blame::exit,
+    compare::{self, Comparison, Folder},
+    digest::{ArtifactId, Key},
+    plan::{Differing, differences},
+};
+
+/// Tell in what two results differ: settings, inputs, files, tensors, metrics
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag diff graphs/quickstart.ron:dense graphs/quickstart.ron:dense --other-set lambda=0.5
+  twdag diff graphs/quickstart.ron graphs/quickstart.ron --other-store /mnt/colleague/artifacts
+  twdag diff graphs/quickstart.lock.ron graphs/quickstart.ron
+  twdag diff 659333aabfa8 8c41d07e2b55            two artifacts, by the first digits of their names
+  twdag diff 20260301T100000.000Z-4711 20260302T090000.000Z-812
+
+A and B are each a graph, a lock file or a run, whole or one stage of it (`A:STAGE`), or an artifact. Of whole ones the first
+stage that differs is looked into: one that differs although all it reads is the same, if there is one.
+Exit codes: 0 if they are the same, 3 if they differ.")]
+pub(super) struct Arguments {
+    /// A graph, lock file, run or artifact; `:STAGE` behind it names one stage
+    #[arg(value_name = "A")]
+    one: String,
+    /// What to compare it with
+    #[arg(value_name = "B")]
+    other: String,
+    #[command(flatten)]
+    parameters: ParameterOptions,
+    /// Give a parameter another value for B alone; outweighs all others
+    #[arg(long = "other-set", value_name = "NAME=VALUE", value_parser = assignment)]
+    other_set: Vec<(String, String)>,
+    /// The profile of B, if it is another one
+    #[arg(long, value_name = "NAME")]
+    other_profile: Option<String>,
+    /// The store [default: the folder `artifacts` of the workspace]
+    #[arg(long, value_name = "DIR", env = "TWDAG_STORE", hide_env_values = true)]
+    store: Option<PathBuf>,
+    /// The store of B, if it is another one
+    #[arg(long, value_name = "DIR")]
+    other_store: Option<PathBuf>,
+    /// Print one JSON object (docs/machine-readable.md)
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `twdag diff --json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Document {
+    one: String,
+    other: String,
+    /// Stages that are the same in both.
+    same: Vec<String>,
+    /// Stages that are not, in order.
+    differ: Vec<String>,
+    only_in_one: Vec<String>,
+    only_in_other: Vec<String>,
+    /// The stage that is looked into.
+    stage: Option<Detail>,
+}
+
+/// How one stage differs.
+#[derive(Debug, Serialize)]
+struct Detail {
+    name: String,
+    other_name: String,
+    one: Known,
+    other: Known,
+    /// In what it is keyed otherwise.
+    differences: Vec<Differing>,
+    /// In what the results differ; nothing if they cannot be compared.
+    files: Option<Comparison>,
+    /// Why the results cannot be compared.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Known {
+    key: Option<Key>,
+    artifact: Option<ArtifactId>,
+}
+
+impl Known {
+    fn of(stage: &SideStage) -> Self {
+        Self { key: stage.action.as_ref().map(|action| action.key), artifact: stage.artifact }
+    }
+}
+
+/// Compares.
+pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let overrides = arguments.parameters.overrides();
+    let mut other_overrides = overrides.clone();
+    other_overrides.set.extend(arguments.other_set.iter().cloned());
+    other_overrides.profile = arguments.other_profile.clone().or(other_overrides.profile);
+    let other_store = arguments.other_store.as_ref().or(arguments.store.as_ref());
+    let one = Side::find(&arguments.one, &overrides, arguments.store.as_deref())?;
+    let mut other = Side::find(&arguments.other, &other_overrides, other_store.map(PathBuf::as_path))?;
+    // Both may be named alike.
+    let sets = arguments.other_set.iter().map(|(name, value)| format!(" --set {name}={value}"));
+    let profile = arguments.other_profile.iter().map(|profile| format!(" --profile {profile}"));
+    let store = arguments.other_store.iter().map(|store| format!(" --store {}", store.display()));
+    other.label.extend(profile.chain(sets).chain(store));
+    let document = compare(&one, &other);
+    let is_same = [&document.differ, &document.only_in_one, &document.only_in_other].into_iter().all(Vec::is_empty);
+    if arguments.json {
+        output::json(&document);
+    } else {
+        output::out(words::page(&document));
+    }
+    Ok(if is_same { exit::SUCCESS } else { exit::NOT_REPRODUCIBLE })
+}
+
+fn compare(one: &Side, other: &Side) -> Document {
+    let mut document = Document {
+        one: one.label.clone(),
+        other: other.label.clone(),
+        same: Vec::new(),
+        differ: Vec::new(),
+        only_in_one: Vec::new(),
+        only_in_other: Vec::new(),
+        stage: None,
+    };
+    let mut pairs = Vec::new();
+    if let ([first], [second]) = (one.stages.as_slice(), other.stages.as_slice()) {
+        // Two stages that are named are meant, whatever their names.
+        pairs.push((first, second));
+    } else {
+        for stage in &one.stages {
+            match other.stage(&stage.name) {
+                Some(second) => pairs.push((stage, second)),
+                None => document.only_in_one.push(stage.name.clone()),
+            }
+        }
+        let new = other.stages.iter().filter(|stage| one.stage(&stage.name).is_none());
+        document.only_in_other.extend(new.map(|stage| stage.name.clone()));
+    }
+    let (same, differ): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(first, second)| first.is_same(second));
+    let names = |pairs: &[(&SideStage, &SideStage)]| pairs.iter().map(|(stage, _)| stage.name.clone()).collect();
+    (document.same, document.differ) = (names(&same), names(&differ));
+    let looked_into = differ.iter().find(|(stage, _)| !reads_one_of(stage, &differ)).or(differ.first());
+    if let Some((first, second)) = looked_into {
+        document.stage = Some(detail((one, first), (other, second)));
+    }
+    document
+}
+
+/// Whether a stage reads the result of one of those, so that it differs because of it.
+fn reads_one_of(stage: &SideStage, differ: &[(&SideStage, &SideStage)]) -> bool {
+    let inputs = stage.action.iter().flat_map(|action| &action.inputs);
+    inputs.into_iter().any(|input| {
+        differ.iter().any(|(made, _)| made.artifact.is_some_and(|artifact| *artifact.digest() == input.digest))
+    })
+}
+
+fn detail((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage)) -> Detail {
+    let changes = match (&first.action, &second.action) {
+        (Some(before), Some(now)) => differences(second.node(other), before, now),
+        _ => Vec::new(),
+    };
+    let mut detail = Detail {
+        name: first.name.clone(),
+        other_name: second.name.clone(),
+        one: Known::of(first),
+        other: Known::of(second),
+        differences: changes,
+        files: None,
+        problem: None,
+    };
+    match (first.artifact, second.artifact) {
+        (Some(artifact), Some(with)) if artifact != with => match files((one, first, artifact), (other, with)) {
+            Ok(comparison) => detail.files = Some(comparison),
+            Err(problem) => detail.problem = Some(problem),
+        },
+        (Some(_), Some(_)) => {}
+        (None, _) => detail.problem = Some(format!("{} has no result of it yet", one.label)),
+        (_, None) => detail.problem = Some(format!("{} has no result of it yet", other.label)),
+    }
+    detail
+}
+
+/// Compares the files of two results; the error says in plain words why that is not possible.
+fn files(
+    (one, stage, artifact): (&Side, &SideStage, ArtifactId),
+    (other, with): (&Side, ArtifactId),
+) -> Result<Comparison, String> {
+    let words = |error: crate::store::StoreError| error.to_string();
+    let manifests = (one.store.manifest(&artifact).map_err(words)?, other.store.manifest(&with).map_err(words)?);
+    let views = (one.store.view(&artifact).map_err(words)?, other.store.view(&with).map_err(words)?);
+    let tokens = one.tokens_of(stage);
+    compare::folders(
+        Folder { path: &views.0, files: manifests.0.files() },
+        Folder { path: &views.1, files: manifests.1.files() },
+        tokens.as_deref(),
+        &|_| None,
+    )
+    .map_err(|error| error.to_string())
+}

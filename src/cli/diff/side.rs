@@ -1,0 +1,221 @@
+//! One of the two that are compared: what it is, and the stages that it has.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    cli::{
+        arguments::{target, tell_damage},
+        failure::Failure,
+        words::short,
+    },
+    digest::{ArtifactId, Digest},
+    graph::{Graph, Node, Overrides, workspace},
+    lock::Lock,
+    plan::{self, Action},
+    run::history,
+    store::{Record, Store},
+};
+
+/// Fewer digits name no artifact.
+const FEWEST_DIGITS: usize = 6;
+const TOKENS: &str = "tokens.json";
+const SCORES: &str = "scores.json";
+
+/// One of the two that are compared.
+pub(super) struct Side {
+    /// What to call it.
+    pub(super) label: String,
+    pub(super) store: Store,
+    /// The graph, if it is one.
+    graph: Option<Graph>,
+    /// Its stages, in order.
+    pub(super) stages: Vec<SideStage>,
+    /// All its results, also of stages that are not asked for.
+    results: Vec<ArtifactId>,
+}
+
+/// A stage as one side knows it.
+#[derive(Clone, Debug)]
+pub(super) struct SideStage {
+    pub(super) name: String,
+    pub(super) action: Option<Action>,
+    pub(super) artifact: Option<ArtifactId>,
+}
+
+impl SideStage {
+    /// Whether nothing differs.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let keys = (self.action.as_ref().map(|action| action.key), other.action.as_ref().map(|action| action.key));
+        let same_key = match keys {
+            (Some(one), Some(other)) => one == other,
+            // Who knows only results compares results.
+            _ => true,
+        };
+        // A key says what the result is; that one side has not computed it yet is no difference.
+        match (self.artifact, other.artifact) {
+            (Some(one), Some(other)) => same_key && one == other,
+            _ => same_key && keys.0.is_some() && keys.1.is_some(),
+        }
+    }
+
+    /// The stage in the graph, if the side is one.
+    pub(super) fn node<'a>(&self, side: &'a Side) -> Option<&'a Node> {
+        let graph = side.graph.as_ref()?;
+        graph.nodes().get(graph.find(&self.name)?)
+    }
+}
+
+impl Side {
+    /// Finds what `text` names.
+    pub(super) fn find(text: &str, overrides: &Overrides, store: Option<&Path>) -> Result<Self, Failure> {
+        // Neither the name of a stage nor that of a run or artifact holds a colon.
+        let (head, stage) = match text.rsplit_once(':') {
+            Some((head, stage)) if !head.is_empty() && !stage.is_empty() && !stage.contains('/') => (head, Some(stage)),
+            _ => (text, None),
+        };
+        let mut side = if Path::new(head).is_file() {
+            let path = Path::new(head);
+            let root = match store {
+                Some(root) => root.to_owned(),
+                None => workspace(path)?.join("artifacts"),
+            };
+            if is_lock(path) { Self::of_lock(path, &root)? } else { Self::of_graph(path, overrides, &root, stage)? }
+        } else {
+            let root = match store {
+                Some(root) => root.to_owned(),
+                None => workspace(Path::new("graph.ron"))?.join("artifacts"),
+            };
+            let store = Store::existing(&root)?;
+            Self::of_stored(head, store)?
+        };
+        text.clone_into(&mut side.label);
+        side.results = side.stages.iter().filter_map(|stage| stage.artifact).collect();
+        if let Some(stage) = stage {
+            side.stages.retain(|known| known.name == stage);
+            if side.stages.is_empty() {
+                return Err(Failure::usage(format!("there is no stage `{stage}` in {head}")));
+            }
+        }
+        Ok(side)
+    }
+
+    fn of_graph(path: &Path, overrides: &Overrides, root: &Path, stage: Option<&str>) -> Result<Self, Failure> {
+        let graph = Graph::load(path, overrides)?;
+        let targets = match stage {
+            Some(stage) => vec![target(&graph, stage)?],
+            None => (0..graph.nodes().len()).collect(),
+        };
+        let store = Store::open(root)?;
+        let plan = plan::plan(&graph, &targets, &store)?;
+        tell_damage(&store);
+        let stages = plan.stages.into_iter();
+        let stages = stages.map(|stage| SideStage { name: stage.name, action: stage.action, artifact: stage.artifact });
+        Ok(Self { label: String::new(), store, stages: stages.collect(), graph: Some(graph), results: Vec::new() })
+    }
+
+    fn of_lock(path: &Path, root: &Path) -> Result<Self, Failure> {
+        let lock = Lock::read(path)?;
+        let stages = lock.stages.iter().map(|(name, stage)| SideStage {
+            name: name.clone(),
+            action: Some(stage.action()),
+            artifact: Some(stage.artifact),
+        });
+        let stages = stages.collect();
+        Ok(Self { label: String::new(), store: Store::open(root)?, graph: None, stages, results: Vec::new() })
+    }
+
+    /// A run or an artifact of a store.
+    fn of_stored(text: &str, store: Store) -> Result<Self, Failure> {
+        let is_digits = text.len() >= FEWEST_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let stages = if is_digits {
+            let artifact = artifact(text, &store)?;
+            let makers = makers(&store)?;
+            let record = only_maker(makers.get(&artifact), None);
+            let name = record.map_or_else(|| short(artifact), |record| record.stage.clone());
+            vec![SideStage { name, action: record.map(Action::of_record), artifact: Some(artifact) }]
+        } else {
+            let runs = history::runs(&store)?;
+            let run = runs.into_iter().find(|run| run.name == text).ok_or_else(|| {
+                Failure::usage(format!(
+                    "`{text}` is neither a file, nor a run (see: twdag runs), nor at least {FEWEST_DIGITS} digits of an artifact"
+                ))
+            })?;
+            let makers = makers(&store)?;
+            let stage = |stage: crate::run::event::StageSummary| {
+                let records = stage.artifact.and_then(|artifact| makers.get(&artifact));
+                let record = only_maker(records, Some(&stage.name));
+                SideStage { name: stage.name, action: record.map(Action::of_record), artifact: stage.artifact }
+            };
+            run.stages.into_iter().map(stage).collect()
+        };
+        Ok(Self { label: String::new(), store, graph: None, stages, results: Vec::new() })
+    }
+
+    /// The stage of that name.
+    pub(super) fn stage(&self, name: &str) -> Option<&SideStage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// The token set that a stage's per-token arrays belong to: what it reads as one, or the one of the other results whose
+    /// tokens the scores name.
+    pub(super) fn tokens_of(&self, stage: &SideStage) -> Option<PathBuf> {
+        let is_tokens = |artifact: &ArtifactId| {
+            let manifest = self.store.manifest(artifact).ok()?;
+            manifest.files().iter().any(|file| file.path == TOKENS).then_some(())
+        };
+        let view = self.store.view(&stage.artifact?).ok()?;
+        let scores = fs::read(view.join(SCORES)).ok();
+        let scores: Option<serde_json::Value> = scores.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let wanted = scores.as_ref().and_then(|scores| scores.get("tokens")?.as_str());
+        let inputs = stage.action.iter().flat_map(|action| &action.inputs);
+        let read = inputs.map(|input| ArtifactId::from(input.digest));
+        let mut candidates = read.chain(self.results.iter().copied()).filter(|artifact| is_tokens(artifact).is_some());
+        candidates.find_map(|artifact| {
+            let folder = self.store.view(&artifact).ok()?;
+            let digest = twdag_stages::data::TokenSet::open(&folder).ok()?.digest();
+            wanted.is_none_or(|wanted| wanted == digest).then_some(folder)
+        })
+    }
+}
+
+/// Whether a file holds a lock rather than a graph: by its first word.
+fn is_lock(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("//"));
+    first.is_some_and(|line| line.starts_with("Lock"))
+}
+
+/// The artifact that digits name.
+fn artifact(digits: &str, store: &Store) -> Result<ArtifactId, Failure> {
+    if let Ok(digest) = digits.parse::<Digest>() {
+        return Ok(digest.into());
+    }
+    let found = store.artifacts_named(digits)?;
+    match found.as_slice() {
+        [artifact] => Ok(*artifact),
+        [] => Err(Failure::usage(format!("no artifact in {} starts with {digits}", store.root().display()))),
+        several => {
+            let names: Vec<String> = several.iter().map(short).collect();
+            Err(Failure::usage(format!("several artifacts start with {digits}: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The record that tells how a result was made, by a stage of that name if one is given; nothing if several do.
+fn only_maker<'a>(records: Option<&'a Vec<Record>>, stage: Option<&str>) -> Option<&'a Record> {
+    let mut fitting = records?.iter().filter(|record| stage.is_none_or(|stage| record.stage == stage));
+    fitting.next().filter(|_| fitting.next().is_none())
+}
+
+/// The records of each result.
+fn makers(store: &Store) -> Result<BTreeMap<ArtifactId, Vec<Record>>, Failure> {
+    let mut makers: BTreeMap<ArtifactId, Vec<Record>> = BTreeMap::new();
+    for record in store.all_records()? {
+        makers.entry(record.artifact).or_default().push(record);
+    }
+    Ok(makers)
+}

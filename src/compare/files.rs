@@ -1,0 +1,85 @@
+//! Folder beside folder.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use super::{Bounds, CompareError, Comparison, FileDifference, FileFacts, bytes, meaning::Meaning, tensors, text};
+use crate::store::Entry;
+
+/// A result: its files and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Folder<'a> {
+    /// The folder.
+    pub path: &'a Path,
+    /// Its files as its list of files names them.
+    pub files: &'a [Entry],
+}
+
+/// Compares two results. `tokens` is the token set to which per-token arrays belong, if it is known; `bounds` tells for a
+/// tensor how far its elements may lie apart.
+pub fn folders(
+    one: Folder<'_>,
+    other: Folder<'_>,
+    tokens: Option<&Path>,
+    bounds: &dyn Fn(&str) -> Option<Bounds>,
+) -> Result<Comparison, CompareError> {
+    let by_path = |folder: Folder<'_>| -> BTreeMap<String, FileFacts> {
+        let files = folder.files.iter();
+        let facts = |file: &Entry| FileFacts { digest: file.digest, size: file.size, executable: file.executable };
+        files.map(|file| (file.path.clone(), facts(file))).collect()
+    };
+    let (in_one, in_other) = (by_path(one), by_path(other));
+    let mut comparison = Comparison::default();
+    for path in in_one.keys().chain(in_other.keys()).collect::<BTreeSet<_>>() {
+        let (first, second) = (in_one.get(path), in_other.get(path));
+        if first == second {
+            comparison.same += 1;
+            continue;
+        }
+        let mut difference = FileDifference {
+            path: path.clone(),
+            one: first.cloned(),
+            other: second.cloned(),
+            first_byte: None,
+            first_line: None,
+            same_tensors: 0,
+            tensors: Vec::new(),
+            values: Vec::new(),
+            differing_values: 0,
+            problem: None,
+        };
+        if let (Some(first), Some(second)) = (first, second)
+            && first.digest != second.digest
+        {
+            let paths = (one.path.join(path), other.path.join(path));
+            difference.first_byte = bytes::first(&paths.0, &paths.1)?;
+            let meaning = Meaning { folders: (one.path, other.path), file: path, tokens };
+            contents(&mut difference, (&paths.0, &paths.1), &meaning, bounds)?;
+        }
+        comparison.files.push(difference);
+    }
+    Ok(comparison)
+}
+
+/// What is to be said of the contents of two files beyond their bytes.
+fn contents(
+    difference: &mut FileDifference,
+    (one, other): (&Path, &Path),
+    meaning: &Meaning<'_>,
+    bounds: &dyn Fn(&str) -> Option<Bounds>,
+) -> Result<(), CompareError> {
+    match Path::new(&difference.path).extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors") => match tensors::compare(one, other, meaning, bounds)? {
+            Ok((same, differing)) => (difference.same_tensors, difference.tensors) = (same, differing),
+            Err(problem) => difference.problem = Some(problem),
+        },
+        Some("json") => match text::values(one, other)? {
+            Ok((values, count)) => (difference.values, difference.differing_values) = (values, count),
+            Err(problem) => difference.problem = Some(problem),
+        },
+        _ => difference.first_line = text::first_line(one, other)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! `twdag diff` through the program: settings, inputs, files, tensors, values, and what an element means.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod run_support;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use run_support::{Place, Said};
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::Value;
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn write_tensors(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
+    let views: HashMap<String, TensorView<'_>> = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| {
+            ((*name).to_owned(), TensorView::new(*dtype, shape.to_vec(), bytes).unwrap())
+        })
+        .collect();
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// A workspace whose only stage takes in the folder that the parameter `data` names.
+fn folders() -> Place {
+    let place = Place::new();
+    place.write(
+        "graph.ron",
+        r#"Graph(version: 1, params: {"data": "one"}, stages: {
+            "data": Download(from: Folder(path: param("data"))),
+            "count": Command(run: ["sh", "-c", "ls $0 | wc -l > $1/count", "{in.data}", "{out}"], inputs: {"data": "data"}),
+        })"#,
+    );
+    for folder in ["one", "two"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    place
+}
+
+fn run(place: &Place, graph: &str, more: &[&str]) {
+    let said = place.output(&[&["run", graph], more].concat());
+    assert_eq!(said.code, Some(0), "{said:#?}");
+}
+
+fn diff(place: &Place, arguments: &[&str], code: i32) -> Said {
+    let said = place.output(&[&["diff"], arguments].concat());
+    assert_eq!(said.code, Some(code), "{said:#?}");
+    said
+}
+
+fn json(place: &Place, arguments: &[&str]) -> Value {
+    let said = place.output(&[&["diff", "--json"], arguments].concat());
+    assert!(matches!(said.code, Some(0 | 3)), "{said:#?}");
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+const TWO: &[&str] = &["--other-set", "data=two"];
+
+#[test]
+fn tensors_are_compared_by_type_shape_and_element() {
+    let place = folders();
+    let same = f32_bytes(&[1.0, 2.0]);
+    write_tensors(
+        &place.path("one/model.safetensors"),
+        &[
+            ("same", Dtype::F32, &[2], same.clone()),
+            ("values", Dtype::F32, &[2, 3], f32_bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+            ("shape", Dtype::F32, &[2], same.clone()),
+            ("type", Dtype::F32, &[2], same.clone()),
+            ("infinite", Dtype::F32, &[2], f32_bytes(&[f32::INFINITY, 0.0])),
+            ("old", Dtype::F32, &[2], same.clone()),
+            ("whole", Dtype::I64, &[2], [i64::MAX, 3].iter().flat_map(|value| value.to_le_bytes()).collect()),
+        ],
+    );
+    write_tensors(
+        &place.path("two/model.safetensors"),
+        &[
+            ("same", Dtype::F32, &[2], same.clone()),
+            ("values", Dtype::F32, &[2, 3], f32_bytes(&[1.0, 2.0, 3.0, 4.5, 5.0, 3.0])),
+            ("shape", Dtype::F32, &[2, 1], same.clone()),
+            ("type", Dtype::BF16, &[2], [0x3f80_u16, 0x4040].iter().flat_map(|value| value.to_le_bytes()).collect()),
+            ("infinite", Dtype::F32, &[2], f32_bytes(&[f32::INFINITY, f32::NAN])),
+            ("new", Dtype::F32, &[2], same),
+            ("whole", Dtype::I64, &[2], [i64::MAX - 1, 3].iter().flat_map(|value| value.to_le_bytes()).collect()),
+        ],
+    );
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--set", "data=two"]);
+    let arguments = [&["graph.ron:data", "graph.ron:data"], TWO].concat();
+    let json = json(&place, &arguments);
+    let file = &json["stage"]["files"]["files"][0];
+    assert_eq!(file["same_tensors"], 1);
+    let tensor = |name: &str| {
+        file["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|tensor| tensor["name"] == name)
+            .unwrap_or_else(|| panic!("{json:#}"))
+    };
+    let values = &tensor("values")["elements"];
+    assert_eq!((&values["count"], &values["differing"]), (&6.into(), &2.into()));
+    assert_eq!((&values["greatest"], &values["mean"]), (&3.0.into(), &(3.5 / 6.0).into()));
+    assert_eq!(values["first"]["index"], serde_json::json!([1, 0]));
+    assert_eq!((&values["first"]["one"], &values["first"]["other"]), (&4.0.into(), &4.5.into()));
+    assert_eq!(tensor("shape")["elements"], Value::Null);
+    assert_eq!(tensor("type")["elements"]["differing"], 1);
+    assert_eq!(tensor("infinite")["elements"]["greatest"], Value::Null);
+    assert_eq!(tensor("whole")["elements"]["greatest"], 1.0);
+    assert_eq!((&tensor("old")["other"], &tensor("new")["one"]), (&Value::Null, &Value::Null));
+    let _filters = place.filters();
+    insta::assert_snapshot!(diff(&place, &arguments, 3).stdout, @r#"
+    graph.ron:data and graph.ron:data --set data=two
+    `data`:
+      settings or inputs differ
+        source `from.path` changed: two, [short] → [short]
+      results [short] and [short]
+      1 of 1 files differ
+        model.safetensors: 504 B and 508 B
+          7 of 8 tensors differ
+          infinite F32 [2]
+            1 of 2 elements differ, at most by inf, on average by inf
+            first at [1]: 0.0 and no finite number
+          new F32 [2]: only in the other
+          old F32 [2]: only in the one
+          shape F32 [2] and F32 [2, 1]
+          type F32 [2] and BF16 [2]
+            1 of 2 elements differ, at most by 1.000e0, on average by 5.000e-1
+            first at [1]: 2.0 and 3.0
+          values F32 [2, 3]
+            2 of 6 elements differ, at most by 3.000e0, on average by 5.833e-1
+            first at [1, 0]: 4.0 and 4.5
+          whole I64 [2]
+            1 of 2 elements differ, at most by 1.000e0, on average by 5.000e-1
+            first at [0]: 9223372036854775807 and 9223372036854775806
+          first byte that differs: 0, 0xa0 and 0xa8
+    "#);
+}
+
+#[test]
+fn values_lines_bytes_and_missing_files_are_told() {
+    let place = folders();
+    place.write("one/metrics.json", r#"{"tasks": {"held_out": {"mean": 2.5, "buckets": [1, 2]}}}"#);
+    place.write("two/metrics.json", r#"{"tasks": {"held_out": {"mean": 2.25, "buckets": [1, 2, 3]}}}"#);
+    place.write("one/broken.json", "{");
+    place.write("two/broken.json", "[]");
+    place.write("one/notes.txt", "first\nsecond\nthird\n");
+    place.write("two/notes.txt", "first\nsecond!\nthird\n");
+    fs::write(place.path("one/blob"), [0, 1, 2]).unwrap();
+    fs::write(place.path("two/blob"), [0, 1]).unwrap();
+    place.write("one/torn.safetensors", "no tensors here");
+    place.write("two/torn.safetensors", "none here either");
+    place.write("one/same.txt", "same");
+    place.write("two/same.txt", "same");
+    place.write("two/more.txt", "more");
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--set", "data=two"]);
+    let _filters = place.filters();
+    insta::assert_snapshot!(diff(&place, &[&["graph.ron", "graph.ron"], TWO].concat(), 3).stdout, @r#"
+    graph.ron and graph.ron --set data=two
+      0 stages are the same, 2 differ: `data`, `count`
+    `data`:
+      settings or inputs differ
+        source `from.path` changed: two, [short] → [short]
+      results [short] and [short]
+      6 of 7 files differ
+        blob: 3 B and 2 B
+          first byte that differs: 2, 0x02 and the end
+        broken.json: 1 B and 2 B
+          first byte that differs: 0, 0x7b and 0x5b
+          only bytes compared: [workspace]/artifacts/local/views/[digest]/broken.json is no JSON: EOF while parsing an object at line 1 column 1
+        metrics.json: 57 B and 61 B
+          2 values differ
+            tasks.held_out.buckets.2: nothing and 3
+            tasks.held_out.mean: 2.5 and 2.25  (-0.25)
+          first byte that differs: 34, 0x35 and 0x32
+        more.txt: only in the other
+        notes.txt: 19 B and 20 B
+          line 2: "second"
+                 "second!"
+          first byte that differs: 12, 0x0a and 0x21
+        torn.safetensors: 15 B and 16 B
+          first byte that differs: 2, 0x20 and 0x6e
+          only bytes compared: [workspace]/artifacts/local/views/[digest]/torn.safetensors is no safetensors file: its header would be longer than 100 MiB
+    "#);
+}
+
+#[test]
+fn what_is_the_same_is_the_same_by_whatever_name() {
+    let place = folders();
+    place.write("one/a.txt", "a");
+    place.write("two/a.txt", "b");
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--set", "data=two"]);
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    let _filters = place.filters();
+    insta::assert_snapshot!(diff(&place, &["graph.ron", "graph.lock.ron"], 0).stdout, @r#"
+    graph.ron and graph.lock.ron
+      2 stages are the same, none differs
+    "#);
+    let other = [&["graph.lock.ron", "graph.ron"], TWO].concat();
+    insta::assert_snapshot!(diff(&place, &other, 3).stdout, @r#"
+    graph.lock.ron and graph.ron --set data=two
+      0 stages are the same, 2 differ: `count`, `data`
+    `data`:
+      settings or inputs differ
+        source `from.path` changed: two, [short] → [short]
+      results [short] and [short]
+      1 of 1 files differ
+        a.txt: 1 B in both
+          line 1: "a"
+                 "b"
+          first byte that differs: 0, 0x61 and 0x62
+    "#);
+    // By artifact and by run, there the first run is the second one in the list.
+    let both = json(&place, &[&["graph.ron:data", "graph.ron:data"], TWO].concat());
+    let artifact = |side: &str| both["stage"][side]["artifact"].as_str().unwrap().to_owned();
+    let (one, two) = (artifact("one"), artifact("other"));
+    let by_artifact = json(&place, &[&one[..12], &two]);
+    assert_eq!(by_artifact["stage"]["files"], both["stage"]["files"]);
+    assert_eq!(by_artifact["differ"], serde_json::json!(["data"]));
+    let runs: Value = serde_json::from_str(&place.output(&["runs", "--json"]).stdout).unwrap();
+    let name = |number: usize| runs["runs"][number]["name"].as_str().unwrap().to_owned();
+    let by_run = json(&place, &[&name(1), &name(0)]);
+    assert_eq!(by_run["stage"]["files"], both["stage"]["files"]);
+    assert_eq!((&by_run["same"], &by_run["differ"]), (&serde_json::json!(["count"]), &serde_json::json!(["data"])));
+    assert_eq!(diff(&place, &[&name(0), &name(0)], 0).stderr, "");
+}
+
+#[test]
+fn two_stores_are_compared() {
+    let place = Place::with(&[r#""time": Command(run: ["sh", "-c", "date +%N > $0/time", "{out}"])"#]);
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--store", "elsewhere"]);
+    let json = json(&place, &["graph.ron", "graph.ron", "--other-store", "elsewhere"]);
+    assert_eq!(json["differ"], serde_json::json!(["time"]));
+    assert_eq!(json["stage"]["differences"], serde_json::json!([]));
+    assert_eq!(json["stage"]["files"]["files"][0]["first_line"]["number"], 1);
+}
+
+#[test]
+fn elements_of_token_sets_and_scores_are_told_by_sequence_token_and_text() {
+    let place = Place::new();
+    place.write(
+        "graph.ron",
+        r#"Graph(version: 1, params: {"documents": 1, "model": 1}, stages: {
+            "text": Synthesize(documents: 30, seed: param("documents"), sentences: 12, facts: 2, distance: (least: 1, most: 4)),
+            "fixed": Synthesize(documents: 30, seed: 7, sentences: 12, facts: 2, distance: (least: 1, most: 4)),
+            "tokenizer": TrainTokenizer(text: ["fixed"], vocabulary: 300),
+            "tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 32),
+            "model": InitModel(
+                tokenizer: "tokenizer", hidden_size: 16, layers: 1, heads: 2, intermediate_size: 32, context: 32,
+                seed: param("model"),
+            ),
+            "scores": Score(model: "model", tokens: "tokens"),
+        })"#,
+    );
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--set", "documents=2"]);
+    run(&place, "graph.ron", &["--set", "model=2"]);
+    let first = |more: &[&str], stage: &str| {
+        let stage = format!("graph.ron:{stage}");
+        let json = json(&place, &[&[stage.as_str(), stage.as_str()], more].concat());
+        let files = json["stage"]["files"]["files"].as_array().unwrap().clone();
+        let tensors = files.iter().flat_map(|file| file["tensors"].as_array().unwrap().clone());
+        let tensor = tensors
+            .into_iter()
+            .find(|tensor| ["input_ids", "cross_entropy"].contains(&tensor["name"].as_str().unwrap()));
+        tensor.unwrap_or_else(|| panic!("{json:#}"))["elements"]["first"].clone()
+    };
+    // Recomputed from the files themselves.
+    let folder = |stage: &str| {
+        let said = place.output(&["path", "graph.ron", stage]);
+        std::path::PathBuf::from(said.stdout.trim_end())
+    };
+    let tokens = twdag_stages::data::TokenSet::open(&folder("tokens")).unwrap();
+    let tokenizer = twdag_stages::data::TextTokenizer::open(&folder("tokens")).unwrap();
+    let text = |sequence: u64, position: u64| {
+        let id = tokens.sequence(sequence as usize).unwrap()[position as usize];
+        tokenizer.inner().decode(&[id], false).unwrap()
+    };
+    let token = first(&["--other-set", "documents=2"], "tokens");
+    let (sequence, position) = (token["index"][0].as_u64().unwrap(), token["index"][1].as_u64().unwrap());
+    let meaning = token["meaning"].as_str().unwrap();
+    assert!(
+        meaning.starts_with(&format!("sequence {sequence}, token {position}, {:?} and ", text(sequence, position))),
+        "{meaning}"
+    );
+    let score = first(&["--other-set", "model=2"], "scores");
+    let (sequence, target) = (score["index"][0].as_u64().unwrap(), score["index"][1].as_u64().unwrap() + 1);
+    let expected = format!("sequence {sequence}, prediction of token {target} {:?}", text(sequence, target));
+    assert_eq!(score["meaning"], expected);
+    // The stage that differs of itself is looked into, not what follows from it.
+    let whole = json(&place, &["graph.ron", "graph.ron", "--other-set", "model=2"]);
+    assert_eq!(whole["differ"], serde_json::json!(["model", "scores"]));
+    assert_eq!(whole["stage"]["name"], "model");
+    assert_eq!(whole["stage"]["differences"][0]["place"], "seed");
+}
+
+#[test]
+fn what_cannot_be_found_is_told() {
+    let place = folders();
+    place.write("one/a.txt", "a");
+    run(&place, "graph.ron", &[]);
+    let _filters = place.filters();
+    let refused = |one: &str| diff(&place, &[one, "graph.ron"], 2).stderr;
+    insta::assert_snapshot!(refused("graph.rom"), @r#"error: `graph.rom` is neither a file, nor a run (see: twdag runs), nor at least 6 digits of an artifact"#);
+    insta::assert_snapshot!(refused("ffffffffffff"), @r#"error: no artifact in [workspace]/artifacts starts with [short]"#);
+    insta::assert_snapshot!(refused("graph.ron:dada"), @r#"error: there is no stage `dada` in graph.ron; did you mean `data`?"#);
+    // What was never computed has settings all the same.
+    let never = diff(&place, &["graph.ron:data", "graph.ron:data", "--other-set", "data=."], 3);
+    insta::assert_snapshot!(never.stdout, @r#"
+    graph.ron:data and graph.ron:data --set data=.
+    `data`:
+      settings or inputs differ
+        source `from.path` changed: ., [short] → [short]
+      not compared: graph.ron:data --set data=. has no result of it yet
+    "#);
+}
