@@ -19,6 +19,7 @@ const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
 
 fn settings(length: usize) -> Tokenize {
     Tokenize {
+        column: None,
         text: vec!["corpus".into()],
         tokenizer: "tokenizer".into(),
         length,

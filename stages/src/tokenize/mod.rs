@@ -17,6 +17,9 @@ use crate::stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, Setti
 pub struct Tokenize {
     /// The corpora, in order.
     pub text: Vec<Reference>,
+    /// The field of JSON lines, or the column of Parquet files, that holds the text; `text` if absent.
+    #[serde(default)]
+    pub column: Option<String>,
     /// A folder with `tokenizer.json` (a model folder will do).
     pub tokenizer: Reference,
     /// Tokens in each sequence, the first one (BOS) included.
@@ -63,7 +66,8 @@ pub enum Newlines {
 impl Kind for Tokenize {
     const NAME: &'static str = "Tokenize";
     // 2: sequences tell their origin; `documents` no longer depends on how far ahead was read.
-    const REVISION: u32 = 2;
+    // 3: JSON lines of any name, Parquet and Zstandard count as documents.
+    const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Turns documents into token sequences of one length.";
     const NUMERICS: Numerics = Numerics::Exact;
     const SPLITS: bool = true;

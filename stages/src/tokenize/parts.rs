@@ -52,8 +52,8 @@ pub(super) fn split(settings: &Tokenize, context: &Context) -> Result<Option<Spl
     }
     let corpus = open(settings, context)?;
     let size = context.part_size(PART_BYTES);
-    // To look at a small corpus twice is no use.
-    if corpus.bytes() <= size {
+    // To look at a small corpus twice is no use, and to unpack lines again for each part takes time without end.
+    if corpus.bytes() <= size || !corpus.has_direct_access() {
         return Ok(None);
     }
     let tokenizer = tokenizer(settings, context)?;

@@ -84,7 +84,11 @@ pub(super) fn run(settings: &Tokenize, context: &Context) -> Result<(), StageErr
 /// The corpora of the stage as one.
 pub(super) fn open(settings: &Tokenize, context: &Context) -> Result<Corpus, StageError> {
     let folders = settings.text.iter().map(|text| context.input(text)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Corpus::open(folders)?)
+    let corpus = Corpus::open(folders)?;
+    Ok(match &settings.column {
+        Some(column) => corpus.with_column(column),
+        None => corpus,
+    })
 }
 
 /// Shuffles, and writes as many sequences as are wanted.

@@ -21,7 +21,8 @@ const SMALLEST_VOCABULARY: usize = 258;
 
 impl Kind for TrainTokenizer {
     const NAME: &'static str = "TrainTokenizer";
-    const REVISION: u32 = 1;
+    // 2: JSON lines of any name, Parquet and Zstandard count as documents.
+    const REVISION: u32 = 2;
     const SUMMARY: &'static str = "Trains a byte-level BPE tokenizer on a corpus.";
     const NUMERICS: Numerics = Numerics::Exact;
 

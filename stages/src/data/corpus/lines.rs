@@ -1,0 +1,167 @@
+//! Documents of JSON lines.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Seek, SeekFrom},
+    path::PathBuf,
+};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{
+    super::DataError,
+    Content, CorpusFile, Document, DocumentPlace, Fact, Within,
+    form::{Packed, Packing},
+};
+
+/// A line of a file that a stage wrote.
+#[derive(Deserialize)]
+struct WrittenLine {
+    id: String,
+    text: String,
+    #[serde(default)]
+    facts: Option<Vec<Fact>>,
+}
+
+/// A file of JSON lines, and where it is read.
+pub(super) struct Lines {
+    path: PathBuf,
+    name: String,
+    reader: Box<dyn BufRead + Send>,
+    packing: Packing,
+    packed: Option<Packed>,
+    /// Bytes of the packed file that were counted.
+    counted: u64,
+    column: String,
+    has_facts: bool,
+    file: usize,
+    offset: u64,
+    /// Lines before the next one.
+    before: usize,
+}
+
+impl Lines {
+    /// Opens a file at a line that begins at `offset`, with so many `lines` before it.
+    pub(super) fn open_at(
+        file: &CorpusFile,
+        number: usize,
+        column: &str,
+        offset: u64,
+        lines: usize,
+    ) -> Result<Self, DataError> {
+        let (reader, packed): (Box<dyn BufRead + Send>, _) = if file.form.packing == Packing::None {
+            let mut open = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
+            open.seek(SeekFrom::Start(offset)).map_err(DataError::io("read", &file.path))?;
+            (Box::new(BufReader::new(open)), None)
+        } else {
+            let (reader, packed) = file.form.packing.open(&file.path)?;
+            (reader, Some(packed))
+        };
+        let mut open = Self {
+            path: file.path.clone(),
+            name: file.name.clone(),
+            reader,
+            packing: file.form.packing,
+            packed,
+            counted: 0,
+            column: column.to_owned(),
+            has_facts: file.form.content == Content::Lines { facts: true } && column == super::COLUMN,
+            file: number,
+            offset,
+            before: lines,
+        };
+        if open.packed.is_some() {
+            (open.offset, open.before) = (0, 0);
+            let mut bytes = Vec::new();
+            while open.offset < offset && open.read(&mut bytes)? > 0 {}
+        }
+        Ok(open)
+    }
+
+    /// Reads a line and counts it.
+    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<usize, DataError> {
+        bytes.clear();
+        let read = self.reader.read_until(b'\n', bytes).map_err(|error| self.packing.refuse(&self.path, error))?;
+        self.offset += read as u64;
+        self.before += usize::from(read > 0);
+        Ok(read)
+    }
+
+    /// The next document.
+    pub(super) fn advance(&mut self) -> Result<Option<Document>, DataError> {
+        let mut bytes = Vec::new();
+        loop {
+            let within = Within::Line { offset: self.offset, lines: self.before };
+            let read = self.read(&mut bytes)? as u64;
+            if read == 0 {
+                return Ok(None);
+            }
+            if bytes.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let (id, text, facts) = if self.has_facts { self.written(&bytes)? } else { self.foreign(&bytes)? };
+            let taken = match &mut self.packed {
+                Some(packed) => {
+                    let before = std::mem::replace(&mut self.counted, packed.position());
+                    self.counted - before
+                }
+                None => read,
+            };
+            let place = DocumentPlace { file: self.file, within };
+            return Ok(Some(Document { id, text, facts, bytes: taken, place }));
+        }
+    }
+
+    fn written(&self, bytes: &[u8]) -> Result<(String, String, Option<Vec<Fact>>), DataError> {
+        let line: WrittenLine = self.parse(bytes)?;
+        for (number, fact) in line.facts.iter().flatten().enumerate() {
+            for (name, [from, to]) in [("planted", fact.planted), ("needed", fact.needed)] {
+                if from >= to || line.text.get(from..to).is_none() {
+                    let (at, length) = (self.before, line.text.len());
+                    return Err(self.wrong(format!(
+                        "line {at}, fact {number}: `{name}` [{from}, {to}] is no range of characters of a text of \
+                         {length} bytes"
+                    )));
+                }
+            }
+        }
+        Ok((line.id, line.text, line.facts))
+    }
+
+    /// A line of anybody's: an object with the text in one of its fields.
+    fn foreign(&self, bytes: &[u8]) -> Result<(String, String, Option<Vec<Fact>>), DataError> {
+        let mut line: Map<String, Value> = self.parse(bytes)?;
+        let at = self.before;
+        let text = match line.remove(&self.column) {
+            Some(Value::String(text)) => text,
+            Some(_) => return Err(self.wrong(format!("line {at}: the field `{}` is no text", self.column))),
+            None => {
+                let fields: Vec<String> = line.keys().map(|field| format!("`{field}`")).collect();
+                return Err(self.wrong(format!(
+                    "line {at}: no field `{}`; it has {}",
+                    self.column,
+                    if fields.is_empty() { "none".to_owned() } else { fields.join(", ") }
+                )));
+            }
+        };
+        let id = match line.remove("id") {
+            Some(Value::String(id)) => id,
+            _ => format!("{}:{at}", self.name),
+        };
+        Ok((id, text, None))
+    }
+
+    fn parse<'b, T: Deserialize<'b>>(&self, bytes: &'b [u8]) -> Result<T, DataError> {
+        serde_json::from_slice(bytes).map_err(|error| {
+            // The library counts lines from the start of what it was given, which is one line here.
+            let what = error.to_string();
+            let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
+            self.wrong(format!("line {}, column {}: no document ({what})", self.before, error.column()))
+        })
+    }
+
+    fn wrong(&self, problem: String) -> DataError {
+        DataError::content(&self.path, problem)
+    }
+}
