@@ -19,10 +19,11 @@ import sys
 
 CASES = [
     *(f"score {model} {length} 1" for model in ("15m", "135m") for length in (512, 2048, 8192)),
-    *(f"train 15m {case}" for case in ("512 1", "512 4", "2048 1", "2048 4", "8192 1")),
-    "train 135m 2048 1",
+    *(f"train {case}" for case in ("15m 512 1", "15m 512 4", "15m 2048 1", "15m 2048 4", "15m 8192 1", "135m 2048 1")),
     "decode 135m 512 1",
 ]
+# Products of bf16 factors, beside PyTorch with a bf16 model (scoring) or autocast over an f32 one (training).
+CASES += [f"{case} bf16" for case in CASES if not case.startswith("decode")]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -41,7 +42,7 @@ def run(command, environment):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH, quoted")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH [bf16], quoted")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--preload", help="an allocator for PyTorch, such as jemalloc's shared library")
     options = parser.parse_args()
@@ -66,7 +67,8 @@ def main():
             continue
         ours_, theirs_ = best["ours"], best["theirs"]
         speed = ours_["tokens_per_second"] / theirs_["tokens_per_second"]
-        ratios.setdefault(case.split()[0], []).append(speed)
+        task, *_ = case.split()
+        ratios.setdefault(f"{task}{' bf16' * case.endswith('bf16')}", []).append(speed)
         print(
             f"| {case} | {ours_['tokens_per_second']:.0f} | {theirs_['tokens_per_second']:.0f} | {speed:.2f}"
             f" | {ours_['peak_mib']} | {theirs_['peak_mib']} | {ours_['peak_mib'] / theirs_['peak_mib']:.2f}"

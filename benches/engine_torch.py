@@ -1,8 +1,8 @@
 """The PyTorch side of `engine.py`: the same shapes and tasks, eager, with scaled_dot_product_attention.
 
-    python engine_torch.py TASK MODEL LENGTH BATCH
+    python engine_torch.py TASK MODEL LENGTH BATCH [bf16]
 
-Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
+With `bf16`, scoring has the whole model in it, and training has autocast over parameters in f32. Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
 and values that is allocated once and written in place.
 """
 
@@ -85,13 +85,14 @@ def score(model, ids):
         hidden, targets = model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         for start in range(0, len(targets), CHUNK):
             logits = hidden[start : start + CHUNK] @ model.embedding.weight.T
-            functional.cross_entropy(logits, targets[start : start + CHUNK], reduction="none")
+            functional.cross_entropy(logits.float(), targets[start : start + CHUNK], reduction="none")
 
 
-def train(model, optimizer, ids):
+def train(model, optimizer, ids, rounded):
     optimizer.zero_grad(set_to_none=True)
-    logits = model(ids)[:, :-1] @ model.embedding.weight.T
-    functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+        logits = model(ids)[:, :-1] @ model.embedding.weight.T
+    functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
@@ -137,15 +138,18 @@ def main():
     task, name, length, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    rounded = sys.argv[5:] == ["bf16"]
     model = Model(name, length + DECODED)
     ids = torch.randint(0, SHAPES[name][5], (batch, length))
     if task == "score":
+        if rounded:
+            model.bfloat16()
         work = lambda: score(model, ids)
     elif task == "decode":
         work = Decoding(model, ids)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-        work = lambda: train(model, optimizer, ids)
+        work = lambda: train(model, optimizer, ids, rounded)
     seconds, repetitions, others = measure(work)
     peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
     print(json.dumps({

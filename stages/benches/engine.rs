@@ -4,7 +4,9 @@
 //!     cargo bench --workspace --bench engine -- train 15m 512 4
 //!     cargo bench --workspace --bench engine -- recompute 135m 2048 1
 //!     cargo bench --workspace --bench engine -- decode 135m 512 1
+//!     cargo bench --workspace --bench engine -- score 15m 2048 1 bf16
 //!
+//! With `bf16` the factors of products are rounded to it.
 //! `recompute` trains with activation checkpointing, `lora` an adapter of rank 16 on all matrices, `lora-recompute` both.
 //! `decode` appends [`DECODED`] tokens to prompts of LENGTH; it counts and times these alone.
 
@@ -17,7 +19,8 @@ use std::{
 
 use serde_json::{Value, json};
 use twdag_stages::model::{
-    Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Gradients, Model, ModelError, Sampling,
+    Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Gradients, Model, ModelError, Precision,
+    Sampling,
 };
 
 // As the program has it.
@@ -34,11 +37,15 @@ const DECODED: usize = 64;
 fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [task, name, length, batch] = &arguments[..] else {
-        panic!("expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`; found {arguments:?}");
+    let ([task, name, length, batch], precision) = (match &arguments[..] {
+        [case @ .., precision] if precision == "bf16" => (case, Precision::Bf16),
+        case => (case, Precision::F32),
+    }) else {
+        panic!("expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`, and perhaps `bf16`; found {arguments:?}");
     };
     let (length, batch): (usize, usize) = (length.parse().expect("a length"), batch.parse().expect("a batch"));
     let mut model = Model::initialize(config(name), 0.02, 0);
+    model.set_precision(precision);
     let vocabulary = model.config().vocab_size as u32;
     let ids: Vec<u32> = (0..(batch * length) as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let measured = match task.as_str() {

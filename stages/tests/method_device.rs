@@ -32,6 +32,7 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     };
     assert_eq!(class(""), Some("cpu-f32"));
     assert_eq!(class("device: Cpu()"), Some("cpu-f32"));
+    assert_eq!(class("device: Cpu(precision: Bf16)"), Some("cpu-bf16"));
     assert_eq!(class("device: Cuda()"), Some("cuda-f32"));
     assert_eq!(class("device: Cuda(precision: Bf16)"), Some("cuda-bf16"));
     let trained = |rest: &str| {

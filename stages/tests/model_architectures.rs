@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
-use twdag_stages::model::{Activations, AdamW, AdamWSettings, Gradients, Model, ModelError};
+use twdag_stages::model::{Activations, AdamW, AdamWSettings, Gradients, Model, ModelError, Precision};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/architectures");
 
@@ -26,7 +26,11 @@ struct Expected(HashMap<String, Tensor>);
 
 impl Expected {
     fn open(folder: &Path) -> Self {
-        Self(safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap())
+        Self::read(&folder.join("expected.safetensors"))
+    }
+
+    fn read(file: &Path) -> Self {
+        Self(safetensors::load(file, &Device::Cpu).unwrap())
     }
 
     fn numbers(&self, name: &str) -> Vec<f32> {
@@ -71,6 +75,34 @@ fn losses_and_the_gradient_of_every_parameter_are_those_of_pytorch() {
             // A bias of the keys moves all scores of a query alike, so its gradient is zero but for rotation.
             assert!(size > 1e-7, "{name}: {tensor} has no gradient");
             assert!(distance <= 1e-4 * size, "{name}: {tensor} is off by {distance:e} of {size:e}");
+        }
+    }
+}
+
+/// `fixtures/make_rounded.py` made the values. Where a sum in f32 here and in f64 there round to different factors, one
+/// factor differs by a 256th, and what comes after it. That happens nowhere in the Phi, and in the Llamas to few targets.
+#[test]
+fn products_of_factors_rounded_to_bf16_are_those_of_pytorch() {
+    for (name, same_losses, tolerance) in [("phi", 1.0, 1e-4), ("llama-biases", 0.7, 0.01), ("llama-tied", 0.7, 0.01)] {
+        let folder = Path::new(FIXTURES).join(name);
+        let (mut model, given) = (Model::open(&folder).unwrap(), Expected::open(&folder));
+        let expected = Expected::read(&folder.join("rounded.safetensors"));
+        model.set_precision(Precision::Bf16);
+        let (ids, coefficients) = (given.ids("ids"), given.numbers("coefficients"));
+        let mut gradients = Gradients::zeros_like(&model);
+        let losses = model.forward_backward_fixed(&ids, 2, &coefficients, &mut gradients).unwrap();
+        assert_eq!(model.score(&ids, 2).unwrap().cross_entropy, losses, "{name}");
+        let expected_losses = expected.numbers("cross_entropy");
+        let same = losses.iter().zip(&expected_losses).filter(|(a, b)| (*a - *b).abs() <= 2e-6).count();
+        assert!(same as f64 >= same_losses * losses.len() as f64, "{name}: {same} of {} losses", losses.len());
+        assert_close(&losses, &expected_losses, 0.02, &format!("{name}: loss"));
+        for tensor in model.layout().tensors() {
+            let found = gradients.tensor(&tensor.name).unwrap();
+            let expected = expected.numbers(&format!("gradient.{}", tensor.name));
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            let size = norm(&mut expected.iter().copied());
+            let distance = norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+            assert!(distance <= tolerance * size, "{name}: {} is off by {distance:e} of {size:e}", tensor.name);
         }
     }
 }

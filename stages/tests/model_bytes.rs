@@ -8,7 +8,7 @@ use std::{fs, process::Command};
 use serde_json::json;
 use twdag_stages::model::{
     AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Generation, Gradients, Model, ModelError, MomentStorage,
-    Prompt, Rope, Sampling,
+    Precision, Prompt, Rope, Sampling,
 };
 
 fn config(rope: Rope) -> Config {
@@ -37,8 +37,9 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn bytes_do_not_depend_on_threads() {
-    let work = || {
+    let work = |precision| {
         let mut model = Model::initialize(config(Rope::Default { theta: 100.0 }), 0.1, 5);
+        model.set_precision(precision);
         let mut optimizer = AdamW::new(&model, AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() });
         let mut gradients = Gradients::zeros_like(&model);
         let mut losses = Vec::new();
@@ -52,14 +53,16 @@ fn bytes_do_not_depend_on_threads() {
         let scored = model.score(&ids(3 * 333), 3).unwrap();
         (bits(&losses), bits(gradients.values()), bits(model.parameters()), bits(&scored.cross_entropy), scored.argmax)
     };
-    let expected = in_threads(1, work);
-    for threads in [2, 3] {
-        assert!(in_threads(threads, work) == expected, "{threads} threads");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let expected = in_threads(1, || work(precision));
+        for threads in [2, 3, 8] {
+            assert!(in_threads(threads, || work(precision)) == expected, "{threads} threads, {precision:?}");
+        }
     }
 }
 
 /// Prints a digest of all that models compute: initialization, training of everything and of an adapter, scoring,
-/// continuing, for both architectures.
+/// continuing, for both architectures and precisions.
 #[test]
 #[ignore = "started by `bytes_do_not_depend_on_the_instruction_set`, once for each"]
 fn digest_of_all_numbers() {
@@ -76,8 +79,10 @@ fn digest_of_all_numbers() {
         "rope_theta": 100.0, "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2,
     });
     let phi = Config::from_json("config.json".as_ref(), phi.as_object().unwrap().clone()).unwrap();
-    for config in [llama, phi] {
-        let mut model = Model::initialize(config, 0.1, 5);
+    let precisions = [Precision::F32, Precision::Bf16];
+    for (config, precision) in [llama, phi].iter().flat_map(|config| precisions.map(|precision| (config, precision))) {
+        let mut model = Model::initialize(config.clone(), 0.1, 5);
+        model.set_precision(precision);
         for moments in [MomentStorage::F32, MomentStorage::Blockwise8] {
             let settings = AdamWSettings { weight_decay: 0.1, moments, ..AdamWSettings::default() };
             let mut optimizer = AdamW::new(&model, settings);
@@ -147,8 +152,17 @@ fn known_coefficients_give_the_bits_of_those_that_wait_for_the_losses() {
 #[test]
 fn a_sequence_scores_the_same_alone_and_in_any_batch() {
     for rope in [Rope::Default { theta: 100.0 }, Rope::DynamicNtk { theta: 100.0, factor: 4.0, original_context: 64 }] {
-        let model = Model::initialize(config(rope), 0.1, 5);
-        for length in [2, 17, 64, 100, 333] {
+        let mut model = Model::initialize(config(rope.clone()), 0.1, 5);
+        for (length, precision) in [
+            (2, Precision::F32),
+            (17, Precision::F32),
+            (64, Precision::F32),
+            (100, Precision::F32),
+            (100, Precision::Bf16),
+            (333, Precision::F32),
+            (333, Precision::Bf16),
+        ] {
+            model.set_precision(precision);
             let ids = ids(40 * length);
             let alone: Vec<_> = ids.chunks(length).map(|ids| model.score(ids, 1).unwrap()).collect();
             for batch in [2, 5, 40] {

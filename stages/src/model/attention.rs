@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::{
-    kernels::{self, ExponentialSum, Matrix, multiply},
+    Precision,
+    kernels::{self, ExponentialSum, Matrix},
     shape::BLOCK,
 };
 
@@ -21,6 +22,8 @@ pub(super) struct Queries<'a> {
     pub(super) matrix: Matrix<'a>,
     /// Position of the first one; all positions from the last multiple of [`CHUNK`] up to it are visible.
     pub(super) first: usize,
+    /// In which numbers products are taken.
+    pub(super) precision: Precision,
 }
 
 /// Writes attention's output of one head to rows `stride` apart, and the logarithm of each query's sum of exponentials
@@ -39,7 +42,7 @@ pub(super) fn attend<'a>(
     log_sum: &mut [f32],
     log_sum_stride: usize,
 ) {
-    let Queries { matrix, first } = queries;
+    let Queries { matrix, first, precision } = queries;
     let (rows, head_dim) = (matrix.rows(), matrix.columns());
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut sums = [ExponentialSum::default(); BLOCK];
@@ -50,7 +53,7 @@ pub(super) fn attend<'a>(
         let mut at = start;
         while at < end {
             let key = key(at..end);
-            multiply(&mut scores[at - start..], STRIDE, matrix, key, false);
+            precision.multiply(&mut scores[at - start..], STRIDE, matrix, key, false);
             at += key.columns();
         }
         kernels::attention_probabilities(scores, STRIDE, end - start, first - start, scale, sums, factors);
@@ -61,7 +64,7 @@ pub(super) fn attend<'a>(
         while at < end {
             let value = value(at..end);
             let probabilities = Matrix::new(&scores[at - start..], rows, value.rows(), STRIDE);
-            multiply(output, stride, probabilities, value, at > 0);
+            precision.multiply(output, stride, probabilities, value, at > 0);
             at += value.rows();
         }
     }

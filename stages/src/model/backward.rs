@@ -2,12 +2,12 @@
 //! projections by blocks of rows, then the weights' gradients by blocks of their rows.
 
 use super::{
-    Gradients, Model,
+    Gradients, Model, Precision,
     attention::{CHUNK, STRIDE},
     feed::{FeedBuffers, FeedGradients},
     forward::{self, rotate},
     head,
-    kernels::{self, Matrix, multiply},
+    kernels::{self, Matrix},
     layout::BlockLayout,
     linear::{Applied, take, weight_gradients},
     rope::RopeTables,
@@ -133,7 +133,7 @@ fn layer_backward(
             key_value_head: number / parts % shape.key_value_heads,
             part: number % parts,
         };
-        attend_backward(shape, part, state, saved, attended, delta, queries, keys_values, scratch);
+        attend_backward(model.precision(), shape, part, state, saved, attended, delta, queries, keys_values, scratch);
     });
 
     buffers.norm.fill(0.0);
@@ -184,6 +184,7 @@ struct AttentionPart {
 /// as these queries contribute to them.
 #[allow(clippy::too_many_arguments)]
 fn attend_backward(
+    precision: Precision,
     shape: &Shape,
     part: AttentionPart,
     state: &State,
@@ -220,8 +221,8 @@ fn attend_backward(
                     let place = key_block * shape.transposed_block() + part.key_value_head * head_dim * BLOCK;
                     let key = Matrix::new(&state.keys[place..], head_dim, columns, BLOCK);
                     let value = Matrix::new(&state.values[place..], head_dim, columns, BLOCK);
-                    multiply(&mut scores[offset..], STRIDE, query, key, false);
-                    multiply(&mut score_gradients[offset..], STRIDE, gradient, value, false);
+                    precision.multiply(&mut scores[offset..], STRIDE, query, key, false);
+                    precision.multiply(&mut score_gradients[offset..], STRIDE, gradient, value, false);
                 }
                 kernels::attention_gradient(
                     scores,
@@ -239,10 +240,10 @@ fn attend_backward(
                 let probabilities = Matrix::new(scores, rows, count, STRIDE);
                 let score_gradient = Matrix::new(score_gradients, rows, count, STRIDE);
                 let range = first_key * head_dim..;
-                multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), gradient, true);
-                multiply(&mut keys[range], head_dim, score_gradient.transposed(), query, true);
+                precision.multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), gradient, true);
+                precision.multiply(&mut keys[range], head_dim, score_gradient.transposed(), query, true);
                 let key = Matrix::new(&key_rows[first_key * width..], count, head_dim, width);
-                multiply(target, group * head_dim, score_gradient, key, first_key > 0);
+                precision.multiply(target, group * head_dim, score_gradient, key, first_key > 0);
             }
         }
     }

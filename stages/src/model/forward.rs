@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Model,
+    Model, Precision,
     attention::{self, Queries, STRIDE},
     feed::FeedOutput,
     kernels::{self, Matrix},
@@ -74,7 +74,7 @@ fn layer_forward(
         .collect();
     scratch.run(tasks, |task, scratch| {
         let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
-        attend(shape, current, place, attended, log_sum, scratch);
+        attend(model.precision(), shape, current, place, attended, log_sum, scratch);
         let input = place.of(&current.input, shape.hidden);
         let mut own = std::mem::take(&mut scratch.raised);
         let raised = if raised.is_empty() {
@@ -154,6 +154,7 @@ pub(super) fn rotate(shape: &Shape, tables: &RopeTables, place: Place, projected
 
 /// Causal attention of a block of queries to all keys up to its own.
 fn attend(
+    precision: Precision,
     shape: &Shape,
     state: &State,
     place: Place,
@@ -169,6 +170,7 @@ fn attend(
         let queries = Queries {
             matrix: Matrix::new(&sequence[place.first * width + head * head_dim..], place.rows, head_dim, width),
             first: place.first,
+            precision,
         };
         let key = |positions: Range<usize>| {
             let block = place.sequence * shape.blocks() + positions.start / BLOCK;

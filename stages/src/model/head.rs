@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    Model, Predictions,
-    kernels::{self, HeadRow, Matrix, multiply},
+    Model, Precision, Predictions,
+    kernels::{self, HeadRow, Matrix},
     linear::{Linear, take},
     shape::{BLOCK, Place, Shape},
     workspace::{ScratchPool, Workspace},
@@ -156,7 +156,7 @@ impl<'a> Head<'a> {
         }
         let weight = Matrix::new(weight, ids.len(), hidden, hidden);
         let columns = Matrix::new(self.columns, hidden, self.place.rows, BLOCK);
-        multiply(logits, BLOCK, weight, columns, head.bias.is_some());
+        self.model.precision().multiply(logits, BLOCK, weight, columns, head.bias.is_some());
     }
 
     /// Reads logits of some ids; those of targets go to `cross_entropy`.
@@ -255,7 +255,7 @@ pub(super) fn backward(
                 let weight = &parameters[layout.head.weight.clone()][piece.start * hidden..piece.end * hidden];
                 let weight = Matrix::new(weight, piece.len(), hidden, hidden);
                 let logits = Matrix::new(logits, piece.len(), place.rows, BLOCK).transposed();
-                multiply(gradient, hidden, logits, weight, piece.start > 0);
+                model.precision().multiply(gradient, hidden, logits, weight, piece.start > 0);
             }
             output.fill(0.0);
             let input = place.of(input, hidden);
@@ -265,7 +265,16 @@ pub(super) fn backward(
         // Frozen beside an adapter.
         if model.adapter().is_none() {
             let (logits, normalized) = (&buffers.logits, &buffers.normalized);
-            weight_gradients(&layout.head, shape, chunk, logits, normalized, gradients, &workspace.scratch);
+            weight_gradients(
+                model.precision(),
+                &layout.head,
+                shape,
+                chunk,
+                logits,
+                normalized,
+                gradients,
+                &workspace.scratch,
+            );
         }
     }
     let parts = if model.adapter().is_some() { &[] } else { buffers.norm.as_slice() };
@@ -275,7 +284,9 @@ pub(super) fn backward(
 }
 
 /// Adds the gradients of the output layer's parameters for some blocks of rows, one block after the other.
+#[allow(clippy::too_many_arguments)]
 fn weight_gradients(
+    precision: Precision,
     head: &Linear,
     shape: &Shape,
     places: &[Place],
@@ -291,7 +302,7 @@ fn weight_gradients(
         for (place, logits) in places.iter().zip(logits.chunks_exact(shape.vocabulary * BLOCK)) {
             let logits = Matrix::new(&logits[task * TASK * BLOCK..], ids, place.rows, BLOCK);
             let rows = &normalized[(place.row - first_row) * hidden..];
-            multiply(target, hidden, logits, Matrix::new(rows, place.rows, hidden, hidden), true);
+            precision.multiply(target, hidden, logits, Matrix::new(rows, place.rows, hidden, hidden), true);
         }
     });
     let Some(bias) = &head.bias else { return };

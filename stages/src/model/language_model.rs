@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Adapter, Config, Gradients, Layout, ModelError, Rope, Tensor, forward, head,
+    Adapter, Config, Gradients, Layout, ModelError, Precision, Rope, Tensor, forward, head,
     rope::RopeTables,
     shape::Shape,
     workspace::{Activations, Workspace},
 };
 
-/// A language model whose parameters are f32 on the CPU.
+/// A language model on the CPU. Its parameters are f32.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
@@ -18,6 +18,7 @@ pub struct Model {
     /// If there is one, it is what training changes, and `parameters` stay.
     adapter: Option<Adapter>,
     activations: Activations,
+    precision: Precision,
     tables: Mutex<Option<Arc<RopeTables>>>,
     /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
     scoring: Mutex<Vec<Workspace>>,
@@ -49,6 +50,7 @@ impl Model {
             parameters,
             adapter: None,
             activations: Activations::default(),
+            precision: Precision::default(),
             tables: Mutex::default(),
             scoring: Mutex::default(),
             training: Mutex::default(),
@@ -86,6 +88,16 @@ impl Model {
     pub fn set_activations(&mut self, activations: Activations) {
         self.activations = activations;
         self.training = Mutex::default();
+    }
+
+    /// Says in which numbers products are taken from now on, in scoring and training. The products of an adapter, which are
+    /// small, and those of generation stay f32.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The tensors that are trained: all, or those of the adapter.

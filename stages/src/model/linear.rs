@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Model,
-    kernels::{self, Matrix, multiply},
+    kernels::{self, Matrix},
     workspace::ScratchPool,
 };
 
@@ -35,7 +35,8 @@ impl Linear {
         let rows = output.len() / outputs;
         let weight = Matrix::new(&model.parameters()[self.weight.clone()], outputs, inputs, inputs);
         let accumulate = accumulate || self.bias.is_some();
-        multiply(output, outputs, Matrix::new(input, rows, inputs, inputs), weight.transposed(), accumulate);
+        let input_rows = Matrix::new(input, rows, inputs, inputs);
+        model.precision().multiply(output, outputs, input_rows, weight.transposed(), accumulate);
         if let Some(adapter) = model.adapter() {
             adapter.apply(self, input, output);
         }
@@ -46,7 +47,8 @@ impl Linear {
         let Self { inputs, outputs, .. } = *self;
         let rows = input_gradient.len() / inputs;
         let weight = Matrix::new(&model.parameters()[self.weight.clone()], outputs, inputs, inputs);
-        multiply(input_gradient, inputs, Matrix::new(gradient, rows, outputs, outputs), weight, accumulate);
+        let gradient_rows = Matrix::new(gradient, rows, outputs, outputs);
+        model.precision().multiply(input_gradient, inputs, gradient_rows, weight, accumulate);
         if let Some(adapter) = model.adapter() {
             adapter.input_gradient(self, gradient, input_gradient);
         }
@@ -92,7 +94,7 @@ pub(super) fn weight_gradients(
     scratch.run(tasks, |(linear, gradients, inputs, target, bias), _| {
         let width = linear.inputs;
         let left = Matrix::new(gradients, rows, target.len() / width, linear.outputs).transposed();
-        multiply(target, width, left, Matrix::new(inputs, rows, width, width), true);
+        model.precision().multiply(target, width, left, Matrix::new(inputs, rows, width, width), true);
         if let Some(bias) = bias {
             kernels::add_column_sums(gradients, linear.outputs, rows, bias);
         }

@@ -1,4 +1,5 @@
-//! Models in training form: configuration, checkpoints, forward and backward in f32 on the CPU.
+//! Models in training form: configuration, checkpoints, forward and backward on the CPU, in f32 or with products of factors
+//! that are rounded to bf16.
 //!
 //! A [`Model`] keeps all its parameters in one flat buffer ([`Layout`] says where each tensor lies), computes the
 //! cross entropy of every target ([`Model::score`]) and its gradient ([`Model::forward_backward`]) without a tape:
@@ -19,6 +20,7 @@ mod backward;
 mod batch;
 mod checkpoint;
 mod companions;
+mod compute_device;
 mod config;
 mod device;
 mod error;
@@ -37,6 +39,7 @@ mod memory;
 mod moments;
 mod norm;
 mod phi;
+mod precision;
 mod rope;
 mod safetensors_file;
 mod shape;
@@ -47,8 +50,9 @@ pub use adamw::{AdamW, AdamWSettings};
 pub use adapter::{Adapter, AdapterSettings, BaseModel, TARGETS, expected_target};
 pub use architecture::Architecture;
 pub use companions::{Companions, copy_companions};
+pub use compute_device::ComputeDevice;
 pub use config::Config;
-pub use device::{ComputeDevice, DeviceGradients, DeviceModel, DeviceTraining, Precision};
+pub use device::{DeviceGradients, DeviceModel, DeviceTraining};
 pub use error::ModelError;
 pub use generation::{Cache, Generated, Generation, Prompt, Sampling};
 pub use gradients::Gradients;
@@ -56,5 +60,6 @@ pub use language_model::{Model, Predictions};
 pub use layout::{Layout, Tensor};
 pub use memory::{MemoryBudget, Purpose};
 pub use moments::MomentStorage;
+pub use precision::Precision;
 pub use rope::Rope;
 pub use workspace::Activations;

@@ -65,8 +65,11 @@ impl Engine {
     pub(super) fn open(settings: &Score, context: &Context) -> Result<Self, StageError> {
         let (folder, rope) = (context.input(&settings.model)?, settings.rope.clone());
         Ok(match (settings.device, rope) {
-            (ComputeDevice::Cpu {}, Some(rope)) => Self::Cpu(Model::open_with_rope(folder, rope)?),
-            (ComputeDevice::Cpu {}, None) => Self::Cpu(Model::open(folder)?),
+            (ComputeDevice::Cpu { precision }, rope) => {
+                let mut model = rope.map_or_else(|| Model::open(folder), |rope| Model::open_with_rope(folder, rope))?;
+                model.set_precision(precision);
+                Self::Cpu(model)
+            }
             (device, rope) => Self::Device(DeviceModel::open(folder, rope, &device.open()?, device.precision())?),
         })
     }

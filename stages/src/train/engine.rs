@@ -19,8 +19,10 @@ impl Engine {
     /// The one that the settings ask for.
     pub(super) fn new(settings: &Train, state: &State) -> Result<Self, StageError> {
         match settings.device {
-            ComputeDevice::Cpu {} => Ok(Self::Cpu(Gradients::zeros_like(&state.model))),
-            device => Ok(Self::on(&device.open()?, device.precision(), settings.activations.0, state)?),
+            ComputeDevice::Cpu { .. } => Ok(Self::Cpu(Gradients::zeros_like(&state.model))),
+            device @ ComputeDevice::Cuda { .. } => {
+                Ok(Self::on(&device.open()?, device.precision(), settings.activations.0, state)?)
+            }
         }
     }
 

@@ -47,6 +47,9 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         State { optimizer: AdamW::new(&model, optimizer), model, log: Vec::new() }
     };
     state.model.set_activations(settings.activations.0);
+    if settings.device.is_cpu() {
+        state.model.set_precision(settings.device.precision());
+    }
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
     for (field, probability) in state.model.config().dropout() {
         context.warn(format!(

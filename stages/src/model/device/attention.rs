@@ -5,7 +5,8 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{Precision, positions::Positions};
+use super::positions::Positions;
+use crate::model::Precision;
 use crate::model::shape::Shape;
 
 /// Most queries, and keys, of a block. Results depend on it, so it is fixed.

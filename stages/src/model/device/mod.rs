@@ -11,7 +11,6 @@ mod activation;
 mod attention;
 mod backward;
 mod block;
-mod compute_device;
 mod gradients;
 mod head;
 mod norm;
@@ -20,9 +19,7 @@ mod precision;
 mod structure;
 mod training;
 
-pub use compute_device::ComputeDevice;
 pub use gradients::DeviceGradients;
-pub use precision::Precision;
 pub use training::DeviceTraining;
 
 use std::{
@@ -32,7 +29,7 @@ use std::{
 
 use candle_core::{DType, Device, Result as DeviceResult, Tensor};
 
-use super::{Config, Layout, ModelError, Rope, checkpoint::Folder, safetensors_file::root, shape::Shape};
+use super::{Config, Layout, ModelError, Precision, Rope, checkpoint::Folder, safetensors_file::root, shape::Shape};
 use positions::Positions;
 use structure::{Slot, Structure};
 
@@ -137,6 +134,6 @@ impl DeviceModel {
     }
 }
 
-fn refused(error: candle_core::Error) -> ModelError {
+pub(super) fn refused(error: candle_core::Error) -> ModelError {
     ModelError::Device { problem: root(&error) }
 }

@@ -1,18 +1,7 @@
-//! In which numbers products are taken.
+//! Products on a device.
 
+use crate::model::Precision;
 use candle_core::{DType, Result, Tensor};
-use serde::{Deserialize, Serialize};
-
-/// In which numbers matrix products are taken. Everything else (norms, soft-max, activations, sums, the residual stream,
-/// losses, gradients, the optimizer) is f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Precision {
-    /// f32, without TF32.
-    #[default]
-    F32,
-    /// Factors rounded to bf16, their products summed in f32, each result rounded to bf16: what PyTorch's autocast does.
-    Bf16,
-}
 
 impl Precision {
     /// The type of the factors.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{
     super::{
-        Model, ModelError,
+        Model, ModelError, Precision,
         attention::{self, Queries, STRIDE},
         feed::FeedOutput,
         kernels::{self, Matrix},
@@ -207,7 +207,8 @@ fn attend(shape: &Shape, pages: &[Page], first: usize, projected: &[f32], attend
             let values = &pages[positions.start / BLOCK].values[start + positions.start % BLOCK * head_dim..];
             Matrix::new(values, together(&positions), head_dim, head_dim)
         };
-        let queries = Queries { matrix: Matrix::new(&projected[head * head_dim..], rows, head_dim, width), first };
+        let matrix = Matrix::new(&projected[head * head_dim..], rows, head_dim, width);
+        let queries = Queries { matrix, first, precision: Precision::F32 };
         attention::attend(queries, key, value, scores, &mut attended[head * head_dim..], output_width, log_sum, 1);
     }
 }

@@ -4,11 +4,14 @@
 //! is in the output where a product is added to it. So neither the instruction set nor the tiles, blocks and packing that
 //! are chosen here change a bit.
 //!
+//! With factors rounded to bf16 ([`bf16`]) the chain is one of pairs, as the instruction for it has it.
+//!
 //! A tile of the output stays in registers while the inner index runs ([`tile`]). One operand gives a number for each of
 //! its rows, from wherever that lies; the other gives vectors, which are packed side by side before. Where the right
 //! operand is a transposed matrix (rows times the transposed weights), the transposed product is computed instead, so that
 //! weights are read as they are, once for each block of rows, and only the rows are packed.
 
+mod bf16;
 mod pack;
 mod product;
 #[cfg(test)]
@@ -82,10 +85,46 @@ pub(in crate::model) fn multiply(
     multiply_with(chosen(), output, stride, left, right, accumulate);
 }
 
+/// As [`multiply`], with factors rounded to bf16. Each number of the product is one chain that [`bf16`] defines.
+pub(in crate::model) fn multiply_bf16(
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    multiply_bf16_with(chosen(), output, stride, left, right, accumulate);
+}
+
 fn multiply_with(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+    let Some((left, right, transposed)) = ordered(output, stride, left, right, accumulate) else { return };
+    arch.dispatch(Product { left, right, output, stride, transposed, accumulate });
+}
+
+fn multiply_bf16_with(
+    arch: Arch,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    let Some((left, right, transposed)) = ordered(output, stride, left, right, accumulate) else { return };
+    bf16::compute(arch, bf16::Product { left, right, output, stride, transposed, accumulate });
+}
+
+/// Checks the operands and puts them in the order in which they are multiplied, or does what there is to do without;
+/// the last says whether it is the transposed product then.
+fn ordered<'a>(
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    accumulate: bool,
+) -> Option<(Matrix<'a>, Matrix<'a>, bool)> {
     let (rows, columns) = (left.rows, right.columns);
     if rows == 0 || columns == 0 {
-        return;
+        return None;
     }
     assert_eq!(left.columns, right.rows, "inner sizes of a matrix product");
     assert!(left.is_inside() && right.is_inside(), "operands of a matrix product lie inside their slices");
@@ -94,9 +133,8 @@ fn multiply_with(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>
         if !accumulate {
             output.chunks_mut(stride).take(rows).for_each(|row| row[..columns].fill(0.0));
         }
-        return;
+        return None;
     }
     let transposed = right.column_stride != 1;
-    let (left, right) = if transposed { (right.transposed(), left.transposed()) } else { (left, right) };
-    arch.dispatch(Product { left, right, output, stride, transposed, accumulate });
+    Some(if transposed { (right.transposed(), left.transposed(), true) } else { (left, right, false) })
 }

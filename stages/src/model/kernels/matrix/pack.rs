@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use super::{super::transpose, Matrix};
 
-/// A buffer of so many numbers that begins where a line of the cache does.
-pub(super) fn aligned(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// A buffer of so many numbers of 32 bits that begins where a line of the cache does.
+pub(super) fn aligned<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     const LINE: usize = 16;
     if buffer.len() < len + LINE {
-        buffer.resize(len + LINE, 0.0);
+        buffer.resize(len + LINE, T::default());
     }
-    let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let start = buffer.as_ptr().align_offset(LINE * size_of::<T>()).min(LINE);
     &mut buffer[start..start + len]
 }
 

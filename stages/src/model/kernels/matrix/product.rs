@@ -56,7 +56,7 @@ thread_local! {
 }
 
 /// Cuts `0..total` into the fewest parts of at most `most`, as even as can be.
-fn even(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+pub(super) fn even(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let count = total.div_ceil(most);
     (0..count).map(move |part| part * total / count..(part + 1) * total / count)
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{super::dispatch::sets, Matrix, multiply_with};
+use super::{super::dispatch::sets, Matrix, multiply_bf16_with, multiply_with};
 
 /// A matrix in memory with room around it: numbers, sizes, stride, whether it is given as the transpose of what lies there.
 #[derive(Clone, Debug)]
@@ -46,22 +46,65 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| (next() as f32 / u32::MAX as f32 - 0.5) * (next() as f32 / u32::MAX as f32).exp2()).collect()
 }
 
-fn check(left: &Operand, right: &Operand, gap: usize, accumulate: bool) {
-    let (rows, columns, stride) = (left.rows, right.columns, right.columns + gap);
-    let before = numbers(rows.max(1) * stride, 7);
-    let mut expected = before.clone();
-    for row in 0..rows {
-        for column in 0..columns {
-            let number = &mut expected[row * stride + column];
-            let start = if accumulate { *number } else { 0.0 };
-            *number = (0..left.columns).fold(start, |sum, i| left.at(row, i).mul_add(right.at(i, column), sum));
+/// Zero, of the same sign, for what is smaller than normal numbers.
+fn flush(number: f32) -> f32 {
+    if number.abs() < f32::MIN_POSITIVE { 0.0_f32.copysign(number) } else { number }
+}
+
+/// The nearest number of 8 significant bits, the even one of two.
+fn bf16(number: f32) -> f32 {
+    let number = flush(number);
+    if number == 0.0 {
+        return number;
+    }
+    let (mut unit, size) = (f64::from(f32::MIN_POSITIVE), f64::from(number.abs()));
+    while unit * 2.0 <= size {
+        unit *= 2.0;
+    }
+    let unit = unit / 128.0;
+    ((f64::from(number) / unit).round_ties_even() * unit) as f32
+}
+
+fn exact(sum: f32, left: &[f32], right: &[f32]) -> f32 {
+    left.iter().zip(right).fold(sum, |sum, (left, right)| left.mul_add(*right, sum))
+}
+
+/// By pairs, the second number first.
+fn by_pairs(mut sum: f32, left: &[f32], right: &[f32]) -> f32 {
+    for (left, right) in left.chunks(2).zip(right.chunks(2)) {
+        for (left, right) in left.iter().zip(right).rev() {
+            sum = flush(left.mul_add(*right, sum));
         }
     }
-    for (name, arch) in sets() {
-        let mut found = before.clone();
-        multiply_with(arch, &mut found, stride, left.matrix(), right.matrix(), accumulate);
-        let wrong = found.iter().zip(&expected).position(|(found, expected)| found.to_bits() != expected.to_bits());
-        assert_eq!(wrong, None, "{name}: {rows} x {} x {columns}, gap {gap}, {accumulate}", left.columns);
+    sum
+}
+
+/// A form of products: its name, what becomes of factors, how they are summed.
+type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32);
+
+const FORMS: [Form; 2] = [("f32", |number| number, exact), ("bf16", bf16, by_pairs)];
+
+fn check(left: &Operand, right: &Operand, gap: usize, accumulate: bool) {
+    let (rows, depth, columns) = (left.rows, left.columns, right.columns);
+    let stride = columns + gap;
+    let before = numbers(rows.max(1) * stride, 7);
+    for (form, factor, chain) in FORMS {
+        let lefts: Vec<Vec<f32>> = (0..rows).map(|row| (0..depth).map(|i| factor(left.at(row, i))).collect()).collect();
+        let rights: Vec<Vec<f32>> =
+            (0..columns).map(|column| (0..depth).map(|i| factor(right.at(i, column))).collect()).collect();
+        let mut expected = before.clone();
+        for (left, expected) in lefts.iter().zip(expected.chunks_mut(stride.max(1))) {
+            for (right, number) in rights.iter().zip(expected) {
+                *number = chain(if accumulate { *number } else { 0.0 }, left, right);
+            }
+        }
+        for (name, arch) in sets() {
+            let mut found = before.clone();
+            let multiply = if form == "f32" { multiply_with } else { multiply_bf16_with };
+            multiply(arch, &mut found, stride, left.matrix(), right.matrix(), accumulate);
+            let wrong = found.iter().zip(&expected).position(|(found, expected)| found.to_bits() != expected.to_bits());
+            assert_eq!(wrong, None, "{form}, {name}: {rows} x {depth} x {columns}, gap {gap}, {accumulate}");
+        }
     }
 }
 
@@ -88,5 +131,18 @@ fn blocks_change_no_bit() {
             let right = Operand::new(depth, columns, 0, right, 4);
             check(&left, &right, 5, true);
         }
+    }
+}
+
+/// Tiny numbers, which become zero on the way, and what rounds to infinity.
+#[test]
+fn bf16_has_no_numbers_below_normal_ones() {
+    for scale in [1e-19, 1e-20, 1e-38, 1e-40, 1e19, 1e38] {
+        let scaled = |mut operand: Operand| {
+            operand.data.iter_mut().for_each(|number| *number *= scale);
+            operand
+        };
+        let (left, right) = (Operand::new(9, 37, 0, false, 5), Operand::new(37, 40, 0, false, 6));
+        check(&scaled(left), &scaled(right), 0, false);
     }
 }

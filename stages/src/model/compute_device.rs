@@ -5,8 +5,8 @@ use std::env;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Precision, refused};
-use crate::{model::ModelError, stage::CPU_F32};
+use super::{ModelError, Precision, device::refused};
+use crate::stage::CPU_F32;
 
 /// The variable by which CUDA, and whoever lends devices to stages, says which there are.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
@@ -17,7 +17,11 @@ const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 #[serde(deny_unknown_fields)]
 pub enum ComputeDevice {
     /// The processor.
-    Cpu {},
+    Cpu {
+        /// In which numbers matrix products are taken.
+        #[serde(default)]
+        precision: Precision,
+    },
     /// The first of the NVIDIA devices that the stage sees.
     Cuda {
         /// In which numbers matrix products are taken.
@@ -28,7 +32,7 @@ pub enum ComputeDevice {
 
 impl Default for ComputeDevice {
     fn default() -> Self {
-        Self::Cpu {}
+        Self::Cpu { precision: Precision::F32 }
     }
 }
 
@@ -46,7 +50,8 @@ impl ComputeDevice {
     /// Device kind and type of the products, as keys have it.
     pub fn numeric_class(self) -> &'static str {
         match self {
-            Self::Cpu {} => CPU_F32,
+            Self::Cpu { precision: Precision::F32 } => CPU_F32,
+            Self::Cpu { precision: Precision::Bf16 } => "cpu-bf16",
             Self::Cuda { precision: Precision::F32 } => "cuda-f32",
             Self::Cuda { precision: Precision::Bf16 } => "cuda-bf16",
         }
@@ -55,8 +60,7 @@ impl ComputeDevice {
     /// In which numbers matrix products are taken.
     pub fn precision(self) -> Precision {
         match self {
-            Self::Cpu {} => Precision::F32,
-            Self::Cuda { precision } => precision,
+            Self::Cpu { precision } | Self::Cuda { precision } => precision,
         }
     }
 
