@@ -21,7 +21,7 @@ use twdag_stages::{
     score::Score,
     stage::{Kind as _, StageError, StageEvent},
     train::{Train, TrainingStep, learning_rate},
-    weighting::{Shape, weigh},
+    weighting::{Shape, weigh, weighted_mean},
 };
 
 #[derive(Deserialize)]
@@ -166,6 +166,34 @@ fn long_ce_in_training_is_that_of_its_windows() {
         whole += usize::from(weights[44..].iter().any(|&weight| weight != 1.0));
     }
     assert_eq!(whole, reference().ids.len());
+}
+
+/// With a learning rate of 0 the losses are those of the model that was given.
+#[test]
+fn scores_are_of_rounded_losses_on_request_and_the_loss_is_not_rounded() {
+    let room = room();
+    let short = ArraySet::open(&room.path("short"), ArrayKind::CrossEntropy).expect("losses");
+    let model = Model::open(&stories()).expect("a model");
+    let round = |losses: &[f32]| losses.iter().map(|loss| half::bf16::from_f32(*loss).to_f32()).collect::<Vec<f32>>();
+    let shape = Shape::Dense { lambda: 0.25 };
+    let (mut exact, mut rounded) = (Vec::new(), Vec::new());
+    for (sequence, ids) in reference().ids.iter().enumerate() {
+        let long = model.score(ids, 1).expect("losses").cross_entropy;
+        let short = short.row(sequence).expect("a row");
+        let loss = |weights: &[f32]| weighted_mean(&long, weights);
+        exact.push(loss(&weigh(None, &shape, &long, &short, 0).expect("weights")));
+        rounded.push(loss(&weigh(None, &shape, &round(&long), &short, 0).expect("weights")));
+    }
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!((mean(&exact) - mean(&rounded)).abs() > 1e-4, "rounding does not show here");
+    for (name, rounding, expected) in [("exact", "", mean(&exact)), ("rounded", "rounding: Long, ", mean(&rounded))] {
+        let settings = format!(
+            "steps: 1, batch: 4, learning_rate: 0, weighting: Frozen(short: \"short\", {rounding}shape: Dense(lambda: 0.25))"
+        );
+        room.train(name, 2, &settings, in_peace).expect("a model");
+        let found = room.log(name)[0].loss;
+        assert!((found - expected).abs() < 2e-6, "{name}: found {found}, expected {expected}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod stage_support;
 
 use proptest::prelude::*;
 use stage_support::toy;
-use twdag_stages::weighting::{Compare, Normalization, Shape, Transform, check, weigh, weighted_mean};
+use twdag_stages::weighting::{Compare, Normalization, Rounding, Shape, Transform, check, weigh, weighted_mean};
 
 /// Scores as losses of a long side over a short side of zeros.
 fn from_scores(shape: &Shape, scores: &[f32]) -> Vec<f32> {
@@ -189,14 +189,20 @@ fn the_first_table_of_the_paper() {
     }
 }
 
-/// Losses that come from a model in bfloat16 keep their rounding: nothing in between rounds again.
 #[test]
-fn losses_in_bfloat16() {
-    let (long, short) = ([8.75, 4.53125, 3.765625], [8.5, 4.40625, 4.84375]);
+fn losses_are_rounded_to_bf16_on_request() {
+    let (mut long, mut short) = ([8.75, 4.54, 3.76], [8.49, 4.40, 4.84]);
+    Rounding::Long.apply(&mut long, &mut short);
+    assert_eq!((long, short), ([8.75, 4.53125, 3.765625], [8.49, 4.40, 4.84]));
+    Rounding::Both.apply(&mut long, &mut short);
+    assert_eq!((long, short), ([8.75, 4.53125, 3.765625], [8.5, 4.40625, 4.84375]));
+    // Nothing in between rounds again.
     assert_eq!(
         weigh(Some(Compare::AbsoluteDifference), &pipeline(vec![], None), &long, &short, 0),
         Ok(vec![0.25, 0.125, 1.078125])
     );
+    let refused = Rounding::check(Some(Rounding::Both), &Shape::Focal { gamma: 2.0 }, "weighting.").expect_err("an error");
+    insta::assert_snapshot!(refused, @"setting `weighting.rounding` is Both, expected nothing: `Uniform` and `Focal` compare no losses");
 }
 
 #[test]

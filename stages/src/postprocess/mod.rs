@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     stage::{Context, Kind, Numerics, Reference, SettingError, StageError},
-    weighting::{self, Compare, Shape},
+    weighting::{self, Compare, Rounding, Shape},
 };
 
 /// Settings of a `Postprocess` stage.
@@ -20,6 +20,9 @@ pub struct Postprocess {
     /// How losses are compared; the shape chooses if absent (see [`Compare`]).
     #[serde(default)]
     pub compare: Option<Compare>,
+    /// Losses that are rounded to bf16 before they are compared; none if absent (see [`Rounding`]).
+    #[serde(default)]
+    pub rounding: Option<Rounding>,
     /// The form of the weights.
     pub shape: Shape,
 }
@@ -32,6 +35,7 @@ impl Kind for Postprocess {
     const NUMERICS: Numerics = Numerics::Exact;
 
     fn check(&self) -> Result<(), SettingError> {
+        Rounding::check(self.rounding, &self.shape, "")?;
         weighting::check(self.compare, &self.shape, "")
     }
 

@@ -37,7 +37,10 @@ pub(super) fn run(settings: &Postprocess, context: &Context) -> Result<(), Stage
         let rows = sequences
             .into_par_iter()
             .map(|sequence| {
-                let (long, short) = (long.row(sequence)?, short.row(sequence)?);
+                let (mut long, mut short) = (long.row(sequence)?, short.row(sequence)?);
+                if let Some(rounding) = settings.rounding {
+                    rounding.apply(&mut long, &mut short);
+                }
                 weigh(settings.compare, &settings.shape, &long, &short, sequence as u64)
                     .map_err(|error| error.in_stage(""))
             })

@@ -20,7 +20,7 @@ use crate::{
     model::{Activations, AdapterSettings, ComputeDevice, MomentStorage, TARGETS, expected_target},
     score::{Bos, Windows},
     stage::{Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
-    weighting::{self, Compare, Shape},
+    weighting::{self, Compare, Rounding, Shape},
 };
 
 /// Settings of a `Train` stage.
@@ -216,6 +216,9 @@ pub enum Weighting {
         /// How losses are compared; the shape chooses if absent (see [`Compare`]).
         #[serde(default)]
         compare: Option<Compare>,
+        /// Losses that are rounded to bf16 before they are compared; none if absent (see [`Rounding`]).
+        #[serde(default)]
+        rounding: Option<Rounding>,
         /// The form of the weights.
         shape: Shape,
     },
@@ -233,6 +236,9 @@ pub enum Weighting {
         /// How losses are compared; the shape chooses if absent (see [`Compare`]).
         #[serde(default)]
         compare: Option<Compare>,
+        /// Losses that are rounded to bf16 before they are compared; none if absent (see [`Rounding`]).
+        #[serde(default)]
+        rounding: Option<Rounding>,
         /// The form of the weights.
         shape: Shape,
     },
@@ -297,9 +303,13 @@ impl Kind for Train {
         match &self.weighting {
             Weighting::Uniform | Weighting::Static { .. } => Ok(()),
             Weighting::Focal { gamma } => weighting::focal("weighting.gamma".to_owned(), *gamma),
-            Weighting::Frozen { compare, shape, .. } => weighting::check(*compare, shape, "weighting."),
-            Weighting::Unfrozen { windows, compare, shape, .. } => {
+            Weighting::Frozen { compare, rounding, shape, .. } => {
+                Rounding::check(*rounding, shape, "weighting.")?;
+                weighting::check(*compare, shape, "weighting.")
+            }
+            Weighting::Unfrozen { windows, compare, rounding, shape, .. } => {
                 windows.check("weighting.windows.")?;
+                Rounding::check(*rounding, shape, "weighting.")?;
                 weighting::check(*compare, shape, "weighting.")
             }
         }

@@ -87,12 +87,12 @@ impl<'a> Targets<'a> {
                     all.extend(weights.map_err(|error| error.in_stage("weighting."))?);
                 }
                 Self::Frozen { settings, short } => {
-                    all.extend(shaped(settings, long, &short.row(sequence)?, sequence)?);
+                    all.extend(shaped(settings, long, short.row(sequence)?, sequence)?);
                 }
                 Self::Unfrozen { settings, overwritten, .. } => {
                     let mut short = short[index * targets..(index + 1) * targets].to_vec();
                     short[..*overwritten].copy_from_slice(&long[..*overwritten]);
-                    all.extend(shaped(settings, long, &short, sequence)?);
+                    all.extend(shaped(settings, long, short, sequence)?);
                 }
             }
         }
@@ -100,10 +100,14 @@ impl<'a> Targets<'a> {
     }
 }
 
-fn shaped(settings: &Weighting, long: &[f32], short: &[f32], sequence: usize) -> Result<Vec<f32>, StageError> {
+fn shaped(settings: &Weighting, long: &[f32], mut short: Vec<f32>, sequence: usize) -> Result<Vec<f32>, StageError> {
     match settings {
-        Weighting::Frozen { compare, shape, .. } | Weighting::Unfrozen { compare, shape, .. } => {
-            weigh(*compare, shape, long, short, sequence as u64).map_err(|error| error.in_stage("weighting."))
+        Weighting::Frozen { compare, rounding, shape, .. } | Weighting::Unfrozen { compare, rounding, shape, .. } => {
+            let mut long = long.to_vec();
+            if let Some(rounding) = rounding {
+                rounding.apply(&mut long, &mut short);
+            }
+            weigh(*compare, shape, &long, &short, sequence as u64).map_err(|error| error.in_stage("weighting."))
         }
         Weighting::Uniform | Weighting::Static { .. } | Weighting::Focal { .. } => Ok(vec![1.0; long.len()]),
     }

@@ -3,11 +3,13 @@
 mod check;
 mod error;
 mod pipeline;
+mod rounding;
 mod select;
 
 pub use check::{check, focal};
 pub use error::{Side, WeightingError};
 pub use pipeline::{Weights, weigh, weighted_mean};
+pub use rounding::Rounding;
 
 use serde::{Deserialize, Serialize};
 
