@@ -1,6 +1,7 @@
 //! The command line; the only rooms that print.
 
 mod arguments;
+mod check;
 mod diff;
 mod failure;
 mod graph;
@@ -53,6 +54,7 @@ enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
     Lock(lock::Arguments),
+    Check(check::Arguments),
     Diff(diff::Arguments),
     Show(show::Arguments),
     Path(path::Arguments),
@@ -97,6 +99,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Lock(arguments) => lock::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),

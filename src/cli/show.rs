@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     arguments::{GraphArguments, stage_name},
+    check::verdict_rows,
     failure::Failure,
     output::{self, FAINT, STRONG, paint, table},
     words::{bytes, duration, short},
@@ -19,6 +20,7 @@ use crate::{
     graph::Node,
     plan::PlannedStage,
     run::{
+        check::Verdict,
         driver::announced,
         event::{AnnouncedStatus, PartCounts},
     },
@@ -59,6 +61,8 @@ struct Document {
     files: Vec<Entry>,
     provenance: Option<Provenance>,
     notices: Vec<String>,
+    /// What came of computing it again, if somebody did.
+    verdict: Option<Verdict>,
     parts: Option<PartCounts>,
     metrics: Option<Value>,
 }
@@ -138,6 +142,7 @@ fn collect(
         files,
         provenance,
         notices: notices.unwrap_or_default(),
+        verdict: planned.key.map(|key| store.verdict(&key)).transpose()?.flatten(),
         parts,
         metrics,
     })
@@ -201,6 +206,7 @@ fn page(document: &Document) -> String {
         let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
         section(&mut text, "provenance", rows.map(|(name, value)| vec![name.to_owned(), value]).collect());
     }
+    section(&mut text, "checked", document.verdict.as_ref().map(verdict_rows).unwrap_or_default());
     section(&mut text, "warnings", document.notices.iter().map(|notice| vec![notice.clone()]).collect());
     section(&mut text, "metrics", document.metrics.as_ref().map(scalars).unwrap_or_default());
     text

@@ -3,6 +3,7 @@
 
 pub mod amount;
 mod check;
+mod comparator;
 pub mod draw;
 mod load;
 mod model;
@@ -19,6 +20,7 @@ mod translate;
 mod typing;
 mod workspace;
 
+pub use comparator::Comparator;
 pub use load::workspace;
 pub use model::{Graph, Input, Node, Overrides, Parameter};
 pub use policy::{Policy, Request};

@@ -3,9 +3,9 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use super::{
-    Node, Problem,
+    Comparator, Node, Problem,
     amount::{self, BYTES, CPU, DURATION, MEMORY},
-    names,
+    comparator, names,
     outline::{Entry, repeated_fields},
     parameters::Effective,
     suggest::similar,
@@ -24,6 +24,8 @@ pub struct Policy {
     pub back_off: Duration,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How a result is compared when it is computed again.
+    pub comparator: Comparator,
 }
 
 /// How much a stage asks for, and where that stands.
@@ -39,11 +41,17 @@ pub struct Request {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { resources: BTreeMap::new(), retries: 0, back_off: Duration::from_secs(1), timeout: None }
+        Self {
+            resources: BTreeMap::new(),
+            retries: 0,
+            back_off: Duration::from_secs(1),
+            timeout: None,
+            comparator: Comparator::Bitwise,
+        }
     }
 }
 
-const FIELDS: [&str; 4] = ["resources", "retries", "back_off", "timeout"];
+const FIELDS: [&str; 5] = ["resources", "retries", "back_off", "timeout", "comparator"];
 const MOST_RETRIES: u64 = 100;
 
 /// Reads the `policy` block and gives each stage its own.
@@ -116,6 +124,11 @@ impl<'a> Reader<'a, '_> {
                 "timeout" => {
                     let read = |value: &Value, _: &str| amount::duration(value.as_text()?);
                     policy.timeout = self.read("timeout", &field.value, DURATION, read);
+                }
+                "comparator" => {
+                    let read = |value: &Value, text: &str| comparator::read(value, text);
+                    let found = self.read("comparator", &field.value, comparator::EXPECTED, read);
+                    policy.comparator = found.unwrap_or_default();
                 }
                 unknown => self.problems.push(
                     Problem::at(field.name, format!("a policy has no field `{unknown}`"), "not a field of a policy")

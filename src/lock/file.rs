@@ -17,6 +17,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error as _, MapAccess, Visitor},
 };
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
@@ -60,8 +61,8 @@ pub struct LockedStage {
     /// The commit that a branch of a model hub stood at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The settings as shown to people.
-    pub settings: serde_json::Value,
+    /// The settings that are given, as shown to people.
+    pub settings: Value,
     /// The content of the stages it reads, by the place in the settings.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, Digest>,
@@ -247,11 +248,23 @@ fn locked(graph: &Graph, stage: &PlannedStage, store: &Store) -> Result<LockedSt
         revision: action.revision,
         numeric_class: action.numeric_class.clone(),
         commit: notices.iter().find_map(|notice| twdag_stages::download::commit_in(notice)).map(str::to_owned),
-        settings: action.settings.clone(),
+        settings: given(&action.settings),
         inputs: digests(&action.inputs),
         sources: digests(&action.sources),
         file_names: action.file_names.clone(),
     })
+}
+
+/// Settings without those that are not given: a new version may know more of these, and the line shall stay what it is.
+fn given(settings: &Value) -> Value {
+    match settings {
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(fields.map(|(name, value)| (name.clone(), given(value))).collect())
+        }
+        Value::Array(values) => Value::Array(values.iter().map(given).collect()),
+        other => other.clone(),
+    }
 }
 
 fn options() -> Options {

@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::job::JobError;
 use crate::{
     blame::Blame,
+    compare::CompareError,
     graph::amount::{GPU, MEMORY, Shown},
     lock::Deviation,
     plan::PlanError,
@@ -38,6 +39,9 @@ pub enum RunError {
     /// Stages ask for more than there is.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  and "))]
     Excess(Vec<Excess>),
+    /// Two results cannot be compared.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(&'static str),
@@ -48,6 +52,7 @@ impl RunError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Store(error) => error.blame(),
+            Self::Compare(error) => error.blame(),
             Self::Folder { .. } | Self::System { .. } => Blame::Environment,
             Self::Excess(_) => Blame::Graph,
             Self::Bug(_) => Blame::Bug,

@@ -47,6 +47,8 @@ pub struct Job {
 pub enum Work {
     /// Split it into parts, or all of it if that is not worth while.
     Stage,
+    /// All of it in one piece.
+    Whole,
     /// One part.
     Part(Part),
     /// Put the results of its parts together.

@@ -2,6 +2,7 @@
 //! for ([`driver`]), a process for each stage or part of one ([`worker`]), and one stream of events that tells of it all ([`event`]).
 
 pub mod cached;
+pub mod check;
 pub mod driver;
 pub mod error;
 pub mod event;

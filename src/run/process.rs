@@ -26,6 +26,7 @@ use twdag_stages::stage::StageEvent;
 
 use super::{
     channel,
+    check::Surroundings,
     job::{Job, Line, Verdict},
     resources::VISIBLE_DEVICES,
     strays::Strays,
@@ -76,6 +77,28 @@ pub(super) fn program() -> io::Result<PathBuf> {
     if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe() }
 }
 
+/// The command that starts a worker, but for what is the same in all surroundings.
+fn command(surroundings: Option<&Surroundings>) -> io::Result<std::process::Command> {
+    let Some(Surroundings { folder, variables, through, .. }) = surroundings else {
+        let mut command = std::process::Command::new(program()?);
+        if let Ok(name) = std::env::current_exe() {
+            command.arg0(name);
+        }
+        return Ok(command);
+    };
+    let mut command = match through.split_first() {
+        None => std::process::Command::new(program()?),
+        Some((first, rest)) => {
+            let mut command = std::process::Command::new(first);
+            // To that program, its own process is another one.
+            command.args(rest).arg(format!("/proc/{}/exe", std::process::id()));
+            command
+        }
+    };
+    command.current_dir(folder).envs(variables.iter().map(|(name, value)| (*name, value)));
+    Ok(command)
+}
+
 /// A worker's process, as its driver has it.
 pub(super) struct Worker {
     child: Child,
@@ -88,13 +111,15 @@ impl Worker {
     /// Starts a worker in a process group of its own. Call it from a thread that lives as long as the worker shall: the
     /// kernel ends the worker when that thread ends.
     pub(super) fn start(lease: &Lease) -> io::Result<Self> {
+        Self::start_in(lease, None)
+    }
+
+    /// As [`Worker::start`], in surroundings other than the usual ones.
+    pub(super) fn start_in(lease: &Lease, surroundings: Option<&Surroundings>) -> io::Result<Self> {
         let (channel, theirs) = UnixStream::pair()?;
         // It reads at once, unless somebody has stopped it.
         channel.set_write_timeout(Some(HANDING))?;
-        let mut command = std::process::Command::new(program()?);
-        if let Ok(name) = std::env::current_exe() {
-            command.arg0(name);
-        }
+        let mut command = command(surroundings)?;
         command
             .arg("worker")
             .env("RAYON_NUM_THREADS", lease.threads.to_string())

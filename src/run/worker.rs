@@ -25,6 +25,7 @@ use crate::failpoint;
 
 use super::{
     channel::{self, Handed},
+    check::HOST_NAME,
     job::{self, Job, Line, Verdict, Work},
     strays::Strays,
 };
@@ -110,6 +111,7 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     if getppid() != driver {
         return Err(StageError::Canceled);
     }
+    take_host_name(job.driver)?;
     // If memory runs out, the kernel shall end the worker and not its driver; under the program's own name, and not
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
@@ -117,6 +119,18 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     let watched = Arc::clone(cancel);
     thread::spawn(move || die_with(driver, &watched));
     Ok(())
+}
+
+/// Takes another host name, if the driver asks for it: it has started the worker in a namespace of its own, or else the name of the
+/// whole machine would change.
+fn take_host_name(driver: u32) -> Result<(), StageError> {
+    let Some(name) = env::var_os(HOST_NAME) else { return Ok(()) };
+    let failed = |source| StageError::Environment { action: "take another host name".to_owned(), source };
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/uts"));
+    if namespace("self").map_err(failed)? == namespace(&driver.to_string()).map_err(failed)? {
+        return Err(failed(io::Error::other("the worker is in no namespace of its own")));
+    }
+    rustix::system::sethostname(name.as_encoded_bytes()).map_err(|error| failed(error.into()))
 }
 
 /// When the driver is gone, the stage gets a moment to keep its state; then the whole process group ends, with
@@ -188,6 +202,7 @@ fn compute(stage: &dyn Stage, job: &Job, context: &Context) -> Result<Verdict, S
             }
             None => stage.run(context)?,
         },
+        Work::Whole => stage.run(context)?,
         Work::Part(part) => stage.run_part(part, context)?,
         Work::Join(parts) => stage.join(parts, context)?,
     }

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{InUse, Manifest, Store, StoreError, folder, inventory::length, seals};
+use super::{InUse, Manifest, Store, StoreError, folder, inventory::length, seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// Something that keeps artifacts.
@@ -299,6 +299,11 @@ impl Sweep<'_> {
         for record in records.iter().filter(|record| !live.contains(&record.artifact)) {
             self.take(&record.path, length(&record.path))?;
             self.removed.records += 1;
+        }
+        for (digest, path) in self.store.stock(verdict::ROOM)?.named {
+            if !self.store.named("actions", &digest).exists() {
+                self.take(&path, length(&path))?;
+            }
         }
         let is_live = |digest: &Digest| live.contains(&(*digest).into());
         for view in folder::entries(&self.store.local("views"))? {

@@ -28,7 +28,7 @@ impl Store {
             entries.push(entry);
         }
         let manifest = Manifest::new(entries);
-        let artifact = manifest.id();
+        let artifact = manifest.artifact();
         let list = self.draft_manifest(&manifest, &artifact)?;
         let files = flushed.len();
         flushed.extend(list.as_ref().map(|list| list.place().to_owned()));
@@ -49,6 +49,15 @@ impl Store {
         // Only now: each name that a file gains or loses changes its change time.
         self.note(manifest.files().iter().zip(inodes));
         Ok(artifact)
+    }
+
+    /// The list of files that a folder would be taken in with; nothing is taken in.
+    pub fn list(&self, folder: &Path) -> Result<Manifest, StoreError> {
+        let files = folder::output_files(folder)?.into_iter().map(|file| {
+            let (digest, size) = object::hash(&file.path)?;
+            Ok(Entry { path: file.name, digest, size, executable: file.executable })
+        });
+        Ok(Manifest::new(files.collect::<Result<_, StoreError>>()?))
     }
 
     /// The list of files, if the store does not have it.

@@ -25,8 +25,18 @@ pub struct RoomSize {
 }
 
 /// The rooms in the order in which shared files are counted.
-const ROOMS: &[&str] =
-    &["objects", "trees", "actions", "pins", "local/scratch", "local/views", "local/quarantine", "local/runs", "local"];
+const ROOMS: &[&str] = &[
+    "objects",
+    "trees",
+    "actions",
+    "verdicts",
+    "pins",
+    "local/scratch",
+    "local/views",
+    "local/quarantine",
+    "local/runs",
+    "local",
+];
 
 impl Store {
     /// How much lies in each room.

@@ -56,7 +56,8 @@ impl Manifest {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    pub(super) fn id(&self) -> ArtifactId {
+    /// The artifact that has exactly these files.
+    pub fn artifact(&self) -> ArtifactId {
         Digest::of(&self.bytes()).into()
     }
 
@@ -89,7 +90,7 @@ impl Manifest {
             .iter()
             .filter_map(|file| Some(Entry { path: file.path.strip_prefix(&prefix)?.to_owned(), ..file.clone() }))
             .collect();
-        (!below.is_empty()).then(|| *Self::new(below).id().digest())
+        (!below.is_empty()).then(|| *Self::new(below).artifact().digest())
     }
 
     fn top(&self) -> Vec<String> {

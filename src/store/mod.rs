@@ -4,6 +4,7 @@
 //! objects/ab/REST   contents of files, named by their BLAKE3
 //! trees/ab/REST     manifests of artifacts, named by their BLAKE3
 //! actions/ab/REST   records, named by the key of the action
+//! verdicts/ab/REST  what came of computing a result again, named by the key of the action
 //! pins/NAME.json    results that stay, whatever is collected
 //! local/            what is derived or private to this machine: views, indexes, scratch, claims, leases, runs, quarantine
 //! ```
@@ -34,6 +35,7 @@ mod sealed;
 mod seals;
 mod source;
 mod stat_index;
+mod verdict;
 mod view;
 mod witness;
 

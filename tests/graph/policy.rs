@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use insta::assert_snapshot;
-use twdag::graph::{Available, Graph, Policy, Request, Workspace};
+use twdag::graph::{Available, Comparator, Graph, Policy, Request, Workspace};
 
 use super::{read, told};
 
@@ -38,9 +38,16 @@ fn every_field_is_read_and_has_a_default() {
         retries: 2,
         back_off: Duration::from_secs(10),
         timeout: Some(Duration::from_hours(2)),
+        comparator: Comparator::Bitwise,
     };
     assert_eq!(policy(&graph, "train"), expected);
-    let default = Policy { resources: BTreeMap::new(), retries: 0, back_off: Duration::from_secs(1), timeout: None };
+    let default = Policy {
+        resources: BTreeMap::new(),
+        retries: 0,
+        back_off: Duration::from_secs(1),
+        timeout: None,
+        comparator: Comparator::Bitwise,
+    };
     assert_eq!(policy(&graph, "corpus"), default);
     let graph = read(&with_policy(r#"{"train": (), }"#), &[]).expect("a good graph");
     assert_eq!(policy(&graph, "train"), default);
@@ -84,7 +91,7 @@ fn a_field_that_does_not_exist() {
     1 | Graph(version: 1, params: {"limit": "2h", "cores": 2}, policy: {"train": (retry: 1, deadline: "2h")}, stages: {
       |                                                                                     ^^^^^^^^ not a field of a policy
       |
-      = help: known fields: `resources`, `retries`, `back_off`, `timeout`
+      = help: known fields: `resources`, `retries`, `back_off`, `timeout`, `comparator`
     "#);
 }
 
