@@ -201,7 +201,8 @@ fn losses_are_rounded_to_bf16_on_request() {
         weigh(Some(Compare::AbsoluteDifference), &pipeline(vec![], None), &long, &short, 0),
         Ok(vec![0.25, 0.125, 1.078125])
     );
-    let refused = Rounding::check(Some(Rounding::Both), &Shape::Focal { gamma: 2.0 }, "weighting.").expect_err("an error");
+    let refused =
+        Rounding::check(Some(Rounding::Both), &Shape::Focal { gamma: 2.0 }, "weighting.").expect_err("an error");
     insta::assert_snapshot!(refused, @"setting `weighting.rounding` is Both, expected nothing: `Uniform` and `Focal` compare no losses");
 }
 

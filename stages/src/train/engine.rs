@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 
-use super::{Train, checkpoint::State};
+use super::{OptimizerPlace, Train, checkpoint::State};
 use crate::{
     model::{Activations, ComputeDevice, DeviceTraining, Gradients, ModelError, Precision},
     stage::StageError,
@@ -20,14 +20,23 @@ impl Engine {
     pub(super) fn new(settings: &Train, state: &State) -> Result<Self, StageError> {
         match settings.device {
             ComputeDevice::Cpu { .. } => Ok(Self::Cpu(Gradients::zeros_like(&state.model))),
-            device @ ComputeDevice::Cuda { .. } => {
-                Ok(Self::on(&device.open()?, device.precision(), settings.activations.0, state)?)
+            device @ ComputeDevice::Cuda { precision } => {
+                Ok(Self::on(&device.open()?, precision, settings.optimizer, settings.activations.0, state)?)
             }
         }
     }
 
-    fn on(device: &Device, precision: Precision, activations: Activations, state: &State) -> Result<Self, ModelError> {
-        let training = DeviceTraining::new(&state.model, &state.optimizer, device, precision)?;
+    fn on(
+        device: &Device,
+        precision: Precision,
+        optimizer: OptimizerPlace,
+        activations: Activations,
+        state: &State,
+    ) -> Result<Self, ModelError> {
+        let training = match optimizer {
+            OptimizerPlace::Device => DeviceTraining::new(&state.model, &state.optimizer, device, precision)?,
+            OptimizerPlace::Host => DeviceTraining::with_host_optimizer(&state.model, device, precision)?,
+        };
         Ok(Self::Device(Box::new(training), activations))
     }
 
@@ -102,7 +111,9 @@ impl Engine {
     pub(super) fn step(&mut self, state: &mut State, learning_rate: f64, clip_factor: f64) -> Result<(), ModelError> {
         match self {
             Self::Cpu(gradients) => state.optimizer.step(&mut state.model, gradients, learning_rate, clip_factor),
-            Self::Device(training, _) => training.step(learning_rate, clip_factor),
+            Self::Device(training, _) => {
+                training.step(&mut state.model, &mut state.optimizer, learning_rate, clip_factor)
+            }
         }
     }
 }
@@ -153,9 +164,13 @@ mod tests {
     fn a_device_takes_the_course_of_the_cpu() {
         let cpu = state();
         let expected = course(Engine::Cpu(Gradients::zeros_like(&cpu.model)), cpu);
-        for activations in [Activations::Keep, Activations::Recompute] {
+        for (activations, optimizer) in [
+            (Activations::Keep, OptimizerPlace::Device),
+            (Activations::Recompute, OptimizerPlace::Device),
+            (Activations::Keep, OptimizerPlace::Host),
+        ] {
             let state = state();
-            let engine = Engine::on(&Device::Cpu, Precision::F32, activations, &state).expect("a device");
+            let engine = Engine::on(&Device::Cpu, Precision::F32, optimizer, activations, &state).expect("a device");
             let found = course(engine, state);
             for (found, expected) in found.0.iter().zip(&expected.0) {
                 assert!((found - expected).abs() <= 1e-4 * expected.max(1.0), "found {found}, expected {expected}");

@@ -88,10 +88,31 @@ pub struct Train {
     /// What is kept of each layer for its backward pass. The result does not depend on it, nor does the key.
     #[serde(default)]
     pub activations: Manner<Activations>,
-    /// Where the model is trained. It is in the key: results of another device differ in their last digits. Adapters, and
-    /// moments in 8 bits, are for the CPU alone.
+    /// Where the model is trained. It is in the key: results of another device differ in their last digits. Adapters are
+    /// for the CPU alone, moments in 8 bits for it or for an optimizer on the host.
     #[serde(default, skip_serializing_if = "ComputeDevice::is_default")]
     pub device: ComputeDevice,
+    /// Where AdamW is, for a model on a device.
+    #[serde(default, skip_serializing_if = "OptimizerPlace::is_default")]
+    pub optimizer: OptimizerPlace,
+}
+
+/// Where the optimizer is, for a model on a device. It is in the key: they round differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerPlace {
+    /// On the device, beside the model: parameters and moments in f32, 12 bytes for each parameter.
+    #[default]
+    Device,
+    /// On the host: in each step gradients go there, and changed parameters come back. The device holds parameters in the type
+    /// of the products, and gradients.
+    Host,
+}
+
+impl OptimizerPlace {
+    /// Whether it is what a stage that says nothing has. Keys leave it out then.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_learning_rate() -> f64 {
@@ -295,10 +316,13 @@ impl Kind for Train {
                 let expected = "nothing with `lora`: adapters are trained on the CPU alone";
                 return Err(SettingError::new("device", "Cuda", expected));
             }
-            if self.moments != MomentStorage::F32 {
-                let expected = "`F32` with `device: Cuda()`: moments in 8 bits are for the CPU alone";
+            if self.moments != MomentStorage::F32 && self.optimizer == OptimizerPlace::Device {
+                let expected = "`F32` with `device: Cuda()`, or `optimizer: Host`: a device has no moments in 8 bits";
                 return Err(SettingError::new("moments", "Blockwise8", expected));
             }
+        } else if self.optimizer == OptimizerPlace::Host {
+            let expected = "nothing where the model is on the CPU: the optimizer is on the host already";
+            return Err(SettingError::new("optimizer", "Host", expected));
         }
         match &self.weighting {
             Weighting::Uniform | Weighting::Static { .. } => Ok(()),

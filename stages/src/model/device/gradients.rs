@@ -42,13 +42,23 @@ impl DeviceGradients {
     pub fn values(&self) -> Result<Vec<f32>, ModelError> {
         let len = self.slots.iter().map(|slot| slot.range.end).max().unwrap_or(0);
         let mut values = vec![0.0; len];
+        self.read(&mut values)?;
+        Ok(values)
+    }
+
+    /// Brings all gradients to the host, in the order of the [`crate::model::Layout`].
+    pub(super) fn read(&self, values: &mut [f32]) -> Result<(), ModelError> {
         for (slot, tensor) in self.slots.iter().zip(&self.tensors) {
-            if let Some(tensor) = tensor {
-                let found = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).map_err(refused)?;
-                values[slot.range.clone()].copy_from_slice(&found);
+            let values = &mut values[slot.range.clone()];
+            match tensor {
+                Some(tensor) => {
+                    let found = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).map_err(refused)?;
+                    values.copy_from_slice(&found);
+                }
+                None => values.fill(0.0),
             }
         }
-        Ok(values)
+        Ok(())
     }
 
     /// That of a slot.

@@ -76,14 +76,17 @@ impl DeviceModel {
         numbers: impl Fn(&Slot) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         let structure = Structure::new(layout, config.hidden_size);
-        let mut values = Vec::with_capacity(structure.slots.len());
-        for slot in &structure.slots {
-            let dtype = if slot.is_matrix() { precision.dtype() } else { DType::F32 };
-            let value = Tensor::from_vec(numbers(slot)?, slot.shape.as_slice(), &Device::Cpu)
-                .and_then(|value| value.to_dtype(dtype)?.to_device(device));
-            values.push(value.map_err(refused)?);
-        }
+        let value = |slot: &Slot| tensor(slot, numbers(slot)?, precision, device);
+        let values = structure.slots.iter().map(value).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { config, structure, values, device: device.clone(), precision, positions: Mutex::default() })
+    }
+
+    /// Puts other parameters in the place of those it has, in the order of the [`Layout`].
+    fn set_parameters(&mut self, parameters: &[f32]) -> Result<(), ModelError> {
+        for (slot, value) in self.structure.slots.iter().zip(&mut self.values) {
+            *value = tensor(slot, parameters[slot.range.clone()].to_vec(), self.precision, &self.device)?;
+        }
+        Ok(())
     }
 
     /// Shape and constants.
@@ -132,6 +135,13 @@ impl DeviceModel {
             }
         }
     }
+}
+
+/// The tensor of a slot: matrices in the type of the products, the rest in f32.
+fn tensor(slot: &Slot, numbers: Vec<f32>, precision: Precision, device: &Device) -> Result<Tensor, ModelError> {
+    let dtype = if slot.is_matrix() { precision.dtype() } else { DType::F32 };
+    let host = Tensor::from_vec(numbers, slot.shape.as_slice(), &Device::Cpu);
+    host.and_then(|value| value.to_dtype(dtype)?.to_device(device)).map_err(refused)
 }
 
 pub(super) fn refused(error: candle_core::Error) -> ModelError {

@@ -1,9 +1,9 @@
-//! Training on a device: f32 masters and moments of AdamW (arXiv 1711.05101) beside the model.
+//! Training on a device: f32 masters and moments of AdamW (arXiv 1711.05101) beside the model, or on the host.
 
 use candle_core::{Device, Result as DeviceResult, Tensor};
 
-use super::{DeviceGradients, DeviceModel, Precision, refused};
-use crate::model::{AdamW, AdamWSettings, Model, ModelError, kernels::AdamWStep};
+use super::{DeviceGradients, DeviceModel, Precision, refused, structure::Slot};
+use crate::model::{AdamW, AdamWSettings, Gradients, Model, ModelError, kernels::AdamWStep};
 
 /// Numbers that one step of the optimizer goes through at once: what it needs beside the state is some buffers of so many.
 const NUMBERS: usize = 1 << 24;
@@ -13,10 +13,20 @@ const NUMBERS: usize = 1 << 24;
 pub struct DeviceTraining {
     model: DeviceModel,
     gradients: DeviceGradients,
-    settings: AdamWSettings,
-    steps: u64,
-    /// By slot.
-    states: Vec<State>,
+    optimizer: Optimizer,
+}
+
+/// Where parameters are changed.
+#[derive(Debug)]
+enum Optimizer {
+    Device {
+        settings: AdamWSettings,
+        steps: u64,
+        /// By slot.
+        states: Vec<State>,
+    },
+    /// By the CPU engine, with the gradients as they were brought there last.
+    Host(Gradients),
 }
 
 /// The numbers of a slot, flat, f32.
@@ -29,17 +39,12 @@ struct State {
 }
 
 impl DeviceTraining {
-    /// Puts a model and the state of its optimizer on a device. Adapters, and moments in 8 bits, are for the CPU alone.
+    /// Puts a model and the state of its optimizer on a device. Adapters are for the CPU alone; moments in 8 bits are
+    /// for [`Self::with_host_optimizer`].
     pub fn new(model: &Model, optimizer: &AdamW, device: &Device, precision: Precision) -> Result<Self, ModelError> {
-        let no =
-            |what: &'static str| ModelError::Size { what, found: 1, expected: "none in training on a device".into() };
-        if model.adapter().is_some() {
-            return Err(no("adapters"));
-        }
-        let Some([first, second]) = optimizer.full_moments() else { return Err(no("moments in 8 bits")) };
-        let on_device = DeviceModel::new(model.config().clone(), model.layout(), device, precision, |slot| {
-            Ok(model.parameters()[slot.range.clone()].to_vec())
-        })?;
+        refuse_adapter(model)?;
+        let Some([first, second]) = optimizer.full_moments() else { return Err(unfit("moments in 8 bits")) };
+        let on_device = on_device(model, device, precision)?;
         let states = || {
             let slots = on_device.structure.slots.iter().zip(&on_device.values);
             let state = slots.map(|(slot, value)| {
@@ -50,11 +55,22 @@ impl DeviceTraining {
             });
             state.collect::<DeviceResult<Vec<_>>>()
         };
+        let (settings, steps) = (optimizer.settings(), optimizer.steps());
         Ok(Self {
-            states: states().map_err(refused)?,
+            optimizer: Optimizer::Device { settings, steps, states: states().map_err(refused)? },
             gradients: DeviceGradients::zeros_like(&on_device),
-            settings: optimizer.settings(),
-            steps: optimizer.steps(),
+            model: on_device,
+        })
+    }
+
+    /// Puts a model on a device, and leaves the parameters that are trained and the optimizer to the host: the device
+    /// holds parameters in the type of products, gradients, and what passes leave. [`Self::step`] changes the host's model.
+    pub fn with_host_optimizer(model: &Model, device: &Device, precision: Precision) -> Result<Self, ModelError> {
+        refuse_adapter(model)?;
+        let on_device = on_device(model, device, precision)?;
+        Ok(Self {
+            optimizer: Optimizer::Host(Gradients::zeros_like(model)),
+            gradients: DeviceGradients::zeros_like(&on_device),
             model: on_device,
         })
     }
@@ -69,41 +85,76 @@ impl DeviceTraining {
         &self.model
     }
 
-    /// One step of AdamW with the gradients as they are; see [`AdamW::step`].
-    pub fn step(&mut self, learning_rate: f64, clip_factor: f64) -> Result<(), ModelError> {
-        self.steps += 1;
-        let [decayed, step] = self.settings.constants(self.steps, learning_rate, clip_factor);
-        let mut update = || {
-            for (number, slot) in self.model.structure.slots.iter().enumerate() {
-                let step = if slot.is_matrix() { decayed } else { step };
-                let state = &self.states[number];
-                state.step(step, self.gradients.of(number))?;
-                let value = &mut self.model.values[number];
-                if slot.is_matrix() && self.model.precision != Precision::F32 {
-                    *value = state.master.reshape(slot.shape.as_slice())?.to_dtype(self.model.precision.dtype())?;
-                }
+    /// One step of AdamW with the gradients as they are; see [`AdamW::step`]. `model` and `optimizer` are the host's: they are
+    /// what changes where the optimizer is there, and are left alone otherwise.
+    pub fn step(
+        &mut self,
+        model: &mut Model,
+        optimizer: &mut AdamW,
+        learning_rate: f64,
+        clip_factor: f64,
+    ) -> Result<(), ModelError> {
+        match &mut self.optimizer {
+            Optimizer::Device { settings, steps, states } => {
+                *steps += 1;
+                let constants = settings.constants(*steps, learning_rate, clip_factor);
+                step_on_device(&mut self.model, states, &self.gradients, constants).map_err(refused)
             }
-            Ok(())
-        };
-        update().map_err(refused)
+            Optimizer::Host(gradients) => {
+                self.gradients.read(gradients.values_mut())?;
+                optimizer.step(model, gradients, learning_rate, clip_factor)?;
+                self.model.set_parameters(model.parameters())
+            }
+        }
     }
 
     /// Brings parameters and the state of the optimizer back to the host, into those that [`Self::new`] was given or others
-    /// of the same shapes.
+    /// of the same shapes. Those of an optimizer on the host are there already.
     pub fn store(&self, model: &mut Model, optimizer: &mut AdamW) -> Result<(), ModelError> {
+        let Optimizer::Device { steps, states, .. } = &self.optimizer else { return Ok(()) };
         let flat = |of: fn(&State) -> &Tensor| {
             let mut values = vec![0.0; model.layout().len()];
-            for (slot, state) in self.model.structure.slots.iter().zip(&self.states) {
+            for (slot, state) in self.model.structure.slots.iter().zip(states) {
                 values[slot.range.clone()].copy_from_slice(&of(state).to_vec1::<f32>().map_err(refused)?);
             }
             Ok::<_, ModelError>(values)
         };
         let master = flat(|state| &state.master)?;
         let moments = [flat(|state| &state.first)?, flat(|state| &state.second)?];
-        optimizer.set_full_moments(self.steps, &moments)?;
+        optimizer.set_full_moments(*steps, &moments)?;
         model.update(|parameters| parameters.copy_from_slice(&master));
         Ok(())
     }
+}
+
+fn unfit(what: &'static str) -> ModelError {
+    ModelError::Size { what, found: 1, expected: "none in training on a device".into() }
+}
+
+fn refuse_adapter(model: &Model) -> Result<(), ModelError> {
+    if model.adapter().is_some() { Err(unfit("adapters")) } else { Ok(()) }
+}
+
+fn on_device(model: &Model, device: &Device, precision: Precision) -> Result<DeviceModel, ModelError> {
+    let values = |slot: &Slot| Ok(model.parameters()[slot.range.clone()].to_vec());
+    DeviceModel::new(model.config().clone(), model.layout(), device, precision, values)
+}
+
+fn step_on_device(
+    model: &mut DeviceModel,
+    states: &[State],
+    gradients: &DeviceGradients,
+    [decayed, step]: [AdamWStep; 2],
+) -> DeviceResult<()> {
+    for (number, slot) in model.structure.slots.iter().enumerate() {
+        let step = if slot.is_matrix() { decayed } else { step };
+        let state = &states[number];
+        state.step(step, gradients.of(number))?;
+        if slot.is_matrix() && model.precision != Precision::F32 {
+            model.values[number] = state.master.reshape(slot.shape.as_slice())?.to_dtype(model.precision.dtype())?;
+        }
+    }
+    Ok(())
 }
 
 impl State {
