@@ -85,6 +85,13 @@ fn result(place: &Place) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
+/// What `twdag lock` writes down.
+fn lock(place: &Place) -> String {
+    let said = place.output(&["lock", "graph.ron"]);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    fs::read_to_string(place.path("graph.lock.ron")).unwrap()
+}
+
 fn message(run: &Ran, hub: &Hub) -> String {
     assert_eq!(run.code, Some(1), "{run:#?}");
     run.event("stage-failed", "model")["message"].as_str().unwrap().replace(&hub.endpoint, "HUB")
@@ -116,6 +123,7 @@ fn the_chosen_files_of_a_branch_or_a_commit_come_and_stay() {
     let before = hub.requests().len();
     assert_eq!(run_with(&first, &hub.endpoint, &[]).with_outcome("cached"), ["model"]);
     assert_eq!(hub.requests().len(), before);
+    assert!(lock(&first).contains(&format!("commit: \"{COMMIT}\"")), "{}", lock(&first));
 
     // The same bytes by a commit, from another address: neither counts.
     let digest = |run: &Ran| run.finished()["stages"][0]["artifact"].clone();
@@ -124,6 +132,7 @@ fn the_chosen_files_of_a_branch_or_a_commit_come_and_stay() {
         place(&format!(r#"revision: "{COMMIT}", files: ["*.json", "*.safetensors", "empty.txt", "original/*.bin"]"#));
     let again = run_with(&second, &other.endpoint, &[]);
     assert_eq!((again.code, warnings(&again).len()), (Some(0), 0), "{again:#?}");
+    assert!(!lock(&second).contains("commit: "), "{}", lock(&second));
     assert_eq!(digest(&run), digest(&again));
     let whole = place(r#"revision: "refs/pr/1""#);
     assert_eq!(run_with(&whole, &other.endpoint, &[]).code, Some(0));
