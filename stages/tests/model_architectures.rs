@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::{Device, Tensor, safetensors};
 use serde::Deserialize;
-use twdag_stages::model::{Activations, AdamW, AdamWSettings, Gradients, Model, ModelError, Precision};
+use twdag_stages::model::{Activations, AdamW, AdamWSettings, Dropout, Gradients, Model, ModelError, Precision};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/architectures");
 
@@ -225,6 +225,48 @@ fn saving_and_opening_gives_the_same_bytes() {
         found.rope = expected.rope.clone();
         assert_eq!(found.architecture, expected.architecture, "{name}");
         assert_eq!(found.context, expected.context, "{name}");
+    }
+}
+
+/// Of each tensor, along its own gradient, with the same numbers dropped.
+#[test]
+fn with_dropout_gradients_are_slopes_of_the_loss() {
+    let folder = Path::new(FIXTURES).join("phi");
+    let (mut model, expected) = (Model::open(&folder).unwrap(), Expected::open(&folder));
+    let (ids, coefficients) = (expected.ids("ids"), expected.numbers("coefficients"));
+    let without = model.score(&ids, 2).unwrap().cross_entropy;
+    let pass = |model: &Model| {
+        let mut gradients = Gradients::zeros_like(model);
+        let losses = model.forward_backward_fixed(&ids, 2, &coefficients, &mut gradients).unwrap();
+        let loss = losses.iter().zip(&coefficients).map(|(loss, weight)| f64::from(*loss) * f64::from(*weight));
+        (loss.sum::<f64>(), losses, gradients)
+    };
+    model.set_dropout(Some(Dropout { probability: 0.2, seed: 5, step: 3, first_sequence: 0 }));
+    let (_, losses, gradients) = pass(&model);
+    let changed = losses.iter().zip(&without).filter(|(with, without)| (*with - *without).abs() > 1e-3).count();
+    assert!(changed * 10 > losses.len() * 9, "{changed} of {} losses", losses.len());
+    assert_eq!(model.score(&ids, 2).unwrap().cross_entropy, without, "scoring drops nothing");
+    model.set_activations(Activations::Recompute);
+    assert_eq!(pass(&model).2.values(), gradients.values(), "layers that are computed again");
+    let tensors = model.layout().tensors().to_vec();
+    for tensor in tensors {
+        let gradient = gradients.values()[tensor.range.clone()].to_vec();
+        let length = gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let mut loss = |step: f64| {
+            let before = model.parameters().to_vec();
+            model.update(|parameters| {
+                for (parameter, gradient) in parameters[tensor.range.clone()].iter_mut().zip(&gradient) {
+                    *parameter += (step * f64::from(*gradient) / length) as f32;
+                }
+            });
+            let found = pass(&model).0;
+            model.update(|parameters| parameters.copy_from_slice(&before));
+            found
+        };
+        let step = 5e-3;
+        let slope = (loss(step) - loss(-step)) / (2.0 * step);
+        // Losses are f32, so that a small slope is lost in their rounding.
+        assert!((slope - length).abs() < 0.01 * length + 2e-5, "{}: slope {slope}, gradient {length}", tensor.name);
     }
 }
 

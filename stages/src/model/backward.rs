@@ -69,6 +69,9 @@ fn prepare(model: &Model, shape: &Shape, buffers: &mut Backward) {
     ] {
         buffer.resize(rows * width, 0.0);
     }
+    for dropped in &mut buffers.dropped {
+        dropped.resize(if shape.dropout.is_some() { rows * shape.hidden } else { 0 }, 0.0);
+    }
     let heads = shape.batch * shape.key_value_heads * parts(shape);
     buffers.queries.resize(heads * query_part(shape), 0.0);
     buffers.keys_values.resize(heads * 2 * shape.length * shape.head_dim, 0.0);
@@ -101,6 +104,8 @@ fn layer_backward(
     let output = &buffers.output;
     let mut norms = buffers.feed_norm.as_mut_slice();
     let norm_len = layer.feed.norm().map_or(0, |range| range.len());
+    let mut dropped = buffers.dropped.each_mut().map(Vec::as_mut_slice);
+    let dropped_width = if shape.dropout.is_some() { hidden } else { 0 };
     let tasks = shape
         .places()
         .zip(shape.split(&mut buffers.middle, shape.middle))
@@ -111,7 +116,8 @@ fn layer_backward(
         .zip(shape.split(&mut buffers.delta, shape.heads))
         .map(|((((((place, middle), raised), activation), normalized), attended), delta)| {
             let norm = take(&mut norms, norm_len);
-            (place, delta, FeedGradients { middle, raised, activation, normalized, attended, norm })
+            let dropped = dropped.each_mut().map(|dropped| take(dropped, place.rows * dropped_width));
+            (place, delta, FeedGradients { middle, raised, activation, normalized, attended, norm, dropped })
         })
         .collect();
     workspace.scratch.run(tasks, |(place, delta, mut gradients), scratch| {

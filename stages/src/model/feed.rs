@@ -38,6 +38,8 @@ pub(super) struct FeedGradients<'a> {
     pub(super) attended: &'a mut [f32],
     /// A partial sum of the gradients of the part's own norm.
     pub(super) norm: &'a mut [f32],
+    /// What dropout leaves of the output's gradient, for attention and the rest; empty without dropout.
+    pub(super) dropped: [&'a mut [f32]; 2],
 }
 
 impl Feed {
@@ -64,6 +66,7 @@ impl Feed {
         model: &Model,
         layer: &BlockLayout,
         shape: &Shape,
+        place: Place,
         input: &[f32],
         attended: &[f32],
         output: FeedOutput<'_>,
@@ -71,7 +74,7 @@ impl Feed {
     ) {
         match self {
             Self::Llama(feed) => feed.forward(model, layer, shape, input, attended, output, scratch),
-            Self::Phi(feed) => feed.forward(model, layer, shape, input, attended, output, scratch),
+            Self::Phi(feed) => feed.forward(model, layer, shape, place, input, attended, output, scratch),
         }
     }
 
@@ -90,7 +93,7 @@ impl Feed {
     ) {
         match self {
             Self::Llama(feed) => feed.backward(model, layer, shape, place, saved, output, gradients, scratch),
-            Self::Phi(feed) => feed.backward(model, layer, place, saved, output, gradients, scratch),
+            Self::Phi(feed) => feed.backward(model, layer, shape, place, saved, output, gradients, scratch),
         }
     }
 

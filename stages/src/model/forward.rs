@@ -84,7 +84,7 @@ fn layer_forward(
             raised
         };
         let result = FeedOutput { middle, raised, output };
-        layer.feed.forward(model, layer, shape, input, attended, result, scratch);
+        layer.feed.forward(model, layer, shape, place, input, attended, result, scratch);
         scratch.raised = own;
         if let Some(following) = following {
             project(model, following, shape, tables, place, output, projection, scratch);

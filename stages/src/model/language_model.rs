@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Adapter, Config, Gradients, Layout, ModelError, Precision, Rope, Tensor, forward, head,
+    Adapter, Config, Dropout, Gradients, Layout, ModelError, Precision, Rope, Tensor, forward, head,
     rope::RopeTables,
     shape::Shape,
     workspace::{Activations, Workspace},
@@ -19,6 +19,7 @@ pub struct Model {
     adapter: Option<Adapter>,
     activations: Activations,
     precision: Precision,
+    dropout: Option<Dropout>,
     tables: Mutex<Option<Arc<RopeTables>>>,
     /// Buffers of finished calls: those of scoring and those of training differ in size, so each keeps its own.
     scoring: Mutex<Vec<Workspace>>,
@@ -51,6 +52,7 @@ impl Model {
             adapter: None,
             activations: Activations::default(),
             precision: Precision::default(),
+            dropout: None,
             tables: Mutex::default(),
             scoring: Mutex::default(),
             training: Mutex::default(),
@@ -94,6 +96,12 @@ impl Model {
     /// small, and those of generation stay f32.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
+    }
+
+    /// Says how the passes of training drop what blocks add to the residual stream, from the next one on; scoring never does.
+    /// Only a Phi has residual dropout.
+    pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
+        self.dropout = dropout;
     }
 
     pub(super) fn precision(&self) -> Precision {
@@ -224,7 +232,7 @@ impl Model {
         let length = self.config.check_batch(ids, batch)?;
         gradients.check(self)?;
         let tables = self.tables(length);
-        let shape = Shape::new(&self.config, batch, length);
+        let shape = Shape { dropout: self.dropout, ..Shape::new(&self.config, batch, length) };
         let mut workspace = taken(&self.training);
         workspace.prepare(&shape, self.config.layers, Some(self.activations));
         forward::forward(self, &shape, ids, &tables, &mut workspace);

@@ -43,6 +43,8 @@ pub struct Layout {
 /// The parts of one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BlockLayout {
+    /// Its place among the blocks.
+    pub(super) number: usize,
     /// Before attention, and in a parallel block before all.
     pub(super) norm: Norm,
     /// `[(heads + 2 key_value_heads) * head_dim, hidden]`.
@@ -108,14 +110,11 @@ impl Layout {
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = builder.add("model.embed_tokens.weight".to_owned(), &[vocabulary, hidden]);
         let blocks = (0..config.layers)
-            .map(|block| {
-                let prefix = format!("model.layers.{block}.");
-                match config.architecture {
-                    Architecture::Llama { attention_bias, mlp_bias } => {
-                        llama::layout(config, attention_bias, mlp_bias, &prefix, &mut builder)
-                    }
-                    Architecture::Phi => phi::layout(config, &prefix, &mut builder),
+            .map(|block| match config.architecture {
+                Architecture::Llama { attention_bias, mlp_bias } => {
+                    llama::layout(config, attention_bias, mlp_bias, block, &mut builder)
                 }
+                Architecture::Phi => phi::layout(config, block, &mut builder),
             })
             .collect();
         let final_norm = match config.architecture {

@@ -21,20 +21,21 @@ pub(super) struct Feed {
     pub(super) down: Linear,
 }
 
-/// Lays out one block; `prefix` is that of its tensors' names.
+/// Lays out the block of a number.
 pub(super) fn layout(
     config: &Config,
     attention_bias: bool,
     mlp_bias: bool,
-    prefix: &str,
+    number: usize,
     builder: &mut Builder,
 ) -> BlockLayout {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.key_value_heads * config.head_dim);
-    let name = |rest: &str| format!("{prefix}{rest}");
+    let name = |rest: &str| format!("model.layers.{number}.{rest}");
     let attention = |rest: &str, outputs| (name(&format!("self_attn.{rest}_proj")), outputs);
     let unit = |rest: &str, outputs| (name(&format!("mlp.{rest}_proj")), outputs);
     BlockLayout {
+        number,
         norm: builder.rms_norm(&name("input_layernorm"), hidden),
         query_key_value: builder.linear(
             &[attention("q", queries), attention("k", keys), attention("v", keys)],
@@ -91,7 +92,7 @@ impl Feed {
         let (rows, hidden, inner) = (place.rows, shape.hidden, shape.inner);
         let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
         let parameters = model.parameters();
-        let FeedGradients { middle, raised, activation, normalized, attended, norm } = gradients;
+        let FeedGradients { middle, raised, activation, normalized, attended, norm, .. } = gradients;
         self.down.input_gradient(model, output, activation_gradient, false);
         kernels::gated_backward(place.of(&saved.raised, 2 * inner), inner, activation_gradient, raised, activation);
         self.gate_up.input_gradient(model, raised, normalized_gradient, false);

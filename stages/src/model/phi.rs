@@ -3,6 +3,7 @@
 
 use super::{
     Config, Model,
+    dropout::Branch,
     feed::{Feed as AnyFeed, FeedGradients, FeedOutput},
     kernels,
     layout::{BlockLayout, Builder},
@@ -20,13 +21,14 @@ pub(super) struct Feed {
     pub(super) down: Linear,
 }
 
-/// Lays out one block; `prefix` is that of its tensors' names.
-pub(super) fn layout(config: &Config, prefix: &str, builder: &mut Builder) -> BlockLayout {
+/// Lays out the block of a number.
+pub(super) fn layout(config: &Config, number: usize, builder: &mut Builder) -> BlockLayout {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.key_value_heads * config.head_dim);
-    let name = |rest: &str| format!("{prefix}{rest}");
+    let name = |rest: &str| format!("model.layers.{number}.{rest}");
     let attention = |rest: &str, outputs| (name(&format!("self_attn.{rest}")), outputs);
     BlockLayout {
+        number,
         norm: builder.layer_norm(&name("input_layernorm"), hidden),
         query_key_value: builder.linear(
             &[attention("q_proj", queries), attention("k_proj", keys), attention("v_proj", keys)],
@@ -49,20 +51,30 @@ impl Feed {
         model: &Model,
         layer: &BlockLayout,
         shape: &Shape,
+        place: Place,
         input: &[f32],
         attended: &[f32],
         output: FeedOutput<'_>,
         scratch: &mut Scratch,
     ) {
         let FeedOutput { raised, output, .. } = output;
-        let rows = input.len() / shape.hidden;
-        let [normalized, activation, ..] = scratch.get([rows * shape.hidden, rows * shape.inner, 0, 0]);
+        let (numbers, dropout) = (input.len(), shape.dropout);
+        let branch = if dropout.is_some() { numbers } else { 0 };
+        let [normalized, activation, branch, _] = scratch.get([numbers, place.rows * shape.inner, branch, 0]);
         layer.norm.apply(model.parameters(), shape.epsilon, input, normalized);
         self.up.apply(model, normalized, raised, false);
         kernels::gelu(raised, activation);
         output.copy_from_slice(input);
-        layer.output.apply(model, attended, output, true);
-        self.down.apply(model, activation, output, true);
+        let Some(dropout) = dropout else {
+            layer.output.apply(model, attended, output, true);
+            return self.down.apply(model, activation, output, true);
+        };
+        let parts = [(&layer.output, attended, Branch::Attention), (&self.down, &*activation, Branch::Feed)];
+        for (linear, rows, which) in parts {
+            linear.apply(model, rows, branch, false);
+            dropout.apply(layer.number, which, place, branch);
+            kernels::add(output, branch);
+        }
     }
 
     /// See [`AnyFeed::backward`].
@@ -71,17 +83,26 @@ impl Feed {
         &self,
         model: &Model,
         layer: &BlockLayout,
+        shape: &Shape,
         place: Place,
         saved: &Saved,
         output: &[f32],
         gradients: &mut FeedGradients<'_>,
         scratch: &mut Scratch,
     ) {
-        let FeedGradients { raised, activation, attended, .. } = gradients;
+        let FeedGradients { raised, activation, attended, dropped: [of_attention, of_feed], .. } = gradients;
+        let (mut after_attention, mut after_feed) = (output, output);
+        if let Some(dropout) = shape.dropout {
+            for (branch, dropped) in [(Branch::Attention, &mut *of_attention), (Branch::Feed, &mut *of_feed)] {
+                dropped.copy_from_slice(output);
+                dropout.apply(layer.number, branch, place, dropped);
+            }
+            (after_attention, after_feed) = (of_attention, of_feed);
+        }
         let [activation_gradient, ..] = scratch.get([activation.len(), 0, 0, 0]);
-        self.down.input_gradient(model, output, activation_gradient, false);
+        self.down.input_gradient(model, after_feed, activation_gradient, false);
         kernels::gelu_backward(place.of(&saved.raised, self.up.outputs), activation_gradient, raised, activation);
-        layer.output.input_gradient(model, output, attended, false);
+        layer.output.input_gradient(model, after_attention, attended, false);
     }
 
     /// See [`AnyFeed::applied`].
@@ -91,10 +112,14 @@ impl Feed {
         saved: &'a Saved,
         buffers: &'a Backward,
     ) -> [Applied<'a>; 3] {
+        let [attention, feed] = buffers.dropped.each_ref().map(|dropped| match dropped.as_slice() {
+            [] => &buffers.output,
+            dropped => dropped,
+        });
         [
-            Applied { linear: &layer.output, inputs: &saved.attended, gradients: &buffers.output },
+            Applied { linear: &layer.output, inputs: &saved.attended, gradients: attention },
             Applied { linear: &self.up, inputs: &buffers.normalized, gradients: &buffers.raised },
-            Applied { linear: &self.down, inputs: &buffers.activation, gradients: &buffers.output },
+            Applied { linear: &self.down, inputs: &buffers.activation, gradients: feed },
         ]
     }
 }

@@ -1,6 +1,6 @@
 //! Sizes of one call, and the fixed division of its rows into blocks.
 
-use super::{Architecture, Config, linear::take};
+use super::{Architecture, Config, Dropout, linear::take};
 
 /// Rows (positions of one sequence) that go through a layer as one task. Results depend on it, so it is fixed.
 pub(super) const BLOCK: usize = 64;
@@ -26,6 +26,8 @@ pub(super) struct Shape {
     pub(super) rotary_dim: usize,
     pub(super) vocabulary: usize,
     pub(super) epsilon: f32,
+    /// In training alone.
+    pub(super) dropout: Option<Dropout>,
 }
 
 /// One block of rows.
@@ -74,6 +76,7 @@ impl Shape {
             rotary_dim: config.rotary_dim(),
             vocabulary: config.vocab_size,
             epsilon: config.norm_epsilon as f32,
+            dropout: None,
         }
     }
 

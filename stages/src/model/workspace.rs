@@ -71,6 +71,8 @@ pub(super) struct Backward {
     /// Gradients of the norms' parameters by block of rows, `[batch * blocks, parameters of the norm]`.
     pub(super) feed_norm: Vec<f32>,
     pub(super) norm: Vec<f32>,
+    /// What dropout leaves of the output's gradient for attention and for the rest, `[rows, hidden]` each; empty without.
+    pub(super) dropped: [Vec<f32>; 2],
 }
 
 /// All buffers of one call.

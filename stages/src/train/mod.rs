@@ -78,9 +78,13 @@ pub struct Train {
     /// Gradients of a larger norm are scaled down to this one; `None` leaves them.
     #[serde(default = "default_clip_norm")]
     pub clip_norm: Option<f64>,
-    /// Orders the sequences: another permutation in each epoch.
+    /// Orders the sequences: another permutation in each epoch. It chooses what dropout drops too.
     #[serde(default)]
     pub seed: u64,
+    /// Probability of residual dropout, which a Phi has; without it, a model is trained without, whatever its configuration
+    /// says. Scoring never drops, nor does the short side of `Unfrozen`.
+    #[serde(default)]
+    pub dropout: Option<f64>,
     /// Steps between checkpoints, from which an interrupted training goes on; about one a minute if absent. The
     /// result does not depend on it, nor does the key.
     #[serde(default)]
@@ -307,6 +311,13 @@ impl Kind for Train {
         inside("weight_decay", decay, decay >= 0.0 && decay.is_finite(), "a finite number, 0 or more")?;
         if let Some(norm) = self.clip_norm {
             inside("clip_norm", norm, norm > 0.0 && norm.is_finite(), "a finite number above 0, or None")?;
+        }
+        if let Some(probability) = self.dropout {
+            inside("dropout", probability, (0.0..1.0).contains(&probability), "a number from 0 to below 1")?;
+            if !self.device.is_cpu() {
+                let expected = "nothing with `device: Cuda()`: a device trains without dropout";
+                return Err(SettingError::new("dropout", probability, expected));
+            }
         }
         if let Some(lora) = &self.lora {
             lora.check()?;

@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     data::TokenSet,
-    model::{AdamW, AdamWSettings, Adapter, BaseModel, Companions, Model, ModelError, copy_companions},
+    model::{
+        AdamW, AdamWSettings, Adapter, Architecture, BaseModel, Companions, Dropout, Model, ModelError, copy_companions,
+    },
     score::suits,
     stage::{Context, SettingError, StageError},
     weighting::weighted_mean,
@@ -51,7 +53,12 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         state.model.set_precision(settings.device.precision());
     }
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;
-    for (field, probability) in state.model.config().dropout() {
+    let config = state.model.config();
+    if let (Some(probability), Architecture::Llama { .. }) = (settings.dropout, config.architecture) {
+        let expected = "nothing: a Llama has no residual dropout";
+        return Err(SettingError::new("dropout", probability, expected).into());
+    }
+    for (field, probability) in config.dropout().into_iter().filter(|(field, _)| !applied(settings, field)) {
         context.warn(format!(
             "model `{}` asks for dropout (`{field}` is {probability} in its config.json); it is trained without",
             settings.model
@@ -113,6 +120,11 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
     log::write_result(&context.output().join(log::FILE), &state.log)
 }
 
+/// Whether a training has the dropout that a field of a configuration asks for.
+fn applied(settings: &Train, field: &str) -> bool {
+    field == "resid_pdrop" && settings.dropout.is_some()
+}
+
 /// An adapter that the model cannot have is a wrong setting.
 fn in_lora(error: ModelError) -> StageError {
     match error {
@@ -141,8 +153,14 @@ impl Trainer<'_> {
         let count = (sequences.len() * (self.tokens.length() - 1)) as f64;
         let (mut loss, mut unweighted) = (0.0, 0.0);
         self.engine.zero();
-        for sequences in sequences.chunks(self.micro_batch) {
+        for (number, sequences) in sequences.chunks(self.micro_batch).enumerate() {
             self.context.check_canceled()?;
+            state.model.set_dropout(self.settings.dropout.map(|probability| Dropout {
+                probability,
+                seed: self.settings.seed,
+                step: step as u64,
+                first_sequence: (number * self.micro_batch) as u64,
+            }));
             let (weighted_sum, sum) = self.micro_batch(state, step, sequences, count)?;
             loss += weighted_sum / count;
             unweighted += sum / count;

@@ -13,7 +13,7 @@ use super::{
         kernels::{self, Matrix},
         layout::BlockLayout,
         rope::RopeTables,
-        shape::{BLOCK, Shape},
+        shape::{BLOCK, Place, Shape},
         workspace::{Scratch, ScratchPool},
     },
     cache::{Cache, Page},
@@ -187,7 +187,8 @@ fn through_layer(
     let mut output = vec![0.0; rows * shape.hidden];
     let (mut middle, mut raised) = (vec![0.0; rows * shape.middle], vec![0.0; rows * shape.raised]);
     let result = FeedOutput { middle: &mut middle, raised: &mut raised, output: &mut output };
-    layer.feed.forward(model, layer, shape, &block.input, &attended, result, scratch);
+    let place = Place { sequence: 0, block: block.first / BLOCK, first: block.first, rows, row: block.first };
+    layer.feed.forward(model, layer, shape, place, &block.input, &attended, result, scratch);
     block.input = output;
 }
 
