@@ -295,11 +295,21 @@ fn a_signal_ends_a_check_and_leaves_nothing_behind() {
     run(&place);
     let child = place.twdag(&["check", "graph.ron"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     wait_until("the stage runs again", || place.path("marker.again").exists());
+    // Whoever collects meanwhile leaves its folder alone.
+    let folders = || {
+        let entries = fs::read_dir(place.path("artifacts/local/scratch")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("check-")).count()
+    };
+    assert_eq!(folders(), 1);
+    assert_eq!(place.output(&["store", "gc", "--older-than", "0s"]).code, Some(0));
+    assert_eq!(folders(), 1);
     send(child.id().try_into().unwrap(), Signal::INT);
     let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!(said.code, Some(130), "{said:#?}");
     assert_eq!(room(&place, "verdicts"), []);
-    let left: Vec<_> =
-        fs::read_dir(place.path("artifacts/local/scratch")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("check-")), "{left:?}");
+    assert_eq!(folders(), 0);
+    let claims = fs::read_dir(place.path("artifacts/local/claims")).unwrap();
+    let names = claims.map(|claim| claim.unwrap().file_name().to_string_lossy().into_owned());
+    assert_eq!(names.filter(|name| name.starts_with("check-")).count(), 0);
 }

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
 };
+
+use tempfile::TempDir;
 
 use super::{Store, StoreError, folder};
 use crate::{digest::Key, failpoint};
@@ -35,9 +38,14 @@ impl Store {
     /// Tries to claim an action, without waiting. `owner` tells others who has it: a line such as
     /// `process 4711 on host since 12:00`. Text of an owner that is gone does no harm, since the lock counts.
     pub fn claim(&self, key: &Key, owner: &str) -> Result<ClaimAttempt, StoreError> {
+        self.claim_folder(&key.to_string(), owner)
+    }
+
+    /// Tries to claim a scratch folder by its name.
+    fn claim_folder(&self, name: &str, owner: &str) -> Result<ClaimAttempt, StoreError> {
         // Collecting removes the files of claims that nobody holds.
         let _hold = self.hold()?;
-        let path = self.local("claims").join(format!("{key}.lock"));
+        let path = self.claim_file(name);
         folder::parent(&path)?;
         // The file stays when the claim ends: removing a locked file lets two processes hold "the same" lock.
         let mut file = fs::OpenOptions::new()
@@ -63,5 +71,45 @@ impl Store {
             }
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
         }
+    }
+
+    fn claim_file(&self, name: &str) -> PathBuf {
+        self.local("claims").join(format!("{name}.lock"))
+    }
+
+    /// A new folder to compute an action again in.
+    pub fn check_folder(&self, key: &Key) -> Result<CheckFolder, StoreError> {
+        // Nothing is collected between the folder and its claim.
+        let _hold = self.hold()?;
+        let scratch = self.local("scratch");
+        fs::create_dir_all(&scratch).map_err(StoreError::io("create", &scratch))?;
+        let prefix = format!("check-{key}-");
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&scratch);
+        let folder = folder.map_err(StoreError::io("write into", &scratch))?;
+        let name = folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let claim = self.claim_folder(&name, "a check")?;
+        Ok(CheckFolder { folder, claim_file: self.claim_file(&name), _claim: claim })
+    }
+}
+
+/// A folder to compute an action again in. It goes when this is dropped, and is not collected before.
+#[derive(Debug)]
+pub struct CheckFolder {
+    folder: TempDir,
+    claim_file: PathBuf,
+    _claim: ClaimAttempt,
+}
+
+impl CheckFolder {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for CheckFolder {
+    fn drop(&mut self) {
+        // No other folder will have that name. One that stays is of nobody, which its missing lock shows.
+        let _ = fs::remove_file(&self.claim_file);
     }
 }

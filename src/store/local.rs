@@ -56,14 +56,6 @@ impl Store {
         folder::remove(&path)
     }
 
-    /// A new folder to compute an action again in, which goes when it is dropped.
-    pub fn check_folder(&self, key: &Key) -> Result<tempfile::TempDir, StoreError> {
-        let scratch = self.local("scratch");
-        fs::create_dir_all(&scratch).map_err(StoreError::io("create", &scratch))?;
-        let name = format!("check-{key}-");
-        tempfile::Builder::new().prefix(&name).tempdir_in(&scratch).map_err(StoreError::io("write into", scratch))
-    }
-
     /// A new folder for the events of one run, named by time and process: names sort by time. It is not collected while
     /// this process lives.
     pub fn run_folder(&self) -> Result<PathBuf, StoreError> {

@@ -46,7 +46,7 @@ use std::{
 
 pub use answer::{Answer, may_have_answer};
 pub use check::{Checked, Finding, Hashing, Sort};
-pub use claim::{Claim, ClaimAttempt};
+pub use claim::{CheckFolder, Claim, ClaimAttempt};
 pub use collect::{Collected, Kept, Removed, Retention, Root, RootSort};
 pub use error::{StoreError, TwoResults};
 pub use inventory::RoomSize;
