@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod diff;
 mod failure;
+mod forecast;
 mod graph;
 mod guard;
 mod live;

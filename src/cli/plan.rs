@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{
     arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
     failure::Failure,
+    forecast::{self, NamedDevice},
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
     settled::{look, settle},
     why::explain,
@@ -25,6 +26,7 @@ use crate::{
   twdag plan graphs/quickstart.ron report --set lambda=0.5
   twdag plan graphs/quickstart.ron --why report
   twdag plan graphs/quickstart.ron --locked
+  twdag plan graphs/llama3-frozen.ron --device h100
   twdag plan graphs/quickstart.ron --json | jq '.stages[] | select(.status == \"run\").name'")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -33,8 +35,11 @@ pub(super) struct Arguments {
     #[arg(value_name = "STAGE", value_parser = stage_name())]
     stages: Vec<String>,
     /// Explain one stage: all that differs from what it was last keyed by, or what it waits for
-    #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with_all = ["stages", "locked"])]
+    #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with_all = ["stages", "locked", "device"])]
     why: Option<String>,
+    /// Tell instead what the stages will cost on this device: operations, memory, time, disk, and what does not fit
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["locked", "json"])]
+    device: Option<NamedDevice>,
     #[command(flatten)]
     lock: LockArguments,
     /// Print one JSON object (docs/machine-readable.md)
@@ -46,6 +51,11 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(stage) = &arguments.why {
         return explain(&arguments.graph, stage, arguments.json);
+    }
+    if let Some(device) = arguments.device {
+        let graph = arguments.graph.load()?;
+        forecast::run(&graph, &targets(&graph, &arguments.stages)?, device);
+        return Ok(exit::SUCCESS);
     }
     let looked = look(&arguments.graph, &arguments.stages)?;
     let lock = arguments.lock.read(&arguments.graph.graph)?;

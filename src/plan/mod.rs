@@ -1,10 +1,12 @@
-//! Graph and store to plan: for every stage whether it is cached, must run and why, or waits for others.
+//! Graph and store to plan: for every stage whether it is cached, must run and why, or waits for others. And, without a
+//! store, what it will cost.
 
 mod action;
 mod changes;
 mod document;
 mod error;
 mod explain;
+mod forecast;
 mod planning;
 pub mod settled;
 
@@ -13,4 +15,5 @@ pub use changes::{Change, Difference, changes};
 pub use document::{Document, DocumentStage};
 pub use error::PlanError;
 pub use explain::{Differing, Explanation, Sort, differences};
+pub use forecast::{Forecast, forecast};
 pub use planning::{Plan, PlannedStage, Status, plan, reason};

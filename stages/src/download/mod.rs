@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::hub::Repository;
-use crate::stage::{Context, Kind, Numerics, SettingError, Source, SourcePath, StageError};
+use crate::stage::{
+    Context, Estimate, Kind, Numerics, Outlook, Outlooks, SettingError, Source, SourcePath, StageError,
+};
 
 /// The commit that a branch of a hub stood at, if a warning of a `Download` tells of one.
 pub fn commit_in(notice: &str) -> Option<&str> {
@@ -139,6 +141,14 @@ impl Kind for Download {
             }
             From::Url { .. } | From::Hub { .. } => Vec::new(),
         }
+    }
+
+    fn estimate(&self, _inputs: &Outlooks<'_>) -> Estimate {
+        let outlook = match &self.from {
+            From::Hub { repository, holds: Holding::Model, .. } => hub::outlook(repository),
+            _ => Outlook::default(),
+        };
+        Estimate { outlook, work: None }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

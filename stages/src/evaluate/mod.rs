@@ -14,8 +14,13 @@ pub use long_ppl::{is_key, perplexity};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ModelError, Sampling};
-use crate::stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError};
+use crate::{
+    model::{ComputeDevice, ModelError, Sampling, Scoring, scoring_work},
+    stage::{
+        Context, Estimate, FinishedPart, Kind, Numerics, Outlook, Outlooks, Part, Reference, SettingError, Split,
+        StageError,
+    },
+};
 
 /// Settings of an `Evaluate` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -153,6 +158,22 @@ impl Task {
         }
     }
 
+    /// What the model reads, where that is known without the data.
+    fn scorings(&self, inputs: &Outlooks<'_>) -> Vec<Scoring> {
+        match self {
+            Self::LossByPosition { tokens, .. } | Self::PlantedFacts { tokens, .. } => {
+                let tokens = inputs(tokens);
+                let known = tokens.sequences.zip(tokens.length);
+                known.into_iter().map(|(sequences, length)| Scoring { sequences, length }).collect()
+            }
+            Self::Needles { lengths, depths, samples, .. } => {
+                let sequences = (depths.len() * samples) as u64;
+                lengths.iter().map(|&length| Scoring { sequences, length: length as u64 }).collect()
+            }
+            Self::MultipleChoice { .. } | Self::FarTokenDetection { .. } | Self::LongPpl { .. } => Vec::new(),
+        }
+    }
+
     fn needs_model(&self) -> bool {
         !matches!(self, Self::FarTokenDetection { .. })
     }
@@ -218,6 +239,13 @@ impl Kind for Evaluate {
             }
         }
         Ok(())
+    }
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        let scorings: Vec<Scoring> = self.tasks.values().flat_map(|task| task.scorings(inputs)).collect();
+        let config = self.model.as_ref().and_then(|model| inputs(model).config);
+        let work = config.and_then(|config| scoring_work(config, &scorings, ComputeDevice::default()));
+        Estimate { outlook: Outlook::default(), work }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

@@ -4,7 +4,10 @@ mod run;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Context, Kind, Numerics, Reference, SettingError, StageError};
+use crate::{
+    model::model_outlook,
+    stage::{Context, Estimate, Kind, Numerics, Outlooks, Reference, SettingError, StageError},
+};
 
 /// Settings of an `ExtendRope` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,6 +130,10 @@ impl Kind for ExtendRope {
             }
             Method::Linear | Method::NtkAware | Method::DynamicNtk => Ok(()),
         }
+    }
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        Estimate { outlook: model_outlook(inputs(&self.model).config), work: None }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

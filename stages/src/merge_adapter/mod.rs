@@ -4,7 +4,10 @@ mod run;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Context, Kind, Numerics, Reference, StageError};
+use crate::{
+    model::model_outlook,
+    stage::{Context, Estimate, Kind, Numerics, Outlooks, Reference, StageError},
+};
 
 /// Settings of a `MergeAdapter` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +26,10 @@ impl Kind for MergeAdapter {
     const SUMMARY: &'static str = "Merges a low-rank adapter (LoRA) into the weights of its model.";
     // The same bits on every machine: see `Model::merged`.
     const NUMERICS: Numerics = Numerics::Exact;
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        Estimate { outlook: model_outlook(inputs(&self.model).config), work: None }
+    }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {
         context.in_pool(|| run::run(self, context))

@@ -11,8 +11,11 @@ pub use window::{Scorer, WindowPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ComputeDevice, Rope},
-    stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError},
+    model::{ComputeDevice, Rope, Scoring, scoring_work},
+    stage::{
+        Context, Estimate, FinishedPart, Kind, Numerics, Outlook, Outlooks, Part, Reference, SettingError, Split,
+        StageError,
+    },
 };
 
 /// Settings of a `Score` stage.
@@ -98,6 +101,24 @@ impl Kind for Score {
 
     fn numeric_class(&self) -> Option<&'static str> {
         Some(self.device.numeric_class())
+    }
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        let tokens = inputs(&self.tokens);
+        let (Some(sequences), Some(length)) = (tokens.sequences, tokens.length) else { return Estimate::default() };
+        let bytes = Some(size_of::<f32>() as u64 * sequences * (length - 1));
+        let outlook = Outlook { sequences: Some(sequences), length: Some(length), bytes, ..Outlook::default() };
+        let (window, windows) = match self.windows {
+            None => (length, 1),
+            Some(windows) => match WindowPlan::new(length as usize, windows, None, "windows.") {
+                Ok(plan) => (plan.window() as u64, plan.count() as u64),
+                // It is told when the stage runs, with both lengths.
+                Err(_) => return Estimate { outlook, work: None },
+            },
+        };
+        let scoring = Scoring { sequences: sequences * windows, length: window };
+        let work = inputs(&self.model).config.and_then(|config| scoring_work(config, &[scoring], self.device));
+        Estimate { outlook, work }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Context, FinishedPart, Part, Reference, SettingError, SourcePath, Split, StageError};
+use super::{Context, Estimate, FinishedPart, Outlooks, Part, Reference, SettingError, SourcePath, Split, StageError};
 
 /// Whether a stage's result depends on the numeric class (device kind and dtype) it is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,11 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
             Numerics::Exact => None,
             Numerics::Floating => Some(CPU_F32),
         }
+    }
+
+    /// What can be told of result and work before anything that the stage reads is there. It reads nothing, and is quick.
+    fn estimate(&self, _inputs: &Outlooks<'_>) -> Estimate {
+        Estimate::default()
     }
 
     /// Writes the output folder. Long work reports progress, keeps resumable state in the scratch folder, and
@@ -117,6 +122,8 @@ pub trait Stage: Send + Sync {
     fn numeric_class(&self) -> Option<&'static str>;
     /// The stages it reads, in a fixed order, each with its place in the settings (such as `tasks.0.tokens`).
     fn references(&self) -> Vec<(String, Reference)>;
+    /// See [`Kind::estimate`].
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate;
     /// See [`Kind::run`].
     fn run(&self, context: &Context) -> Result<(), StageError>;
     /// See [`Kind::split`].
@@ -150,6 +157,10 @@ impl<K: Kind> Stage for K {
 
     fn references(&self) -> Vec<(String, Reference)> {
         super::collect::references(self)
+    }
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        Kind::estimate(self, inputs)
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

@@ -3,6 +3,7 @@
 mod collect;
 mod context;
 mod error;
+mod estimate;
 mod kind;
 mod manner;
 mod part;
@@ -10,6 +11,7 @@ mod reference;
 
 pub use context::{Context, ContextBuilder, StageEvent};
 pub use error::{Blame, SettingError, StageError};
+pub use estimate::{Estimate, Outlook, Outlooks, Work};
 pub use kind::{CPU_F32, Kind, KindInfo, Numerics, Source, Stage};
 pub use manner::Manner;
 pub use part::{FinishedPart, Part, Split};

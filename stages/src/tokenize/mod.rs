@@ -9,7 +9,10 @@ mod shuffle;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Context, FinishedPart, Kind, Numerics, Part, Reference, SettingError, Split, StageError};
+use crate::stage::{
+    Context, Estimate, FinishedPart, Kind, Numerics, Outlook, Outlooks, Part, Reference, SettingError, Split,
+    StageError,
+};
 
 /// Settings of a `Tokenize` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +86,12 @@ impl Kind for Tokenize {
             return Err(SettingError::new("limit", 0, "at least 1"));
         }
         Ok(())
+    }
+
+    fn estimate(&self, _inputs: &Outlooks<'_>) -> Estimate {
+        let (sequences, length) = (self.limit.map(|limit| limit as u64), self.length as u64);
+        let bytes = sequences.map(|sequences| size_of::<u32>() as u64 * sequences * length);
+        Estimate { outlook: Outlook { sequences, length: Some(length), bytes, ..Outlook::default() }, work: None }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

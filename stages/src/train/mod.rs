@@ -10,6 +10,7 @@ mod log;
 mod run;
 mod schedule;
 mod targets;
+mod work;
 
 pub use log::TrainingStep;
 pub use schedule::learning_rate;
@@ -17,9 +18,9 @@ pub use schedule::learning_rate;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Activations, AdapterSettings, ComputeDevice, MomentStorage, TARGETS, expected_target},
+    model::{Activations, AdapterSettings, ComputeDevice, MomentStorage, TARGETS, expected_target, model_outlook},
     score::{Bos, Windows},
-    stage::{Context, Kind, Manner, Numerics, Reference, SettingError, StageError},
+    stage::{Context, Estimate, Kind, Manner, Numerics, Outlook, Outlooks, Reference, SettingError, StageError},
     weighting::{self, Compare, Rounding, Shape},
 };
 
@@ -352,6 +353,14 @@ impl Kind for Train {
 
     fn numeric_class(&self) -> Option<&'static str> {
         Some(self.device.numeric_class())
+    }
+
+    fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
+        let (config, length) = (inputs(&self.model).config, inputs(&self.tokens).length);
+        let work = config.clone().zip(length).and_then(|(config, length)| self.work(config, length));
+        // How large an adapter is hangs on the names of the matrices that it has.
+        let outlook = if self.lora.is_some() { Outlook::default() } else { model_outlook(config) };
+        Estimate { outlook, work }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

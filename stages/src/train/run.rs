@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Tokens of a micro-batch if the settings do not say otherwise.
-const MICRO_BATCH_TOKENS: usize = 8192;
+pub(super) const MICRO_BATCH_TOKENS: usize = 8192;
 
 /// Time between checkpoints if the settings do not say otherwise.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(1);
@@ -75,7 +75,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
         targets: Targets::open(settings, context, &tokens)?,
         batches: Batches::new(tokens.sequences(), settings.batch, settings.seed),
         engine: Engine::new(settings, &state)?,
-        micro_batch: settings.micro_batch.unwrap_or((MICRO_BATCH_TOKENS / tokens.length()).max(1)),
+        micro_batch: settings.micro_batch_of(tokens.length()),
         tokens: &tokens,
     };
     let mut live = Live::start(context, &state.log);

@@ -2,6 +2,7 @@
 
 mod cache;
 mod environment;
+mod known;
 mod listing;
 mod request;
 mod transfer;
@@ -12,7 +13,10 @@ use url::Url;
 
 use self::{cache::Cache, environment::Environment, listing::RemoteFile, request::Requests, transfer::Transfer};
 use super::{Holding, canceled, local};
-use crate::stage::{Context, SettingError, StageError};
+use crate::{
+    model::Cost,
+    stage::{Context, Outlook, SettingError, StageError},
+};
 
 /// Bytes that stay free on the disk for everything else.
 const RESERVE: u64 = 64 << 20;
@@ -244,4 +248,11 @@ fn deliver(name: &str, path: &Path, context: &Context) -> Result<(), StageError>
         return Ok(());
     }
     fs::copy(path, &target).map(|_| ()).map_err(StageError::io("write", &target))
+}
+
+/// What a model will be: as hubs keep the models that are known here, in 16 bits.
+pub(super) fn outlook(repository: &str) -> Outlook {
+    let Some(config) = known::config(repository) else { return Outlook::default() };
+    let bytes = Cost::of(config.clone()).ok().map(|cost| 2 * cost.parameters());
+    Outlook { config: Some(config), bytes, ..Outlook::default() }
 }

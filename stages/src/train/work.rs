@@ -1,0 +1,46 @@
+//! The work of a training, told from its settings.
+
+use serde_json::{Map, Value};
+
+use super::{Lora, OptimizerPlace, Train, Weighting, run::MICRO_BATCH_TOKENS};
+use crate::{
+    model::{Activations, Cost, Precision, Purpose},
+    score::WindowPlan,
+    stage::Work,
+};
+
+impl Train {
+    /// The work of training on sequences of `length` tokens. A step back takes two forward: the gradients of what went in and
+    /// of the weights, of which an adapter needs the first alone.
+    pub(super) fn work(&self, config: Map<String, Value>, length: u64) -> Option<Work> {
+        let cost = Cost::of(config).ok()?;
+        let sequences = (self.steps * self.batch) as u64;
+        let (tokens, adapter) = (sequences * length, self.lora.as_ref().map(Lora::adapter));
+        let passes =
+            1 + if adapter.is_some() { 1 } else { 2 } + u64::from(self.activations.0 == Activations::Recompute);
+        let (mut operations, mut forward_tokens) = (passes as f64 * tokens as f64 * cost.forward(length), 0);
+        if let Weighting::Unfrozen { windows, .. } = &self.weighting {
+            let plan = WindowPlan::new(length as usize, *windows, None, "weighting.windows.").ok()?;
+            // The first window is what the long side has seen already.
+            forward_tokens = sequences * (plan.count() as u64 - 1) * plan.window() as u64;
+            operations += forward_tokens as f64 * cost.forward(plan.window() as u64);
+        }
+        let purpose = Purpose::Train { activations: self.activations.0, moments: self.moments, adapter };
+        let on_host = self.optimizer == OptimizerPlace::Host;
+        let micro_batch = self.micro_batch_of(length as usize) as u64;
+        Some(Work {
+            parameters: cost.parameters(),
+            forward_tokens,
+            training_tokens: tokens,
+            operations,
+            memory: cost.memory(micro_batch, length, &purpose, self.device, on_host).ok()?,
+            is_on_device: !self.device.is_cpu(),
+            is_bf16: self.device.precision() == Precision::Bf16,
+        })
+    }
+
+    /// Sequences of `length` tokens that go through the model at once.
+    pub(super) fn micro_batch_of(&self, length: usize) -> usize {
+        self.micro_batch.unwrap_or((MICRO_BATCH_TOKENS / length).max(1))
+    }
+}

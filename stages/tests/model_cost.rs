@@ -1,0 +1,85 @@
+//! What stages are told to cost before anything is there, against numbers that were worked out by hand.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use twdag_stages::{
+    registry::{find, ron_options},
+    stage::{Estimate, Outlook, Reference},
+};
+
+/// What a stage, as a graph has it, tells if all that it reads is as given.
+fn estimate(stage: &str, input: &dyn Fn(&Reference) -> Outlook) -> Estimate {
+    let kind = find(stage.split_once('(').unwrap().0).unwrap();
+    kind.from_ron(&ron_options(), stage).unwrap().estimate(input)
+}
+
+fn model(repository: &str) -> Outlook {
+    estimate(&format!("Download(from: Hub(repository: \"{repository}\"))"), &|_| Outlook::default()).outlook
+}
+
+/// Input `tokens` is a token set of that form, all others are the model.
+fn with(model: &Outlook, sequences: u64, length: u64) -> impl Fn(&Reference) -> Outlook {
+    move |reference| {
+        if reference.stage() == "tokens" {
+            return Outlook { sequences: Some(sequences), length: Some(length), ..Outlook::default() };
+        }
+        model.clone()
+    }
+}
+
+#[test]
+fn known_models_have_the_parameters_that_their_makers_count() {
+    for (repository, parameters) in [
+        ("meta-llama/Meta-Llama-3-8B", 8_030_261_248),
+        ("meta-llama/Llama-3.2-1B", 1_235_814_400),
+        ("microsoft/phi-2", 2_779_683_840),
+    ] {
+        let outlook = model(repository);
+        assert_eq!(outlook.bytes, Some(2 * parameters), "{repository}");
+        let scored = estimate("Score(model: \"model\", tokens: \"tokens\")", &with(&outlook, 1, 2048));
+        assert_eq!(scored.work.unwrap().parameters, parameters, "{repository}");
+    }
+    assert_eq!(model("somebody/unknown"), Outlook::default());
+}
+
+#[test]
+fn scoring_and_training_cost_what_the_hand_calculation_says() {
+    let llama = model("meta-llama/Meta-Llama-3-8B");
+    let tokens = with(&llama, 3840, 32_768);
+    // Without the embedding, which is only looked up, 8,030,261,248 - 128,256 * 4096 parameters are multiplied with.
+    let forward = |length: f64| 2.0 * 7_504_924_672.0 + 2.0 * 32.0 * 4096.0 * length;
+
+    let score = "Score(model: \"model\", tokens: \"tokens\", windows: (length: 8192, step: 6144), device: Cuda(precision: Bf16))";
+    let scored = estimate(score, &tokens);
+    assert_eq!(scored.outlook.bytes, Some(3840 * 32_767 * 4));
+    let work = scored.work.unwrap();
+    assert_eq!((work.forward_tokens, work.training_tokens), (3840 * 5 * 8192, 0));
+    assert_eq!(work.operations, 157_286_400.0 * forward(8192.0));
+    assert!(work.is_on_device && work.is_bf16);
+    assert!((16_060_522_496..18_000_000_000).contains(&work.memory), "{}", work.memory);
+
+    let train = |more: &str| {
+        let stage = format!("Train(model: \"model\", tokens: \"tokens\", steps: 240, batch: 16{more})");
+        estimate(&stage, &tokens).work.unwrap()
+    };
+    let kept = train("");
+    assert_eq!(kept.operations, 125_829_120.0 * 3.0 * forward(32_768.0));
+    // docs/memory.md has 348.06 and 165.17 GB, with two threads.
+    assert!((347.5e9..351e9).contains(&(kept.memory as f64)), "{}", kept.memory);
+    let again = train(", activations: Recompute");
+    assert_eq!((again.training_tokens, again.operations), (125_829_120, 125_829_120.0 * 4.0 * forward(32_768.0)));
+    assert!((164.5e9..168e9).contains(&(again.memory as f64)), "{}", again.memory);
+    let unfrozen = train(", weighting: Unfrozen(windows: (length: 8192, step: 6144), shape: Dense(lambda: 0.75))");
+    assert_eq!(unfrozen.forward_tokens, 3840 * 4 * 8192);
+    assert_eq!(unfrozen.operations, kept.operations + 125_829_120.0 * forward(8192.0));
+    let lora = train(", lora: (rank: 16, alpha: 32), activations: Recompute");
+    assert_eq!(lora.operations, 125_829_120.0 * 3.0 * forward(32_768.0));
+    assert!((69e9..72e9).contains(&(lora.memory as f64)), "{}", lora.memory);
+    // In bf16, what is multiplied with lies beside the parameters that are trained.
+    let on_device = train(", activations: Recompute, device: Cuda(precision: Bf16)");
+    let more = on_device.memory as f64 - again.memory as f64;
+    assert!((15.5e9..16.1e9).contains(&more), "{more}");
+    // Without masters and moments: 6 bytes for each parameter where there were 18.
+    let host = train(", activations: Recompute, device: Cuda(precision: Bf16), optimizer: Host");
+    assert_eq!(on_device.memory - host.memory, 12 * 8_030_261_248);
+}
