@@ -101,8 +101,10 @@ fn a_damaged_settled_plan_is_none() {
     let plan = place.output(&["plan", "graph.ron", "--json"]).stdout;
     let table = place.output(&["plan", "graph.ron"]).stdout;
     for file in answers {
-        for position in [0, 20, 60, fs::metadata(&file).unwrap().len() as usize - 1] {
+        for position in [0, 20, 60, usize::MAX] {
+            // It is written anew after each damage, and times in it may take a byte more or less.
             let mut bytes = fs::read(&file).unwrap();
+            let position = position.min(bytes.len() - 1);
             bytes[position] ^= 1;
             fs::write(&file, bytes).unwrap();
             assert_eq!(place.output(&["plan", "graph.ron", "--json"]).stdout, plan);
