@@ -195,7 +195,7 @@ fn numbers_of_named_tensors_may_lie_apart_where_a_policy_says_so() {
             1 of 2 elements differ, at most by 1.192e-7, on average by 5.960e-8
             first at [0]: 1.0000001192092896 and 1.000000238418579
           first byte that differs: 62, 0x01 and 0x02
-      varied: time, folders, locale, time zone, work in one piece, threads (2), host name
+      varied: time, folders, work in one piece, threads (2), host name
     1 stage: 1 not reproducible
     "#);
     let verdict = |policy: &str| {
@@ -222,6 +222,132 @@ fn numbers_of_named_tensors_may_lie_apart_where_a_policy_says_so() {
     // It is policy: no result depends on it.
     place.write("graph.ron", &noise(r#"comparator: Tolerance(absolute: 1e-6, tensors: ["x"])"#));
     assert_eq!(place.run(&[]).with_outcome("cached"), ["noise"]);
+}
+
+#[test]
+fn only_numbers_may_lie_apart_and_nothing_else_of_a_file() {
+    // The second line of each is what becomes other bytes with another number of threads.
+    let files = [
+        // The metadata.
+        r#"printf '\117\0\0\0\0\0\0\0{"__metadata__":{"t":"'$1'"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        printf "\\00$1\\0\\200\\077\\0\\0\\200\\077""#,
+        // Bytes behind the last tensor.
+        r#"printf '\066\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        printf "\\00$1\\0\\200\\077\\0\\0\\200\\077$1""#,
+        // A file that ends too soon.
+        r#"printf '\066\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        printf "\\00$1\\0\\200\\077""#,
+        // The order of tensors.
+        r#"case $1 in 1) a='[0,4]' b='[4,8]';; *) a='[4,8]' b='[0,4]';; esac
+        printf '\153\0\0\0\0\0\0\0{"x":{"dtype":"F32","shape":[1],"data_offsets":%s},"y":{"dtype":"F32","shape":[1],"data_offsets":%s}}' $a $b
+        printf "\\00$1\\0\\200\\077\\00$1\\0\\200\\077""#,
+    ];
+    let place = Place::new();
+    place.write("graph.ron", &noise(r#"resources: {"cpu": 1}, comparator: Tolerance(absolute: 1e-6, tensors: ["*"])"#));
+    let difference = |script: &str| {
+        place.write("noise.sh", &format!("{{\n{script}\n}} > \"$2/model.safetensors\"\n"));
+        run(&place);
+        let said = place.output(&["check", "graph.ron", "--runs", "1", "--json"]);
+        assert_eq!(said.code, Some(3), "{said:#?}");
+        let json: Value = serde_json::from_str(&said.stdout).unwrap();
+        json["stages"][0]["verdict"]["difference"]["files"][0].clone()
+    };
+    assert_eq!(difference(files[0])["header_differs"], true);
+    for (script, found) in [(files[1], 9), (files[2], 4)] {
+        let problem = difference(script)["problem"].as_str().unwrap().to_owned();
+        assert!(problem.ends_with(&format!("its header tells of 8 bytes of data, and it has {found}")), "{problem}");
+    }
+    assert_eq!(difference(files[3])["header_differs"], true);
+}
+
+#[test]
+fn a_user_without_rights_can_check() {
+    let nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).args(arguments);
+        command
+    };
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: all of these tests run as a user without rights");
+        return;
+    }
+    let place = Place::with(&[r#""name": Command(run: ["sh", "-c", "uname -n > $0/result", "{out}"])"#]);
+    let program = place.path("twdag");
+    fs::copy(env!("CARGO_BIN_EXE_twdag"), &program).unwrap();
+    for path in [place.path(""), place.path("graph.ron"), place.path("twdag.ron"), program.clone()] {
+        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    let program = program.to_str().unwrap();
+    if !nobody(&[program, "--version"]).output().is_ok_and(|output| output.status.success()) {
+        println!(
+            "SKIPPED: `setpriv` of util-linux is not there or may not change the user, or temporary folders are closed to others"
+        );
+        return;
+    }
+    let said = |arguments: &[&str]| {
+        let mut command = nobody(&[&[program], arguments].concat());
+        Said::from(command.current_dir(place.path("")).env_remove("TWDAG_STORE").output().unwrap())
+    };
+    let ran = said(&["run", "graph.ron"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let checked = said(&["check", "graph.ron", "--json"]);
+    let mut unshare = nobody(&["unshare", "--user", "--map-root-user", "--uts", "--", "true"]);
+    let outcome = if unshare.status().is_ok_and(|status| status.success()) {
+        "differs"
+    } else {
+        println!("SKIPPED in part: this machine lets a user without rights make no UTS namespace");
+        assert!(checked.stderr.contains("the host name stays as it is"), "{checked:#?}");
+        "same"
+    };
+    let json: Value = serde_json::from_str(&checked.stdout).unwrap_or_else(|error| panic!("{error}: {checked:#?}"));
+    assert_eq!(outcomes(&json), [("name".to_owned(), outcome.to_owned())], "{json:#}");
+}
+
+#[test]
+fn a_verdict_counts_for_the_result_it_was_reached_on_alone() {
+    let place = place(&[("time", "date +%N > $1/result")]);
+    check(&place, &["time"], 3);
+    let verdict = || -> Value {
+        let said = place.output(&["show", "graph.ron", "time", "--json"]);
+        serde_json::from_str::<Value>(&said.stdout).unwrap()["verdict"].clone()
+    };
+    assert_eq!(verdict()["outcome"], "differs");
+    // The record is lost, and the stage gives another result for the same key.
+    for (path, _) in room(&place, "actions") {
+        fs::remove_file(path).unwrap();
+    }
+    run(&place);
+    assert_eq!(room(&place, "verdicts").len(), 1);
+    assert_eq!(verdict(), Value::Null);
+}
+
+#[test]
+fn a_source_that_is_written_to_meanwhile_leaves_no_verdict() {
+    let place = Place::new();
+    place.write("text.txt", "before\n");
+    let text = place.path("text.txt").display().to_string();
+    let marker = place.path("marker").display().to_string();
+    place.graph(&[&format!(
+        r#""copy": Command(run: ["sh", "-c", "cat {{file.0}} > $0/copy; test ! -e {marker} || echo before > {text}; touch {marker}", "{{out}}"], files: ["text.txt"])"#
+    )]);
+    run(&place);
+    let said = place.output(&["check", "graph.ron", "--runs", "1"]);
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    let _filters = place.filters();
+    insta::assert_snapshot!(said.stderr, @"error: stage `copy` failed: [workspace]/text.txt was written to while the stage read it; check again");
+    assert_eq!(room(&place, "verdicts"), []);
+}
+
+#[test]
+fn only_what_was_another_one_counts_as_varied() {
+    let place = place(&[("all", "cat $0/*.txt > $1/all")]);
+    let json = json(&place, &["--runs", "3"]);
+    let varied = |stage: usize, run: usize| json["stages"][stage]["verdict"]["runs"][run]["varied"].to_string();
+    for run in 0..3 {
+        // A stage of twdag itself, which reads no other, and a program.
+        assert!(varied(0, run).contains("time zone") && !varied(0, run).contains("file order"), "{json:#}");
+        assert!(!varied(1, run).contains("time zone") && !varied(1, run).contains("locale"), "{json:#}");
+    }
 }
 
 /// All files of a room of the store, by name, with their content.

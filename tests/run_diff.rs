@@ -231,6 +231,72 @@ fn what_is_the_same_is_the_same_by_whatever_name() {
 }
 
 #[test]
+fn stages_that_wait_are_neither_the_same_nor_different() {
+    let place = folders();
+    place.write("one/a.txt", "a");
+    place.write("two/a.txt", "b");
+    let never = json(&place, &["graph.ron", "graph.ron"]);
+    assert_eq!(never["same"], serde_json::json!(["data"]));
+    assert_eq!((&never["differ"], &never["unknown"]), (&serde_json::json!([]), &serde_json::json!(["count"])));
+    let _filters = place.filters();
+    insta::assert_snapshot!(diff(&place, &["graph.ron", "graph.ron"], 0).stdout, @"
+    graph.ron and graph.ron
+      1 stage is the same, none differs
+      not compared: `count`: no key and no result is known of both sides
+    ");
+    run(&place, "graph.ron", &[]);
+    insta::assert_snapshot!(diff(&place, &[&["graph.ron", "graph.ron"], TWO].concat(), 3).stdout, @"
+    graph.ron and graph.ron --set data=two
+      0 stages are the same, 1 differs: `data`
+      not compared: `count`: no key and no result is known of both sides
+    `data`:
+      settings or inputs differ
+        source `from.path` changed: two, [short] → [short]
+      not compared: graph.ron --set data=two has no result of it yet
+    ");
+    assert_eq!(diff(&place, &[&["graph.ron:count", "graph.ron:count"], TWO].concat(), 0).stderr, "");
+}
+
+#[test]
+fn a_file_of_tensors_that_ends_too_soon_keeps_no_other_file_from_being_compared() {
+    let place = folders();
+    let tensors = |path: &str, value: f32| {
+        write_tensors(&place.path(path), &[("x", Dtype::F32, &[2], f32_bytes(&[1.0, value]))]);
+    };
+    tensors("one/model.safetensors", 1.0);
+    tensors("two/model.safetensors", 1.0);
+    let whole = fs::read(place.path("two/model.safetensors")).unwrap();
+    fs::write(place.path("two/model.safetensors"), &whole[..whole.len() - 4]).unwrap();
+    tensors("one/other.safetensors", 1.0);
+    tensors("two/other.safetensors", 2.0);
+    run(&place, "graph.ron", &[]);
+    run(&place, "graph.ron", &["--set", "data=two"]);
+    let json = json(&place, &[&["graph.ron:data", "graph.ron:data"], TWO].concat());
+    let files = &json["stage"]["files"]["files"];
+    let problem = files[0]["problem"].as_str().unwrap();
+    assert!(problem.ends_with("its header tells of 8 bytes of data, and it has 4"), "{problem}");
+    assert_eq!(files[1]["tensors"][0]["elements"]["greatest"], 1.0);
+}
+
+#[test]
+fn values_of_parameters_are_refused_where_no_graph_takes_them() {
+    let place = folders();
+    place.write("one/a.txt", "a");
+    run(&place, "graph.ron", &[]);
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    let _filters = place.filters();
+    let refused = |arguments: &[&str]| diff(&place, arguments, 2).stderr;
+    insta::assert_snapshot!(refused(&["graph.lock.ron", "graph.lock.ron", "--set", "data=one"]), @"error: --set gives parameters of a graph their values, and neither graph.lock.ron nor graph.lock.ron is one: results that were locked or computed stay what they are");
+    insta::assert_snapshot!(refused(&["graph.ron", "graph.lock.ron", "--other-set", "data=one"]), @"error: --other-set gives parameters of a graph their values, and graph.lock.ron is none: results that were locked or computed stay what they are");
+    let locks = ["graph.lock.ron", "graph.lock.ron"];
+    assert!(refused(&[&locks[..], &["--profile", "p"]].concat()).contains("--profile"));
+    assert!(refused(&[&locks[..], &["--other-profile", "p"]].concat()).contains("--other-profile"));
+    // One graph is enough for those that are meant for both.
+    diff(&place, &["graph.lock.ron", "graph.ron", "--set", "data=one"], 0);
+    diff(&place, &["graph.ron", "graph.lock.ron", "--set", "data=one"], 0);
+}
+
+#[test]
 fn two_stores_are_compared() {
     let place = Place::with(&[r#""time": Command(run: ["sh", "-c", "date +%N > $0/time", "{out}"])"#]);
     run(&place, "graph.ron", &[]);

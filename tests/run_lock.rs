@@ -278,6 +278,26 @@ fn a_lock_that_cannot_be_read_is_told_with_its_place() {
 }
 
 #[test]
+fn a_lock_replaces_nothing_but_a_lock() {
+    let place = locked();
+    let refused = |file: &str, code: i32| {
+        let said = place.output(&["lock", "graph.ron", "--lock-file", file]);
+        assert_eq!(said.code, Some(code), "{said:#?}");
+        said.stderr
+    };
+    let graph = fs::read_to_string(place.path("graph.ron")).unwrap();
+    fs::write(place.path("bytes"), [0xff, 0xfe]).unwrap();
+    let _filters = place.filters();
+    insta::assert_snapshot!(refused("graph.ron", 2), @"error: graph.ron is there already and is no lock file, so it is not replaced; name another file with --lock-file, or remove it");
+    insta::assert_snapshot!(refused("bytes", 2), @"error: bytes is there already and is no lock file, so it is not replaced; name another file with --lock-file, or remove it");
+    insta::assert_snapshot!(refused("artifacts", 2), @"error: artifacts is there already and is no lock file, so it is not replaced; name another file with --lock-file, or remove it");
+    insta::assert_snapshot!(refused("text.txt/lock.ron", 1), @"error: cannot read text.txt/lock.ron, which the lock would replace: Not a directory (os error 20)");
+    assert_eq!(fs::read_to_string(place.path("graph.ron")).unwrap(), graph);
+    assert_eq!(fs::read(place.path("bytes")).unwrap(), [0xff, 0xfe]);
+    assert_eq!(place.output(&["lock", "graph.ron", "--lock-file", "new.ron"]).code, Some(0));
+}
+
+#[test]
 fn git_merges_locks_of_two_branches_that_changed_different_stages() {
     let side = r#""side": Command(run: ["sh", "-c", "echo side > $0/side", "{out}"])"#;
     let apart = r#""zone": Command(run: ["sh", "-c", "echo zone > $0/zone", "{out}"])"#;

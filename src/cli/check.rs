@@ -33,6 +33,7 @@ use crate::{
 Each stage is computed from the recorded results of those it reads, in folders of its own, with another number of threads, host
 name, time, locale, time zone and order of files, and in one piece if it has parts. What could not be another one is said. The
 verdict is kept beside the record (`twdag show`); neither results nor records change.
+Without STAGE every stage is, so a Download fetches from its hub or address again, and a branch that has moved since differs.
 Exit codes: 0 all reproducible, 3 a result differs, 1 a stage failed or was never computed.")]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -32,7 +32,8 @@ use crate::{
 
 A and B are each a graph, a lock file or a run, whole or one stage of it (`A:STAGE`), or an artifact. Of whole ones the first
 stage that differs is looked into: one that differs although all it reads is the same, if there is one.
-Exit codes: 0 if they are the same, 3 if they differ.")]
+--set and --profile are for graphs, --other-set and --other-profile for a graph B.
+Exit codes: 0 if they are the same, 3 if they differ. Stages that wait for others to be computed are named, and count as neither.")]
 pub(super) struct Arguments {
     /// A graph, lock file, run or artifact; `:STAGE` behind it names one stage
     #[arg(value_name = "A")]
@@ -68,6 +69,8 @@ pub(super) struct Document {
     same: Vec<String>,
     /// Stages that are not, in order.
     differ: Vec<String>,
+    /// Stages of which too little is known to tell: they wait for others.
+    unknown: Vec<String>,
     only_in_one: Vec<String>,
     only_in_other: Vec<String>,
     /// The stage that is looked into.
@@ -110,6 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let other_store = arguments.other_store.as_ref().or(arguments.store.as_ref());
     let one = Side::find(&arguments.one, &overrides, arguments.store.as_deref())?;
     let mut other = Side::find(&arguments.other, &other_overrides, other_store.map(PathBuf::as_path))?;
+    refuse_idle(arguments, &one, &other)?;
     // Both may be named alike.
     let sets = arguments.other_set.iter().map(|(name, value)| format!(" --set {name}={value}"));
     let profile = arguments.other_profile.iter().map(|profile| format!(" --profile {profile}"));
@@ -125,12 +129,35 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     Ok(if is_same { exit::SUCCESS } else { exit::NOT_REPRODUCIBLE })
 }
 
+/// Refuses values of parameters that no graph would take.
+fn refuse_idle(arguments: &Arguments, one: &Side, other: &Side) -> Result<(), Failure> {
+    let overrides = arguments.parameters.overrides();
+    let of_b = !other.is_graph();
+    let of_both = of_b && !one.is_graph();
+    let idle = [
+        (of_both && !overrides.set.is_empty(), "--set"),
+        (of_both && overrides.profile.is_some(), "--profile"),
+        (of_b && !arguments.other_set.is_empty(), "--other-set"),
+        (of_b && arguments.other_profile.is_some(), "--other-profile"),
+    ];
+    let Some((_, option)) = idle.into_iter().find(|(is_idle, _)| *is_idle) else { return Ok(()) };
+    let what = if option.starts_with("--other") {
+        format!("{} is none", arguments.other)
+    } else {
+        format!("neither {} nor {} is one", arguments.one, arguments.other)
+    };
+    Err(Failure::usage(format!(
+        "{option} gives parameters of a graph their values, and {what}: results that were locked or computed stay what they are"
+    )))
+}
+
 fn compare(one: &Side, other: &Side) -> Document {
     let mut document = Document {
         one: one.label.clone(),
         other: other.label.clone(),
         same: Vec::new(),
         differ: Vec::new(),
+        unknown: Vec::new(),
         only_in_one: Vec::new(),
         only_in_other: Vec::new(),
         stage: None,
@@ -149,9 +176,17 @@ fn compare(one: &Side, other: &Side) -> Document {
         let new = other.stages.iter().filter(|stage| one.stage(&stage.name).is_none());
         document.only_in_other.extend(new.map(|stage| stage.name.clone()));
     }
-    let (same, differ): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(first, second)| first.is_same(second));
+    let (mut same, mut differ, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for (first, second) in pairs {
+        let list = match first.is_same(second) {
+            Some(true) => &mut same,
+            Some(false) => &mut differ,
+            None => &mut unknown,
+        };
+        list.push((first, second));
+    }
     let names = |pairs: &[(&SideStage, &SideStage)]| pairs.iter().map(|(stage, _)| stage.name.clone()).collect();
-    (document.same, document.differ) = (names(&same), names(&differ));
+    (document.same, document.differ, document.unknown) = (names(&same), names(&differ), names(&unknown));
     let looked_into = differ.iter().find(|(stage, _)| !reads_one_of(stage, &differ)).or(differ.first());
     if let Some((first, second)) = looked_into {
         document.stage = Some(detail((one, first), (other, second)));

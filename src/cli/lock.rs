@@ -20,7 +20,9 @@ use crate::{blame::exit, lock::Lock, plan};
   twdag lock graphs/quickstart.ron --set lambda=0.5 --lock-file graphs/half.lock.ron
 
 The file has one line a stage, sorted, so that git merges it; commit it with the graph. Everything must be computed: a lock
-names results.")]
+names results. Another file than a lock is not replaced.
+
+Settings stand in the lock as they are, also values from --set and `env` of a Command: put no secrets there.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     graph: GraphArguments,
@@ -32,10 +34,11 @@ pub(super) struct Arguments {
 /// Locks.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let graph = arguments.graph.load()?;
+    let file = arguments.lock_file.clone().unwrap_or_else(|| Lock::path_of(&graph.path));
+    Lock::need_place(&file)?;
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets(&graph, &[])?, &store)?;
     tell_damage(&store);
-    let file = arguments.lock_file.clone().unwrap_or_else(|| Lock::path_of(&graph.path));
     let lock = Lock::of(file, &graph, &plan, &store)?;
     // One that cannot be read, such as one with a merge conflict, is replaced like any other.
     let before = Lock::read(&lock.path).ok();

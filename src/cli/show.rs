@@ -61,7 +61,7 @@ struct Document {
     files: Vec<Entry>,
     provenance: Option<Provenance>,
     notices: Vec<String>,
-    /// What came of computing it again, if somebody did.
+    /// What came of computing this result again, if somebody did.
     verdict: Option<Verdict>,
     parts: Option<PartCounts>,
     metrics: Option<Value>,
@@ -122,6 +122,9 @@ fn collect(
         }
         None => (Vec::new(), None),
     };
+    // One on an earlier result says nothing of this one.
+    let verdict = planned.key.map(|key| store.verdict::<Verdict>(&key)).transpose()?.flatten();
+    let verdict = verdict.filter(|verdict| Some(verdict.artifact) == planned.artifact);
     let announced = announced(planned);
     let parts = record.as_ref().and_then(part_counts);
     let (provenance, notices) = record.map(|record| (record.provenance, record.notices)).unzip();
@@ -142,7 +145,7 @@ fn collect(
         files,
         provenance,
         notices: notices.unwrap_or_default(),
-        verdict: planned.key.map(|key| store.verdict(&key)).transpose()?.flatten(),
+        verdict,
         parts,
         metrics,
     })

@@ -46,6 +46,7 @@ pub fn folders(
             first_line: None,
             same_tensors: 0,
             tensors: Vec::new(),
+            header_differs: false,
             values: Vec::new(),
             differing_values: 0,
             problem: None,
@@ -72,7 +73,10 @@ fn contents(
 ) -> Result<(), CompareError> {
     match Path::new(&difference.path).extension().and_then(|extension| extension.to_str()) {
         Some("safetensors") => match tensors::compare(one, other, meaning, bounds)? {
-            Ok((same, differing)) => (difference.same_tensors, difference.tensors) = (same, differing),
+            Ok(found) => {
+                (difference.same_tensors, difference.tensors) = (found.same, found.differing);
+                difference.header_differs = found.header_differs;
+            }
             Err(problem) => difference.problem = Some(problem),
         },
         Some("json") => match text::values(one, other)? {

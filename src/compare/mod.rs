@@ -55,7 +55,7 @@ impl Comparison {
     /// Whether nothing differs but numbers of tensors within the bounds that were given for them.
     pub fn is_within_bounds(&self) -> bool {
         self.files.iter().all(|file| {
-            let is_tensors = file.problem.is_none() && !file.tensors.is_empty();
+            let is_tensors = file.problem.is_none() && !file.header_differs && !file.tensors.is_empty();
             let same_mode =
                 file.one.as_ref().map(|facts| facts.executable) == file.other.as_ref().map(|facts| facts.executable);
             let is_near = |tensor: &TensorDifference| {
@@ -84,6 +84,9 @@ pub struct FileDifference {
     pub same_tensors: usize,
     /// The tensors that are not, in the order of their names.
     pub tensors: Vec<TensorDifference>,
+    /// If both are safetensors: whether their `__metadata__` differs, or the order of their tensors.
+    #[serde(default)]
+    pub header_differs: bool,
     /// If both are JSON: the values that differ, the first of them.
     pub values: Vec<ValueDifference>,
     /// How many values differ in all.

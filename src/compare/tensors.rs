@@ -41,10 +41,17 @@ impl Tensors {
         }
         let mut header = Vec::new();
         file.by_ref().take(length).read_to_end(&mut header).map_err(CompareError::of(path))?;
-        match serde_json::from_slice(&header) {
-            Ok(metadata) => Ok(Ok(Self { path: path.to_owned(), file, data: 8 + length, metadata })),
-            Err(error) => wrong(&format!("its header cannot be read ({error})")),
+        let metadata: Metadata = match serde_json::from_slice(&header) {
+            Ok(metadata) => metadata,
+            Err(error) => return wrong(&format!("its header cannot be read ({error})")),
+        };
+        let data = 8 + length;
+        let (found, expected) =
+            (file.metadata().map_err(CompareError::of(path))?.len().saturating_sub(data), metadata.data_len() as u64);
+        if found != expected {
+            return wrong(&format!("its header tells of {expected} bytes of data, and it has {found}"));
         }
+        Ok(Ok(Self { path: path.to_owned(), file, data, metadata }))
     }
 
     fn names(&self) -> BTreeSet<String> {
@@ -66,8 +73,15 @@ impl Tensors {
     }
 }
 
-/// How many tensors are the same, and the others.
-type Found = (usize, Vec<TensorDifference>);
+/// What two files of tensors have in common and what not.
+pub(super) struct Found {
+    /// How many tensors are the same.
+    pub(super) same: usize,
+    /// The others.
+    pub(super) differing: Vec<TensorDifference>,
+    /// Whether the headers differ in more than those.
+    pub(super) header_differs: bool,
+}
 
 /// Compares two files of tensors; the inner error says in plain words why that is not possible.
 pub(super) fn compare(
@@ -81,12 +95,16 @@ pub(super) fn compare(
         (Err(problem), _) | (_, Err(problem)) => return Ok(Err(problem)),
     };
     let (mut same, mut differing) = (0, Vec::new());
+    let (mut same_facts, mut same_order) = (true, true);
     for name in one.names().union(&other.names()) {
         let facts = |tensors: &Tensors| {
             let info = tensors.info(name)?;
             Some(TensorFacts { dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
         };
         let (first, second) = (facts(&one), facts(&other));
+        let place = |tensors: &Tensors| tensors.info(name).map(|info| info.data_offsets);
+        same_facts &= first == second;
+        same_order &= place(&one) == place(&other);
         let comparable = matches!((&first, &second), (Some(first), Some(second)) if first.shape == second.shape);
         let elements = if comparable { elements(name, (&mut one, &mut other), meaning, bounds(name))? } else { None };
         if first == second && elements.as_ref().is_some_and(|elements| elements.differing == 0) {
@@ -95,7 +113,9 @@ pub(super) fn compare(
             differing.push(TensorDifference { name: name.clone(), one: first, other: second, elements });
         }
     }
-    Ok(Ok((same, differing)))
+    // Where tensors have another type or shape, those behind them lie elsewhere for that reason.
+    let header_differs = one.metadata.metadata() != other.metadata.metadata() || (same_facts && !same_order);
+    Ok(Ok(Found { same, differing, header_differs }))
 }
 
 /// Compares two tensors of the same shape; nothing for types that are not known.

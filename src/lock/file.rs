@@ -92,6 +92,22 @@ pub enum LockError {
     /// The file cannot be read, or does not say what a lock says.
     #[error(transparent)]
     Text(#[from] GraphError),
+    /// The place of the file is taken by something else.
+    #[error(
+        "{} is there already and is no lock file, so it is not replaced; name another file with --lock-file, or remove it", path.display()
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be told whether the place of the file is taken.
+    #[error("cannot read {}, which the lock would replace: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -113,8 +129,8 @@ impl LockError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::NotComputed { .. } => Blame::Stage,
-            Self::Text(_) => Blame::Graph,
-            Self::Write { .. } => Blame::Environment,
+            Self::Text(_) | Self::Taken { .. } => Blame::Graph,
+            Self::Unreadable { .. } | Self::Write { .. } => Blame::Environment,
             Self::Store(error) => error.blame(),
             Self::Bug(_) => Blame::Bug,
         }
@@ -154,6 +170,26 @@ impl Lock {
             set: set.map(|parameter| (parameter.name.clone(), parameter.value.clone())).collect(),
             stages: stages.collect::<Result<_, LockError>>()?,
         })
+    }
+
+    /// Whether the file there is a lock, be it one that cannot be read, rather than a graph or anything else: by its first word.
+    pub fn is_at(path: &Path) -> io::Result<bool> {
+        if !fs::metadata(path)?.is_file() {
+            return Ok(false);
+        }
+        let text = String::from_utf8(fs::read(path)?).unwrap_or_default();
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("//"));
+        Ok(first.is_some_and(|line| line.starts_with("Lock")))
+    }
+
+    /// Fails if a lock that is written there would replace anything but a lock.
+    pub fn need_place(path: &Path) -> Result<(), LockError> {
+        match Self::is_at(path) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(LockError::Taken { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(LockError::Unreadable { path: path.to_owned(), source }),
+        }
     }
 
     /// Reads a lock file.

@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(super) use self::surroundings::{HOST_NAME, Surroundings};
+pub(super) use self::surroundings::{HOST_NAME, Surroundings, USUAL_NAMESPACE, UTS_NAMESPACE};
 pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
 use self::{inputs::Inputs, surroundings::Host};
 use super::{
@@ -31,8 +31,8 @@ use crate::{
     compare::{self, Comparison, Folder},
     digest::{ArtifactId, Key},
     graph::{Comparator, Graph, Node, amount::CPU},
-    plan::PlannedStage,
-    store::{Manifest, Store},
+    plan::{self, PlannedStage},
+    store::{Manifest, SourceState, Store},
 };
 
 /// A clock that is read to the second must have moved on since the result was computed.
@@ -213,10 +213,12 @@ impl Checker<'_> {
     async fn judge(&mut self, subject: &Subject<'_>) -> Result<Verdict, End> {
         let comparator = &subject.node.policy.comparator;
         self.wait_for_another_second(&subject.key).await?;
+        let sources = self.sources(subject)?;
         let (mut reruns, mut difference) = (Vec::new(), None);
         for run in 1..=self.options.runs {
             (self.tell)(CheckEvent::Begins { stage: &subject.stage.name, run });
             let (rerun, found) = self.rerun(subject, comparator, run).await?;
+            self.need_unchanged(subject, &sources)?;
             (self.tell)(CheckEvent::Ran { stage: &subject.stage.name, run, rerun: &rerun });
             // The first that differs is kept, rather than one within the tolerance.
             let worse = reruns.iter().all(|before: &Rerun| before.outcome < rerun.outcome);
@@ -226,6 +228,28 @@ impl Checker<'_> {
             reruns.push(rerun);
         }
         Ok(Verdict::new(subject.artifact, comparator, reruns, difference))
+    }
+
+    /// The sources of a stage as they are now, which must be those that the record was made of.
+    fn sources(&self, subject: &Subject<'_>) -> Result<Vec<SourceState>, End> {
+        // Before they are hashed, so that every later change shows.
+        let states = plan::source_states(self.graph, subject.stage.node, self.store)?;
+        let result = |node| self.results.get(&node).copied();
+        if plan::resolve(self.graph, subject.stage.node, result, self.store)?.key != subject.key {
+            let message = "what it reads is not what it was when the check began; check again";
+            return Err(End::Failed(Failed { message: message.to_owned(), blame: Blame::Input }));
+        }
+        Ok(states)
+    }
+
+    /// A result of other content says nothing of the one on record.
+    fn need_unchanged(&self, subject: &Subject<'_>, before: &[SourceState]) -> Result<(), End> {
+        let after = plan::source_states(self.graph, subject.stage.node, self.store)?;
+        let changed = before.iter().zip(&after).find_map(|(before, after)| before.first_change(after));
+        changed.map_or(Ok(()), |path| {
+            let message = format!("{} was written to while the stage read it; check again", path.display());
+            Err(End::Failed(Failed { message, blame: Blame::Input }))
+        })
     }
 
     async fn wait_for_another_second(&self, key: &Key) -> Result<(), End> {
@@ -246,11 +270,12 @@ impl Checker<'_> {
         let clock = std::time::Instant::now();
         let folder = self.store.check_folder(&subject.key)?;
         let in_folder = |source| RunError::Folder { path: folder.path().to_owned(), source };
-        let mut surroundings = Surroundings::new(run, &self.host, folder.path(), self.usual_threads(subject.node));
+        let mut surroundings =
+            Surroundings::new(run, &self.host, folder.path(), subject.stage.kind, self.usual_threads(subject.node));
         fs::create_dir(&surroundings.folder).map_err(in_folder)?;
         let mut inputs = Inputs::new(folder.path());
         let job = self.job(subject, &surroundings, &mut inputs, folder.path())?;
-        if !subject.node.inputs.is_empty() {
+        if inputs.have_order() {
             surroundings.file_order(inputs.kept_order());
         }
         let log = File::create(folder.path().join("log.txt")).map_err(in_folder)?;
@@ -286,7 +311,8 @@ impl Checker<'_> {
     /// The threads that a run would give the stage.
     fn usual_threads(&self, node: &Node) -> usize {
         let asked = node.policy.resources.get(CPU).and_then(|request| usize::try_from(request.amount).ok());
-        asked.unwrap_or_else(|| self.options.totals.default_threads(None))
+        let all = self.options.totals.default_threads(None);
+        asked.map_or(all, |asked| asked.min(all)).max(1)
     }
 
     fn job(

@@ -42,6 +42,9 @@ pub enum RunError {
     /// Two results cannot be compared.
     #[error(transparent)]
     Compare(#[from] CompareError),
+    /// What a stage reads cannot be looked at again.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(&'static str),
@@ -53,6 +56,7 @@ impl RunError {
         match self {
             Self::Store(error) => error.blame(),
             Self::Compare(error) => error.blame(),
+            Self::Plan(error) => error.blame(),
             Self::Folder { .. } | Self::System { .. } => Blame::Environment,
             Self::Excess(_) => Blame::Graph,
             Self::Bug(_) => Blame::Bug,

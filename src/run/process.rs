@@ -79,21 +79,16 @@ pub(super) fn program() -> io::Result<PathBuf> {
 
 /// The command that starts a worker, but for what is the same in all surroundings.
 fn command(surroundings: Option<&Surroundings>) -> io::Result<std::process::Command> {
-    let Some(Surroundings { folder, variables, through, .. }) = surroundings else {
+    let Some(Surroundings { folder, variables, namespace, .. }) = surroundings else {
         let mut command = std::process::Command::new(program()?);
         if let Ok(name) = std::env::current_exe() {
             command.arg0(name);
         }
         return Ok(command);
     };
-    let mut command = match through.split_first() {
+    let mut command = match namespace {
         None => std::process::Command::new(program()?),
-        Some((first, rest)) => {
-            let mut command = std::process::Command::new(first);
-            // To that program, its own process is another one.
-            command.args(rest).arg(format!("/proc/{}/exe", std::process::id()));
-            command
-        }
+        Some(namespace) => namespace.command()?,
     };
     command.current_dir(folder).envs(variables.iter().map(|(name, value)| (*name, value)));
     Ok(command)

@@ -25,7 +25,7 @@ use crate::failpoint;
 
 use super::{
     channel::{self, Handed},
-    check::HOST_NAME,
+    check::{HOST_NAME, USUAL_NAMESPACE, UTS_NAMESPACE},
     job::{self, Job, Line, Verdict, Work},
     strays::Strays,
 };
@@ -111,7 +111,7 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     if getppid() != driver {
         return Err(StageError::Canceled);
     }
-    take_host_name(job.driver)?;
+    take_host_name()?;
     // If memory runs out, the kernel shall end the worker and not its driver; under the program's own name, and not
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
@@ -123,11 +123,13 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
 
 /// Takes another host name, if the driver asks for it: it has started the worker in a namespace of its own, or else the name of the
 /// whole machine would change.
-fn take_host_name(driver: u32) -> Result<(), StageError> {
+fn take_host_name() -> Result<(), StageError> {
     let Some(name) = env::var_os(HOST_NAME) else { return Ok(()) };
     let failed = |source| StageError::Environment { action: "take another host name".to_owned(), source };
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/uts"));
-    if namespace("self").map_err(failed)? == namespace(&driver.to_string()).map_err(failed)? {
+    // From a user namespace of its own a worker may not look at its driver's.
+    let usual = env::var_os(USUAL_NAMESPACE);
+    let mine = fs::read_link(UTS_NAMESPACE).map_err(failed)?;
+    if usual.is_none_or(|usual| mine.as_os_str() == usual) {
         return Err(failed(io::Error::other("the worker is in no namespace of its own")));
     }
     rustix::system::sethostname(name.as_encoded_bytes()).map_err(|error| failed(error.into()))

@@ -47,18 +47,16 @@ pub(super) struct SideStage {
 }
 
 impl SideStage {
-    /// Whether nothing differs.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        let keys = (self.action.as_ref().map(|action| action.key), other.action.as_ref().map(|action| action.key));
-        let same_key = match keys {
-            (Some(one), Some(other)) => one == other,
-            // Who knows only results compares results.
-            _ => true,
-        };
-        // A key says what the result is; that one side has not computed it yet is no difference.
-        match (self.artifact, other.artifact) {
-            (Some(one), Some(other)) => same_key && one == other,
-            _ => same_key && keys.0.is_some() && keys.1.is_some(),
+    /// Whether nothing differs; nothing if neither keys nor results are known of both.
+    pub(super) fn is_same(&self, other: &Self) -> Option<bool> {
+        let key = |stage: &Self| stage.action.as_ref().map(|action| action.key);
+        let same_key = key(self).zip(key(other)).map(|(one, other)| one == other);
+        let same_result = self.artifact.zip(other.artifact).map(|(one, other)| one == other);
+        // Who knows only results compares results. A key says what the result is; that one side has not computed it yet is no
+        // difference.
+        match (same_key, same_result) {
+            (None, None) => None,
+            (key, result) => Some(key.unwrap_or(true) && result.unwrap_or(true)),
         }
     }
 
@@ -70,6 +68,11 @@ impl SideStage {
 }
 
 impl Side {
+    /// Whether it is a graph, whose parameters can be given values.
+    pub(super) fn is_graph(&self) -> bool {
+        self.graph.is_some()
+    }
+
     /// Finds what `text` names.
     pub(super) fn find(text: &str, overrides: &Overrides, store: Option<&Path>) -> Result<Self, Failure> {
         // Neither the name of a stage nor that of a run or artifact holds a colon.
@@ -83,7 +86,12 @@ impl Side {
                 Some(root) => root.to_owned(),
                 None => workspace(path)?.join("artifacts"),
             };
-            if is_lock(path) { Self::of_lock(path, &root)? } else { Self::of_graph(path, overrides, &root, stage)? }
+            // Who cannot read it as a graph either tells why.
+            if Lock::is_at(path).unwrap_or(false) {
+                Self::of_lock(path, &root)?
+            } else {
+                Self::of_graph(path, overrides, &root, stage)?
+            }
         } else {
             let root = match store {
                 Some(root) => root.to_owned(),
@@ -180,13 +188,6 @@ impl Side {
             wanted.is_none_or(|wanted| wanted == digest).then_some(folder)
         })
     }
-}
-
-/// Whether a file holds a lock rather than a graph: by its first word.
-fn is_lock(path: &Path) -> bool {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("//"));
-    first.is_some_and(|line| line.starts_with("Lock"))
 }
 
 /// The artifact that digits name.

@@ -6,7 +6,7 @@ use super::{Detail, Document};
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint},
-        words::{bytes, quantity, short},
+        words::{bytes, quantity, short, stages},
     },
     compare::{Comparison, ElementDifferences, FileDifference, FirstByte, FirstLine, TensorDifference, TensorFacts},
     plan::Differing,
@@ -17,18 +17,24 @@ const SHOWN: usize = 12;
 
 /// All in which two sides differ.
 pub(super) fn page(document: &Document) -> String {
-    let Document { one, other, same, differ, only_in_one, only_in_other, stage } = document;
+    let Document { one, other, same, differ, unknown, only_in_one, only_in_other, stage } = document;
     let mut lines = vec![format!("{} and {}", paint(STRONG, one), paint(STRONG, other))];
     let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if same.len() + differ.len() > 1 {
+    if same.len() + differ.len() + unknown.len() > 1 {
         let differing = if differ.is_empty() {
             paint(GOOD, "none differs")
         } else {
-            format!("{} differ: {}", differ.len(), quoted(differ))
+            let verb = if differ.len() == 1 { "differs" } else { "differ" };
+            format!("{} {verb}: {}", differ.len(), quoted(differ))
         };
-        lines.push(format!("  {} are the same, {differing}", quantity(same.len() as u64, "stages")));
-    } else if differ.is_empty() && only_in_one.is_empty() && only_in_other.is_empty() {
+        let verb = if same.len() == 1 { "is" } else { "are" };
+        lines.push(format!("  {} {verb} the same, {differing}", stages(same.len())));
+    } else if [differ, unknown, only_in_one, only_in_other].into_iter().all(Vec::is_empty) {
         lines.push(format!("  {}", paint(GOOD, "the same")));
+    }
+    if !unknown.is_empty() {
+        let why = "no key and no result is known of both sides";
+        lines.push(format!("  {}: {}: {why}", paint(NOTE, "not compared"), quoted(unknown)));
     }
     for (names, side) in [(only_in_one, one), (only_in_other, other)] {
         if !names.is_empty() {
@@ -93,6 +99,7 @@ fn file(file: &FileDifference) -> Vec<String> {
         first_line,
         same_tensors,
         tensors,
+        header_differs,
         values,
         differing_values,
         problem,
@@ -112,6 +119,9 @@ fn file(file: &FileDifference) -> Vec<String> {
         (Some(_), None) => vec![format!("{name}: only in the one")],
         (None, _) => vec![format!("{name}: only in the other")],
     };
+    if *header_differs {
+        lines.push("  the headers differ: `__metadata__`, or the order of tensors".to_owned());
+    }
     if !tensors.is_empty() {
         lines.push(format!("  {} of {} tensors differ", tensors.len(), tensors.len() + same_tensors));
         lines.extend(tensors.iter().take(SHOWN).flat_map(tensor).map(|line| format!("  {line}")));

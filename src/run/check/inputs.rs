@@ -28,12 +28,24 @@ pub(super) struct Inputs {
     places: BTreeMap<ArtifactId, PathBuf>,
     in_memory: Option<TempDir>,
     kept_order: Option<String>,
+    have_order: bool,
 }
 
 impl Inputs {
     /// Inputs that may lie below `folder`.
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.join("inputs"), places: BTreeMap::new(), in_memory: None, kept_order: None }
+        Self {
+            folder: folder.join("inputs"),
+            places: BTreeMap::new(),
+            in_memory: None,
+            kept_order: None,
+            have_order: false,
+        }
+    }
+
+    /// Whether there is an input of several files, which alone can come in another order.
+    pub(super) fn have_order(&self) -> bool {
+        self.have_order
     }
 
     /// Why the files of an input come in the usual order, if they do.
@@ -48,9 +60,13 @@ impl Inputs {
         }
         let (view, manifest) = (store.view(artifact)?, store.manifest(artifact)?);
         let size = manifest.size();
+        let has_order = manifest.files().len() > 1;
+        self.have_order |= has_order;
         let place = if size > LARGEST {
-            self.kept_order
-                .get_or_insert_with(|| format!("an input of {} MB is too large to be copied", size / 1_000_000));
+            if has_order {
+                self.kept_order
+                    .get_or_insert_with(|| format!("an input of {} MB is too large to be copied", size / 1_000_000));
+            }
             view
         } else {
             let is_plain = manifest.files().iter().all(|file| !file.executable);
@@ -87,7 +103,7 @@ impl Inputs {
                     last = Some(Err(RunError::Folder { path: place.clone(), source }));
                     break;
                 }
-                if usual.len() < 2 || listed(&place) != usual {
+                if files.len() < 2 || listed(&place) != usual {
                     return Ok(place);
                 }
                 last = Some(Ok(place.clone()));

@@ -1,6 +1,8 @@
 //! What is different around a stage when it is computed again.
 
 use std::{
+    env, fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -9,6 +11,10 @@ use super::Kept;
 
 /// The environment variable that tells a worker which host name to take in its own namespace.
 pub(in crate::run) const HOST_NAME: &str = "TWDAG_CHECK_HOST_NAME";
+/// The environment variable that tells a worker which UTS namespace is the driver's.
+pub(in crate::run) const USUAL_NAMESPACE: &str = "TWDAG_CHECK_USUAL_NAMESPACE";
+/// A link that names the UTS namespace of whoever reads it.
+pub(in crate::run) const UTS_NAMESPACE: &str = "/proc/self/ns/uts";
 
 /// Locales and time zones, one after another. Those that are not installed count as `C` to most programs, which is no harm.
 const LOCALES: [(&str, &str); 3] =
@@ -17,8 +23,8 @@ const LOCALES: [(&str, &str); 3] =
 /// How a worker gets another host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Host {
-    /// In a UTS namespace, made with these arguments of `unshare`.
-    Namespace(&'static [&'static str]),
+    /// In a UTS namespace of its own.
+    Namespace(Namespace),
     /// Only the variable HOSTNAME is another one; says why.
     Stays(String),
 }
@@ -27,19 +33,55 @@ impl Host {
     /// Finds out what this machine allows.
     pub(super) fn find() -> Self {
         const WAYS: [&[&str]; 2] = [&["--uts"], &["--user", "--map-root-user", "--uts"]];
-        let works = |way: &&&[&str]| {
-            let mut command = Command::new("unshare");
-            command.args(**way).args(["--", "true"]);
-            let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            status.is_ok_and(|status| status.success())
+        let usual = match fs::read_link(UTS_NAMESPACE) {
+            Ok(link) => link.to_string_lossy().into_owned(),
+            Err(error) => return Self::Stays(format!("{UTS_NAMESPACE} cannot be read: {error}")),
         };
-        WAYS.iter().find(works).map_or_else(
-            || {
-                let why = "this machine lets nobody make a UTS namespace (`unshare --user --map-root-user --uts` of util-linux)";
-                Self::Stays(why.to_owned())
-            },
-            |way| Self::Namespace(way),
-        )
+        let mut why =
+            "this machine lets nobody make a UTS namespace (`unshare --user --map-root-user --uts` of util-linux)"
+                .to_owned();
+        for way in WAYS {
+            let namespace = Namespace { way, usual: usual.clone() };
+            // With the very program that is to run there: a namespace in which it cannot start is of no use.
+            let status = namespace.command().and_then(|mut command| {
+                command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
+            });
+            match status {
+                Ok(status) if status.success() => return Self::Namespace(namespace),
+                Ok(_) => {}
+                Err(error) => why = format!("`unshare` of util-linux cannot be run: {error}"),
+            }
+        }
+        Self::Stays(why)
+    }
+}
+
+/// A UTS namespace to start workers in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::run) struct Namespace {
+    /// The arguments of `unshare`.
+    way: &'static [&'static str],
+    /// The namespace that a worker must not be in, or else the name of the whole machine would change.
+    usual: String,
+}
+
+impl Namespace {
+    /// The command that starts this very program in such a namespace. By its path: who has a user namespace of its own may not
+    /// follow the link to the program of a process outside of it.
+    pub(in crate::run) fn command(&self) -> io::Result<Command> {
+        let path = env::current_exe()?;
+        let is_running = || -> io::Result<bool> {
+            let (running, found) = (fs::metadata("/proc/self/exe")?, fs::metadata(&path)?);
+            Ok((running.dev(), running.ino()) == (found.dev(), found.ino()))
+        };
+        // Keys carry the revisions of the running program.
+        if !is_running().unwrap_or(false) {
+            let problem = format!("the program {} was replaced while it ran; start the check again", path.display());
+            return Err(io::Error::other(problem));
+        }
+        let mut command = Command::new("unshare");
+        command.args(self.way).arg("--").arg(path);
+        Ok(command)
     }
 }
 
@@ -50,8 +92,8 @@ pub(in crate::run) struct Surroundings {
     pub(in crate::run) folder: PathBuf,
     /// Environment variables that are set.
     pub(in crate::run) variables: Vec<(&'static str, String)>,
-    /// The program and arguments to start the worker through, if any.
-    pub(in crate::run) through: Vec<&'static str>,
+    /// The namespace of the worker, if it gets one.
+    pub(in crate::run) namespace: Option<Namespace>,
     /// The threads.
     pub(super) threads: usize,
     /// What is another one than usual, in words.
@@ -61,8 +103,8 @@ pub(in crate::run) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of the `run`-th run, from 1, of a stage that has `usual` threads in a run.
-    pub(super) fn new(run: usize, host: &Host, folder: &Path, usual: usize) -> Self {
+    /// Those of the `run`-th run, from 1, of a stage of some kind that has `usual` threads in a run.
+    pub(super) fn new(run: usize, host: &Host, folder: &Path, kind: &str, usual: usize) -> Self {
         let (locale, zone) = LOCALES[run.saturating_sub(1) % LOCALES.len()];
         let name = format!("checked-{run}");
         let mut variables = vec![
@@ -72,23 +114,28 @@ impl Surroundings {
             ("TZ", zone.to_owned()),
         ];
         let threads = threads(run, usual);
-        let mut varied: Vec<String> =
-            ["time", "folders", "locale", "time zone", "work in one piece"].map(str::to_owned).into();
-        varied.push(format!("threads ({threads})"));
-        let (mut through, mut kept) = (Vec::new(), Vec::new());
-        match host {
-            Host::Namespace(way) => {
-                through.push("unshare");
-                through.extend(*way);
-                through.push("--");
-                variables.push((HOST_NAME, name));
+        let mut varied = vec!["time".to_owned(), "folders".to_owned()];
+        // The programs of a `Command` have an environment that is the same everywhere.
+        if kind != "Command" {
+            varied.extend(["locale", "time zone"].map(str::to_owned));
+        }
+        varied.push("work in one piece".to_owned());
+        if threads != usual {
+            varied.push(format!("threads ({threads})"));
+        }
+        let mut kept = Vec::new();
+        let namespace = match host {
+            Host::Namespace(namespace) => {
+                variables.extend([(HOST_NAME, name), (USUAL_NAMESPACE, namespace.usual.clone())]);
                 varied.push("host name".to_owned());
+                Some(namespace.clone())
             }
             Host::Stays(why) => {
                 kept.push(Kept { what: "host name".to_owned(), why: format!("{why}; only HOSTNAME was set") });
+                None
             }
-        }
-        Self { folder: folder.join("elsewhere"), variables, through, threads, varied, kept }
+        };
+        Self { folder: folder.join("elsewhere"), variables, namespace, threads, varied, kept }
     }
 
     /// Notes whether the files of inputs came in another order; `why` says why not.
@@ -102,7 +149,7 @@ impl Surroundings {
 
 /// One thread, then one more than usual, then two, then three: another number each time.
 fn threads(run: usize, usual: usize) -> usize {
-    let mut numbers = vec![1, usual + 1, 2, 3];
+    let mut numbers = vec![1, usual.saturating_add(1), 2, 3];
     if usual == 1 {
         // The usual number comes last.
         numbers = vec![2, 3, 4, 1];
