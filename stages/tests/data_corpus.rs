@@ -116,24 +116,35 @@ fn a_text_column_of_parquet_is_read_however_it_is_packed() {
 
 #[test]
 fn damaged_parquet_is_refused_and_never_panics() {
-    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet/zstd.parquet")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.parquet");
     let read = |bytes: &[u8]| {
         fs::write(&file, bytes).unwrap();
         Corpus::open([&file]).unwrap().documents().collect::<Result<Vec<_>, _>>()
     };
-    for end in (0..whole.len()).step_by(97) {
-        assert!(read(&whole[..end]).is_err(), "cut at {end}");
+    let fixture =
+        |name: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet").join(name)).unwrap();
+    for name in ["none.parquet", "snappy.parquet", "gzip.parquet", "zstd.parquet"] {
+        let whole = fixture(name);
+        for end in (0..whole.len()).step_by(397) {
+            assert!(read(&whole[..end]).is_err(), "{name}, cut at {end}");
+        }
+        // The footer, on which all else hangs, is at the end.
+        let footer = whole.len() - 3000;
+        for at in (0..footer).step_by(97).chain((footer..whole.len()).step_by(13)) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            // What is damaged may be what is not read.
+            let _ = read(&bytes);
+        }
     }
-    // The footer, on which all else hangs, is at the end.
-    let footer = whole.len() - 3000;
-    for at in (0..footer).step_by(97).chain((footer..whole.len()).step_by(5)) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (at % 8);
-        // What is damaged may be what is not read.
-        let _ = read(&bytes);
-    }
+    let whole = fixture("none.parquet");
+    let text = read(&whole).unwrap().swap_remove(0).text;
+    let word = text.split_whitespace().find(|word| word.len() > 6 && word.is_ascii()).unwrap();
+    let at = whole.windows(word.len()).position(|bytes| bytes == word.as_bytes()).unwrap();
+    let mut other = whole.clone();
+    other[at] ^= 1;
+    assert!(read(&other).is_err(), "the checksum of a page tells of another letter");
     insta::assert_snapshot!(message(read(&whole[..whole.len() - 1]), folder.path()), @"FOLDER/a.parquet: no complete Parquet file (Parquet error: Invalid Parquet file. Corrupt footer); fetch it again");
     insta::assert_snapshot!(message(read(b"no parquet at all"), folder.path()), @"FOLDER/a.parquet: no complete Parquet file (Parquet error: Invalid Parquet file. Corrupt footer); fetch it again");
 }

@@ -6,7 +6,10 @@ mod stage_support;
 
 use proptest::prelude::*;
 use stage_support::toy;
-use twdag_stages::weighting::{Compare, Normalization, Rounding, Shape, Transform, check, weigh, weighted_mean};
+use twdag_stages::{
+    registry,
+    weighting::{Compare, Normalization, Rounding, Shape, Transform, check, weigh, weighted_mean},
+};
 
 /// Scores as losses of a long side over a short side of zeros.
 fn from_scores(shape: &Shape, scores: &[f32]) -> Vec<f32> {
@@ -204,6 +207,11 @@ fn losses_are_rounded_to_bf16_on_request() {
     let refused =
         Rounding::check(Some(Rounding::Both), &Shape::Focal { gamma: 2.0 }, "weighting.").expect_err("an error");
     insta::assert_snapshot!(refused, @"setting `weighting.rounding` is Both, expected nothing: `Uniform` and `Focal` compare no losses");
+    let train = "(model: \"model\", tokens: \"tokens\", steps: 1, batch: 1, weighting: Unfrozen(windows: (length: 32, step: 24), \
+                 rounding: Long, shape: Dense(lambda: 0.5)))";
+    let train = registry::find("Train").and_then(|kind| kind.from_ron(&registry::ron_options(), train).ok());
+    let refused = train.expect("settings").check().expect_err("an error");
+    insta::assert_snapshot!(refused, @"setting `weighting.rounding` is Long, expected Both, or nothing: both sides are the model in training");
 }
 
 #[test]

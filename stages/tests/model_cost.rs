@@ -47,7 +47,13 @@ fn scoring_and_training_cost_what_the_hand_calculation_says() {
     let llama = model("meta-llama/Meta-Llama-3-8B");
     let tokens = with(&llama, 3840, 32_768);
     // Without the embedding, which is only looked up, 8,030,261,248 - 128,256 * 4096 parameters are multiplied with.
-    let forward = |length: f64| 2.0 * 7_504_924_672.0 + 2.0 * 32.0 * 4096.0 * length;
+    let matrices = 2.0 * 7_504_924_672.0;
+    let attention = |length: f64| 2.0 * 32.0 * 4096.0 * length;
+    let forward = |length: f64| matrices + attention(length);
+    // Back, a matrix has two products for one forward (with an adapter one), attention five for two.
+    let passes = |of_matrices: f64, of_attention: f64| {
+        125_829_120.0 * (of_matrices * matrices + of_attention * attention(32_768.0))
+    };
 
     let score = "Score(model: \"model\", tokens: \"tokens\", windows: (length: 8192, step: 6144), device: Cuda(precision: Bf16))";
     let scored = estimate(score, &tokens);
@@ -63,17 +69,17 @@ fn scoring_and_training_cost_what_the_hand_calculation_says() {
         estimate(&stage, &tokens).work.unwrap()
     };
     let kept = train("");
-    assert_eq!(kept.operations, 125_829_120.0 * 3.0 * forward(32_768.0));
+    assert_eq!(kept.operations, passes(3.0, 3.5));
     // docs/memory.md has 348.06 and 165.17 GB, with two threads.
     assert!((347.5e9..351e9).contains(&(kept.memory as f64)), "{}", kept.memory);
     let again = train(", activations: Recompute");
-    assert_eq!((again.training_tokens, again.operations), (125_829_120, 125_829_120.0 * 4.0 * forward(32_768.0)));
+    assert_eq!((again.training_tokens, again.operations), (125_829_120, passes(4.0, 4.5)));
     assert!((164.5e9..168e9).contains(&(again.memory as f64)), "{}", again.memory);
     let unfrozen = train(", weighting: Unfrozen(windows: (length: 8192, step: 6144), shape: Dense(lambda: 0.75))");
     assert_eq!(unfrozen.forward_tokens, 3840 * 4 * 8192);
     assert_eq!(unfrozen.operations, kept.operations + 125_829_120.0 * forward(8192.0));
     let lora = train(", lora: (rank: 16, alpha: 32), activations: Recompute");
-    assert_eq!(lora.operations, 125_829_120.0 * 3.0 * forward(32_768.0));
+    assert_eq!(lora.operations, passes(3.0, 4.5));
     assert!((69e9..72e9).contains(&(lora.memory as f64)), "{}", lora.memory);
     // In bf16, what is multiplied with lies beside the parameters that are trained.
     let on_device = train(", activations: Recompute, device: Cuda(precision: Bf16)");
@@ -82,4 +88,25 @@ fn scoring_and_training_cost_what_the_hand_calculation_says() {
     // Without masters and moments: 6 bytes for each parameter where there were 18.
     let host = train(", activations: Recompute, device: Cuda(precision: Bf16), optimizer: Host");
     assert_eq!(on_device.memory - host.memory, 12 * 8_030_261_248);
+}
+
+#[test]
+fn what_is_not_known_is_not_counted_as_nothing() {
+    let phi = model("microsoft/phi-2");
+    let tokens = with(&phi, 10, 512);
+    let evaluate = |tasks: &str| estimate(&format!("Evaluate(model: \"model\", tasks: {{{tasks}}})"), &tokens).work;
+    let losses = "\"losses\": LossByPosition(tokens: \"tokens\", buckets: 2)";
+    assert_eq!(evaluate(losses).unwrap().forward_tokens, 10 * 512);
+    assert_eq!(evaluate(&format!("{losses}, \"choice\": MultipleChoice(data: \"questions\")")), None);
+    let needles = |score: &str| {
+        evaluate(&format!("\"needles\": Needles(lengths: [1024], depths: [0.0, 1.0], samples: 3{score})")).unwrap()
+    };
+    assert_eq!(needles("").forward_tokens, 2 * 3 * 1024);
+    assert_eq!(needles(", score: Ranking").forward_tokens, 2 * 3 * 10 * 1024);
+    // A step holds no more sequences than its batch.
+    let train = |batch: usize| {
+        let stage = format!("Train(model: \"model\", tokens: \"tokens\", steps: 1, batch: {batch})");
+        estimate(&stage, &tokens).work.unwrap().memory
+    };
+    assert!(train(1) < train(2));
 }

@@ -158,19 +158,24 @@ impl Task {
         }
     }
 
-    /// What the model reads, where that is known without the data.
-    fn scorings(&self, inputs: &Outlooks<'_>) -> Vec<Scoring> {
+    /// What the model reads, if that is known without the data.
+    fn scorings(&self, inputs: &Outlooks<'_>) -> Option<Vec<Scoring>> {
         match self {
-            Self::LossByPosition { tokens, .. } | Self::PlantedFacts { tokens, .. } => {
+            Self::LossByPosition { tokens, .. } | Self::PlantedFacts { tokens, .. } | Self::LongPpl { tokens, .. } => {
                 let tokens = inputs(tokens);
-                let known = tokens.sequences.zip(tokens.length);
-                known.into_iter().map(|(sequences, length)| Scoring { sequences, length }).collect()
+                let (sequences, length) = tokens.sequences.zip(tokens.length)?;
+                Some(vec![Scoring { sequences, length }])
             }
-            Self::Needles { lengths, depths, samples, .. } => {
-                let sequences = (depths.len() * samples) as u64;
-                lengths.iter().map(|&length| Scoring { sequences, length: length as u64 }).collect()
+            Self::Needles { lengths, depths, samples, score, .. } => {
+                let passes = match score {
+                    NeedleScore::Ranking => needles::CANDIDATES,
+                    NeedleScore::Greedy | NeedleScore::Generation { .. } => 1,
+                };
+                let sequences = (depths.len() as u64).saturating_mul(*samples as u64).saturating_mul(passes as u64);
+                Some(lengths.iter().map(|&length| Scoring { sequences, length: length as u64 }).collect())
             }
-            Self::MultipleChoice { .. } | Self::FarTokenDetection { .. } | Self::LongPpl { .. } => Vec::new(),
+            Self::FarTokenDetection { .. } => Some(Vec::new()),
+            Self::MultipleChoice { .. } => None,
         }
     }
 
@@ -242,9 +247,11 @@ impl Kind for Evaluate {
     }
 
     fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
-        let scorings: Vec<Scoring> = self.tasks.values().flat_map(|task| task.scorings(inputs)).collect();
+        let scorings: Option<Vec<Vec<Scoring>>> = self.tasks.values().map(|task| task.scorings(inputs)).collect();
         let config = self.model.as_ref().and_then(|model| inputs(model).config);
-        let work = config.and_then(|config| scoring_work(config, &scorings, ComputeDevice::default()));
+        let work = config
+            .zip(scorings)
+            .and_then(|(config, scorings)| scoring_work(config, &scorings.concat(), ComputeDevice::default()));
         Estimate { outlook: Outlook::default(), work }
     }
 

@@ -50,7 +50,7 @@ const FILLER: [&str; 12] = [
 ];
 
 /// Candidates among which the number has to be the most probable one.
-const CANDIDATES: usize = 10;
+pub(super) const CANDIDATES: usize = 10;
 
 /// Tokens of the samples that are continued at once; no result depends on it.
 const TOKENS_AT_ONCE: usize = 16_384;

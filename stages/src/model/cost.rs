@@ -34,14 +34,24 @@ impl Cost {
         self.parameters
     }
 
-    /// Floating-point operations for a token that goes forward with `length` tokens at once: 2 P + 2 L a T, where P are the
-    /// parameters that are multiplied with (the embedding only if it is the output layer, too), L the layers, a the
-    /// width of all heads; attention looks back half of T on average.
+    /// Floating-point operations for a token that goes forward with `length` tokens at once.
     pub fn forward(&self, length: u64) -> f64 {
-        let Config { vocab_size, hidden_size, layers, heads, head_dim, tie_word_embeddings, .. } = self.config;
+        self.matrices() + self.attention(length)
+    }
+
+    /// Those of the matrices: 2 P, where P are the parameters that are multiplied with (the embedding only if it is the output
+    /// layer, too).
+    pub fn matrices(&self) -> f64 {
+        let Config { vocab_size, hidden_size, tie_word_embeddings, .. } = self.config;
         let looked_up = if tie_word_embeddings { 0 } else { (vocab_size * hidden_size) as u64 };
-        let width = (layers * heads * head_dim) as u64;
-        2.0 * (self.parameters - looked_up) as f64 + 2.0 * (width * length) as f64
+        2.0 * (self.parameters - looked_up) as f64
+    }
+
+    /// Those of attention with `length` tokens at once: 2 L a T, where L are the layers, a the width of all heads; a token
+    /// looks back half of T on average.
+    pub fn attention(&self, length: u64) -> f64 {
+        let Config { layers, heads, head_dim, .. } = self.config;
+        2.0 * (layers * heads * head_dim) as f64 * length as f64
     }
 
     /// Bytes at the peak with `batch` sequences of `length` tokens at a time, in the memory of the device
@@ -100,8 +110,9 @@ pub fn scoring_work(config: Map<String, Value>, scorings: &[Scoring], device: Co
         ..Work::default()
     };
     for &Scoring { sequences, length } in scorings {
-        work.forward_tokens += sequences * length;
-        work.operations += (sequences * length) as f64 * cost.forward(length);
+        let tokens = sequences.saturating_mul(length);
+        work.forward_tokens = work.forward_tokens.saturating_add(tokens);
+        work.operations += tokens as f64 * cost.forward(length);
         let memory = cost.memory(sequences, length, &Purpose::Score, device, false).ok()?;
         work.memory = work.memory.max(memory);
     }

@@ -93,7 +93,7 @@ impl Model {
     }
 
     /// Says in which numbers products are taken from now on, in scoring and training. The products of an adapter, which are
-    /// small, and those of generation stay f32.
+    /// small, stay f32; generation is for models in f32.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }

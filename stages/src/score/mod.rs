@@ -106,7 +106,7 @@ impl Kind for Score {
     fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
         let tokens = inputs(&self.tokens);
         let (Some(sequences), Some(length)) = (tokens.sequences, tokens.length) else { return Estimate::default() };
-        let bytes = Some(size_of::<f32>() as u64 * sequences * (length - 1));
+        let bytes = Some(sequences.saturating_mul(length.saturating_sub(1)).saturating_mul(size_of::<f32>() as u64));
         let outlook = Outlook { sequences: Some(sequences), length: Some(length), bytes, ..Outlook::default() };
         let (window, windows) = match self.windows {
             None => (length, 1),
@@ -116,7 +116,7 @@ impl Kind for Score {
                 Err(_) => return Estimate { outlook, work: None },
             },
         };
-        let scoring = Scoring { sequences: sequences * windows, length: window };
+        let scoring = Scoring { sequences: sequences.saturating_mul(windows), length: window };
         let work = inputs(&self.model).config.and_then(|config| scoring_work(config, &[scoring], self.device));
         Estimate { outlook, work }
     }

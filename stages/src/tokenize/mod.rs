@@ -90,7 +90,7 @@ impl Kind for Tokenize {
 
     fn estimate(&self, _inputs: &Outlooks<'_>) -> Estimate {
         let (sequences, length) = (self.limit.map(|limit| limit as u64), self.length as u64);
-        let bytes = sequences.map(|sequences| size_of::<u32>() as u64 * sequences * length);
+        let bytes = sequences.map(|sequences| sequences.saturating_mul(length).saturating_mul(size_of::<u32>() as u64));
         Estimate { outlook: Outlook { sequences, length: Some(length), bytes, ..Outlook::default() }, work: None }
     }
 

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The model to start from. It is trained without dropout, whatever its `config.json` says; a warning tells if that
+    /// The model to start from. Unless `dropout` is set, it is trained without; a warning tells if its `config.json`
     /// asks for some.
     pub model: Reference,
     /// The token sequences.
@@ -345,6 +345,10 @@ impl Kind for Train {
             }
             Weighting::Unfrozen { windows, compare, rounding, shape, .. } => {
                 windows.check("weighting.windows.")?;
+                if *rounding == Some(Rounding::Long) {
+                    let expected = "Both, or nothing: both sides are the model in training";
+                    return Err(SettingError::new("weighting.rounding", "Long", expected));
+                }
                 Rounding::check(*rounding, shape, "weighting.")?;
                 weighting::check(*compare, shape, "weighting.")
             }

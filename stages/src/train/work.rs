@@ -10,24 +10,25 @@ use crate::{
 };
 
 impl Train {
-    /// The work of training on sequences of `length` tokens. A step back takes two forward: the gradients of what went in and
-    /// of the weights, of which an adapter needs the first alone.
+    /// The work of training on sequences of `length` tokens. Back, a matrix has two products for one forward: the gradients of
+    /// what went in and of the weights, of which an adapter needs the first alone. Attention has five for two.
     pub(super) fn work(&self, config: Map<String, Value>, length: u64) -> Option<Work> {
         let cost = Cost::of(config).ok()?;
-        let sequences = (self.steps * self.batch) as u64;
-        let (tokens, adapter) = (sequences * length, self.lora.as_ref().map(Lora::adapter));
-        let passes =
-            1 + if adapter.is_some() { 1 } else { 2 } + u64::from(self.activations.0 == Activations::Recompute);
-        let (mut operations, mut forward_tokens) = (passes as f64 * tokens as f64 * cost.forward(length), 0);
+        let sequences = (self.steps as u64).saturating_mul(self.batch as u64);
+        let (tokens, adapter) = (sequences.saturating_mul(length), self.lora.as_ref().map(Lora::adapter));
+        let forward = if self.activations.0 == Activations::Recompute { 2.0 } else { 1.0 };
+        let back = if adapter.is_some() { 1.0 } else { 2.0 };
+        let of_token = (forward + back) * cost.matrices() + (forward + 2.5) * cost.attention(length);
+        let (mut operations, mut forward_tokens) = (tokens as f64 * of_token, 0);
         if let Weighting::Unfrozen { windows, .. } = &self.weighting {
             let plan = WindowPlan::new(length as usize, *windows, None, "weighting.windows.").ok()?;
             // The first window is what the long side has seen already.
-            forward_tokens = sequences * (plan.count() as u64 - 1) * plan.window() as u64;
+            forward_tokens = sequences.saturating_mul((plan.count() as u64 - 1) * plan.window() as u64);
             operations += forward_tokens as f64 * cost.forward(plan.window() as u64);
         }
         let purpose = Purpose::Train { activations: self.activations.0, moments: self.moments, adapter };
         let on_host = self.optimizer == OptimizerPlace::Host;
-        let micro_batch = self.micro_batch_of(length as usize) as u64;
+        let micro_batch = self.micro_batch_of(length as usize).min(self.batch) as u64;
         Some(Work {
             parameters: cost.parameters(),
             forward_tokens,

@@ -1,6 +1,10 @@
 //! Documents of a text column of Parquet files.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
 
 use parquet::{
     basic::Type,
@@ -71,7 +75,8 @@ impl Rows {
             before,
         };
         if row > 0 && rows.open_group()? {
-            rows.row = rows.values.as_mut().map_or(Ok(0), |values| values.skip_records(row)).map_err(broken)?;
+            let skipped = rows.values.as_mut().map_or(Ok(0), |values| guarded(|| values.skip_records(row)));
+            rows.row = skipped.map_err(broken)?;
         }
         Ok(rows)
     }
@@ -93,7 +98,7 @@ impl Rows {
             return Err(DataError::content(&self.path, problem));
         }
         let group = self.reader.get_row_group(self.group);
-        let column = group.and_then(|group| group.get_column_reader(self.column));
+        let column = group.and_then(|group| guarded(|| group.get_column_reader(self.column)));
         let ColumnReader::ByteArrayColumnReader(values) = column.map_err(|error| broken(&self.path, error))? else {
             return Err(DataError::content(&self.path, "a row group has another schema than the file; fetch it again"));
         };
@@ -110,7 +115,8 @@ impl Rows {
             let Some(values) = &mut self.values else { return Ok(None) };
             let (mut levels, mut found) = (Vec::new(), Vec::with_capacity(1));
             let levels = self.is_optional.then_some(&mut levels);
-            let read = values.read_records(1, levels, None, &mut found).map_err(|error| broken(&self.path, error))?;
+            let read = guarded(|| values.read_records(1, levels, None, &mut found));
+            let read = read.map_err(|error| broken(&self.path, error))?;
             if read.0 == 0 {
                 self.before += self.row;
                 self.group += 1;
@@ -141,7 +147,14 @@ impl Rows {
     }
 }
 
-fn broken(path: &std::path::Path, error: ParquetError) -> DataError {
+/// Calls the library, which takes pages for what they say of themselves: it panics at some that are damaged. What it read with
+/// is not used again then.
+fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let damaged = |_| Err(ParquetError::General("a damaged page".to_owned()));
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(damaged)
+}
+
+fn broken(path: &Path, error: ParquetError) -> DataError {
     match error {
         ParquetError::External(error) => match error.downcast::<std::io::Error>() {
             Ok(error) => DataError::io("read", path)(*error),

@@ -70,7 +70,8 @@ fn exact(sum: f32, left: &[f32], right: &[f32]) -> f32 {
 }
 
 /// By pairs, the second number first.
-fn by_pairs(mut sum: f32, left: &[f32], right: &[f32]) -> f32 {
+fn by_pairs(sum: f32, left: &[f32], right: &[f32]) -> f32 {
+    let mut sum = flush(sum);
     for (left, right) in left.chunks(2).zip(right.chunks(2)) {
         for (left, right) in left.iter().zip(right).rev() {
             sum = flush(left.mul_add(*right, sum));
@@ -85,9 +86,14 @@ type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32);
 const FORMS: [Form; 2] = [("f32", |number| number, exact), ("bf16", bf16, by_pairs)];
 
 fn check(left: &Operand, right: &Operand, gap: usize, accumulate: bool) {
+    check_beside(left, right, gap, accumulate, 1.0);
+}
+
+/// With numbers in the output before that are so many times as large as usual.
+fn check_beside(left: &Operand, right: &Operand, gap: usize, accumulate: bool, scale: f32) {
     let (rows, depth, columns) = (left.rows, left.columns, right.columns);
     let stride = columns + gap;
-    let before = numbers(rows.max(1) * stride, 7);
+    let before: Vec<f32> = numbers(rows.max(1) * stride, 7).into_iter().map(|number| number * scale).collect();
     for (form, factor, chain) in FORMS {
         let lefts: Vec<Vec<f32>> = (0..rows).map(|row| (0..depth).map(|i| factor(left.at(row, i))).collect()).collect();
         let rights: Vec<Vec<f32>> =
@@ -143,6 +149,8 @@ fn bf16_has_no_numbers_below_normal_ones() {
             operand
         };
         let (left, right) = (Operand::new(9, 37, 0, false, 5), Operand::new(37, 40, 0, false, 6));
-        check(&scaled(left), &scaled(right), 0, false);
+        check(&scaled(left.clone()), &scaled(right.clone()), 0, false);
+        check_beside(&scaled(left), &scaled(right), 0, true, scale * scale);
+        check_beside(&Operand::new(9, 3, 0, false, 5), &Operand::new(3, 40, 0, true, 6), 0, true, scale);
     }
 }

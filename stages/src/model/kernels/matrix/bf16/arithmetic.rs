@@ -18,6 +18,9 @@ pub(super) trait Arithmetic: Copy {
     /// Sums of nothing.
     fn zero(self) -> Self::Sums;
 
+    /// Sums to which products are to be added; numbers smaller than normal ones count as zero.
+    fn begin(self, sums: Self::Sums) -> Self::Sums;
+
     /// The same pair in all places.
     fn splat(self, pair: u32) -> Self::Pairs;
 
@@ -74,6 +77,11 @@ impl<S: Simd> Arithmetic for Emulated<S> {
     #[inline(always)]
     fn zero(self) -> S::f32s {
         self.0.splat_f32s(0.0)
+    }
+
+    #[inline(always)]
+    fn begin(self, sums: S::f32s) -> S::f32s {
+        self.flush(sums)
     }
 
     #[inline(always)]
@@ -178,6 +186,12 @@ mod native {
         fn zero(self) -> __m512 {
             // SAFETY: the processor has AVX-512.
             unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        fn begin(self, sums: __m512) -> __m512 {
+            // The instruction takes them so.
+            sums
         }
 
         #[inline(always)]

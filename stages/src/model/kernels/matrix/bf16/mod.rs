@@ -3,7 +3,7 @@
 //! Factors are packed in pairs along the inner index, as the processor's instruction takes them (`VDPBF16PS` of AVX-512
 //! BF16), and summed in f32. What that does to a sum is the definition for all instruction sets: it adds the product of the
 //! second numbers of two pairs, then that of the first ones, each time rounded to the nearest, and to zero where the sum is
-//! smaller than normal numbers. Numbers are rounded to bf16 to the nearest likewise. Where the inner size is odd, a zero
+//! smaller than normal numbers; a sum that begins with so small a number begins with zero. Numbers are rounded to bf16 to the nearest likewise. Where the inner size is odd, a zero
 //! follows. So each number of a product is one chain, and tiles, blocks and packing change no bit.
 
 mod arithmetic;

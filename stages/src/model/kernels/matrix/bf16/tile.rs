@@ -71,7 +71,8 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
             if accumulate {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
-                        *sum = output.add(row * stride + vector * A::LANES).cast::<A::Sums>().read_unaligned();
+                        let from = output.add(row * stride + vector * A::LANES);
+                        *sum = arithmetic.begin(from.cast::<A::Sums>().read_unaligned());
                     }
                 }
             }
