@@ -15,11 +15,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     ("graph", &["digest", "canon", "blame", "graph"]),
     ("store", &["digest", "canon", "blame", "failpoint", "store"]),
+    ("remote", &["digest", "blame", "store", "remote"]),
     ("compare", &["digest", "blame", "store", "compare"]),
-    ("plan", &["digest", "canon", "blame", "graph", "store", "plan"]),
+    ("plan", &["digest", "canon", "blame", "graph", "store", "remote", "plan"]),
     ("lock", &["digest", "canon", "blame", "graph", "store", "plan", "lock"]),
-    ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "compare", "plan", "lock", "run"]),
-    ("cli", &["digest", "canon", "blame", "failpoint", "graph", "store", "compare", "plan", "lock", "run", "cli"]),
+    ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "remote", "compare", "plan", "lock", "run"]),
+    (
+        "cli",
+        &["digest", "canon", "blame", "failpoint", "graph", "store", "remote", "compare", "plan", "lock", "run", "cli"],
+    ),
 ];
 
 /// For each room of `stages/src/`, the rooms that it may use: the floors know no room above them.

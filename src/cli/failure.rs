@@ -8,6 +8,7 @@ use crate::{
     graph::GraphError,
     lock::LockError,
     plan::PlanError,
+    remote::RemoteError,
     run::error::RunError,
     store::StoreError,
 };
@@ -85,4 +86,4 @@ impl From<LockError> for Failure {
     }
 }
 
-by_blame!(StoreError, PlanError, RunError);
+by_blame!(StoreError, PlanError, RunError, RemoteError);

@@ -13,6 +13,7 @@ mod output;
 mod path;
 mod pin;
 mod plan;
+mod remote;
 mod run;
 mod runs;
 mod settled;

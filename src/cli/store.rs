@@ -3,18 +3,20 @@
 mod check;
 mod collect;
 mod quantity;
+mod remote;
 mod size;
 
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 
-/// Look after the store: check it, see its size, remove what nobody needs
+/// Look after the store: check it, see its size, remove what nobody needs, share it with a team
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   twdag store size
   twdag store check
-  twdag store gc --keep-runs 3 --dry-run")]
+  twdag store gc --keep-runs 3 --dry-run
+  twdag store push graphs/quickstart.ron --remote-store s3://team/cache")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +27,9 @@ enum Command {
     Check(check::Arguments),
     Gc(collect::Arguments),
     Size(size::Arguments),
+    Push(remote::PushArguments),
+    Pull(remote::PullArguments),
+    Status(remote::StatusArguments),
 }
 
 /// Does what is asked for.
@@ -33,5 +38,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Check(arguments) => check::run(arguments),
         Command::Gc(arguments) => collect::run(arguments),
         Command::Size(arguments) => size::run(arguments),
+        Command::Push(arguments) => remote::push(arguments),
+        Command::Pull(arguments) => remote::pull(arguments),
+        Command::Status(arguments) => remote::status(arguments),
     }
 }

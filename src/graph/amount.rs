@@ -35,7 +35,7 @@ pub fn bytes(text: &str) -> Option<u64> {
     (bytes < (1_u64 << 53) as f64).then_some(bytes.round() as u64)
 }
 
-/// What [`bytes`] reads, for messages.
+/// What [`bytes()`] reads, for messages.
 pub const BYTES: &str = "a size with its unit in quotes, such as \"4 GiB\" or \"500 MB\"";
 
 /// A span of time, such as `90s`, `15min`, `1h 30min` or `500ms`.

@@ -1,4 +1,5 @@
-//! The workspace file `twdag.ron`: what this machine has for stages to use. Nothing of it enters a key.
+//! The workspace file `twdag.ron`: what this machine has for stages to use, and where results are shared. Nothing of it
+//! enters a key.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,8 @@ use super::{
 pub const WORKSPACE_FILE: &str = "twdag.ron";
 
 const VERSION: &str = "1";
-const FIELDS: [&str; 2] = ["version", "resources"];
+const FIELDS: [&str; 3] = ["version", "resources", "remote_store"];
+const ADDRESS: &str = "\"s3://bucket/prefix\"";
 const EXPECTED: &str = "expected `Workspace(version: 1)`";
 
 /// What a workspace file says.
@@ -28,6 +30,8 @@ const EXPECTED: &str = "expected `Workspace(version: 1)`";
 pub struct Workspace {
     /// How much there is of each resource that it names.
     pub resources: BTreeMap<String, Available>,
+    /// The address of the store that a team shares.
+    pub remote_store: Option<String>,
 }
 
 /// How much there is of a resource.
@@ -92,6 +96,14 @@ impl Workspace {
                     problems.push(Problem::at(field.value.head(), message, "expected 1"));
                 }
                 "resources" => self.read_resources(&field.value, source, problems),
+                "remote_store" => {
+                    self.remote_store = field.value.as_text().map(str::to_owned);
+                    if self.remote_store.is_none() {
+                        let found = describe(&field.value, source);
+                        let message = format!("`remote_store` is {found}, expected an address such as {ADDRESS}");
+                        problems.push(Problem::at(field.value.head(), message, format!("expected {ADDRESS}")));
+                    }
+                }
                 unknown => problems.push(
                     Problem::at(field.name, format!("`Workspace` has no field `{unknown}`"), "not a field")
                         .with_suggestion("field", field.name, unknown, &FIELDS, str::to_owned),

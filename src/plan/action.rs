@@ -10,6 +10,7 @@ use crate::{
     canon,
     digest::{ArtifactId, Digest, Key},
     graph::{Graph, Node},
+    remote::Tiers,
     store::{Record, RecordInput, SourceState, Store, StoreError},
 };
 
@@ -167,14 +168,15 @@ pub fn resolve(
     graph: &Graph,
     node: usize,
     artifact: impl Fn(usize) -> Option<ArtifactId>,
-    store: &Store,
+    tiers: &Tiers<'_>,
 ) -> Result<Action, PlanError> {
+    let store = tiers.store;
     let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
     let inputs = node.inputs.iter().map(|input| {
         let artifact = artifact(input.node).ok_or_else(|| {
             PlanError::Bug(format!("stage `{}` was resolved before its input `{}`", node.name, input.reference))
         })?;
-        let digest = store.digest_inside(&artifact, input.reference.path()).map_err(|source| PlanError::Input {
+        let digest = tiers.digest_inside(&artifact, input.reference.path()).map_err(|source| PlanError::Input {
             stage: node.name.clone(),
             role: input.role.clone(),
             reference: input.reference.clone(),

@@ -4,6 +4,7 @@ use super::{Action, PlanError, changes, resolve};
 use crate::{
     digest::{ArtifactId, Key},
     graph::{Graph, Node},
+    remote::{Found, Tiers},
     store::{Lookup, Store},
 };
 
@@ -33,6 +34,8 @@ pub struct PlannedStage {
     pub key: Option<Key>,
     /// The result, if it is cached.
     pub artifact: Option<ArtifactId>,
+    /// Whether the result is cached in the remote store alone, so that its bytes are not here yet.
+    pub elsewhere: bool,
 }
 
 /// What is to be done for a stage.
@@ -47,13 +50,14 @@ pub enum Status {
     Waits,
 }
 
-/// Plans the targets and all they need. It looks into the store and at the sources, and writes nothing but the
-/// index that makes the next look faster.
-pub fn plan(graph: &Graph, targets: &[usize], store: &Store) -> Result<Plan, PlanError> {
+/// Plans the targets and all they need. It looks into the store, at what is known of a remote one, and at the sources, and
+/// writes nothing but the indexes that make the next look faster.
+pub fn plan<'a>(graph: &Graph, targets: &[usize], tiers: impl Into<Tiers<'a>>) -> Result<Plan, PlanError> {
+    let tiers = tiers.into();
     let mut artifacts = vec![None; graph.nodes().len()];
     let mut stages = Vec::new();
     for node in graph.closure(targets) {
-        let stage = planned(graph, node, &artifacts, store)?;
+        let stage = planned(graph, node, &artifacts, &tiers)?;
         if let Some(slot) = artifacts.get_mut(node) {
             *slot = stage.artifact;
         }
@@ -66,7 +70,7 @@ fn planned(
     graph: &Graph,
     index: usize,
     artifacts: &[Option<ArtifactId>],
-    store: &Store,
+    tiers: &Tiers<'_>,
 ) -> Result<PlannedStage, PlanError> {
     let node = graph.nodes().get(index).ok_or_else(|| PlanError::Bug(format!("the graph has no node {index}")))?;
     let stage = PlannedStage {
@@ -78,16 +82,29 @@ fn planned(
         action: None,
         key: None,
         artifact: None,
+        elsewhere: false,
     };
     let missing = missing(graph, node, artifacts);
     if !missing.is_empty() {
         return Ok(PlannedStage { reason: format!("waits for {}", missing.join(", ")), ..stage });
     }
-    let action = resolve(graph, index, |node| artifacts.get(node).copied().flatten(), store)?;
+    let action = resolve(graph, index, |node| artifacts.get(node).copied().flatten(), tiers)?;
     let key = action.key();
-    let (status, reason, artifact) = match store.lookup(&key)? {
-        Lookup::Hit(record) => (Status::Cached, "its result is in the store".to_owned(), Some(record.artifact)),
-        lookup => (Status::Run, why(graph, node, &action, &lookup, store)?, None),
+    let (status, reason, artifact) = match tiers.lookup(&key)? {
+        Found::Here(record) => (Status::Cached, "its result is in the store".to_owned(), Some(record.artifact)),
+        Found::There(record) => {
+            let found = PlannedStage {
+                status: Status::Cached,
+                reason: "its result is in the remote store".to_owned(),
+                key: Some(key),
+                action: Some(action),
+                artifact: Some(record.artifact),
+                elsewhere: true,
+                ..stage
+            };
+            return Ok(found);
+        }
+        Found::Nowhere(lookup) => (Status::Run, why(graph, node, &action, &lookup, tiers.store)?, None),
     };
     Ok(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage })
 }

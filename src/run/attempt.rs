@@ -242,7 +242,7 @@ impl Attempt {
             &self.shared.graph,
             self.node(),
             |node| self.artifacts.get(&node).copied(),
-            &self.shared.store,
+            &(&*self.shared.store).into(),
         )?)
     }
 

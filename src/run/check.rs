@@ -235,7 +235,7 @@ impl Checker<'_> {
         // Before they are hashed, so that every later change shows.
         let states = plan::source_states(self.graph, subject.stage.node, self.store)?;
         let result = |node| self.results.get(&node).copied();
-        if plan::resolve(self.graph, subject.stage.node, result, self.store)?.key != subject.key {
+        if plan::resolve(self.graph, subject.stage.node, result, &self.store.into())?.key != subject.key {
             let message = "what it reads is not what it was when the check began; check again";
             return Err(End::Failed(Failed { message: message.to_owned(), blame: Blame::Input }));
         }

@@ -51,7 +51,7 @@ impl Manifest {
     }
 
     /// The canonical JSON.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         // Strings, numbers and flags cannot fail to become JSON.
         serde_json::to_vec(self).unwrap_or_default()
     }
@@ -76,6 +76,22 @@ impl Manifest {
             Some(file) => Err(format!("it names a file `{}`", file.path.escape_debug())),
             None => Ok(manifest),
         }
+    }
+
+    /// Reads the list of files of this artifact from somewhere else; says what is wrong if it is not exactly that, or may
+    /// not be.
+    pub fn of_artifact(artifact: &ArtifactId, bytes: &[u8]) -> Result<Self, String> {
+        if Digest::of(bytes) == *artifact.digest() {
+            Self::parse(bytes)
+        } else {
+            Err("its bytes are not those of its digest".to_owned())
+        }
+    }
+
+    /// The digest of what a reference `"stage/path"` points to: the whole artifact, or a file or folder inside.
+    pub fn digest_inside(&self, path: Option<&str>) -> Result<Digest, StoreError> {
+        let Some(path) = path else { return Ok(*self.artifact().digest()) };
+        self.inside(path).ok_or_else(|| StoreError::NotInside { path: path.to_owned(), holds: self.top() })
     }
 
     /// The digest of a file, or of the folder at `path` as if it were an artifact of its own.
@@ -152,8 +168,6 @@ impl Store {
 
     /// The digest of what a reference `"stage/path"` points to: the whole artifact, or a file or folder inside.
     pub fn digest_inside(&self, artifact: &ArtifactId, path: Option<&str>) -> Result<Digest, StoreError> {
-        let Some(path) = path else { return Ok(*artifact.digest()) };
-        let manifest = self.manifest(artifact)?;
-        manifest.inside(path).ok_or_else(|| StoreError::NotInside { path: path.to_owned(), holds: manifest.top() })
+        if path.is_none() { Ok(*artifact.digest()) } else { self.manifest(artifact)?.digest_inside(path) }
     }
 }

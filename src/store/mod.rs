@@ -35,6 +35,7 @@ mod sealed;
 mod seals;
 mod source;
 mod stat_index;
+mod transfer;
 mod verdict;
 mod view;
 mod witness;
@@ -57,6 +58,7 @@ pub use provenance::Provenance;
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput, RecordedPart};
 pub use source::SourceState;
+pub use transfer::Incoming;
 pub use witness::Witnesses;
 
 use rustix::fs::Access;

@@ -91,6 +91,28 @@ struct Version {
     version: u32,
 }
 
+impl Record {
+    /// The record as text, with the version of its form.
+    pub fn to_text(&self) -> String {
+        // Strings, numbers and digests cannot fail to become JSON.
+        serde_json::to_string(&Stored { version: VERSION, record: self }).unwrap_or_default()
+    }
+
+    /// Reads what [`Record::to_text`] wrote; says in plain words what is wrong otherwise.
+    pub fn from_text(text: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice::<Stored<Self>>(text) {
+            Ok(Stored { version: VERSION, record }) => Ok(record),
+            // What another version's record looks like is unknown.
+            other => Err(match serde_json::from_slice::<Version>(text) {
+                Ok(Version { version }) if version != VERSION => {
+                    format!("it has version {version}, this twdag reads version {VERSION}")
+                }
+                _ => format!("it cannot be read: {}", other.err().map(|error| error.to_string()).unwrap_or_default()),
+            }),
+        }
+    }
+}
+
 impl Store {
     /// The result of an action, if it is in the store with all its files. What is missing or damaged is a miss;
     /// [`Store::lookup`] tells the difference.
@@ -136,21 +158,7 @@ impl Store {
             problem
         };
         let content = sealed::content(&bytes).map_err(damaged)?;
-        let record = match serde_json::from_slice::<Stored<Record>>(content) {
-            Ok(Stored { version: VERSION, record }) => record,
-            // What another version's record looks like is unknown.
-            other => {
-                let problem = match serde_json::from_slice::<Version>(content) {
-                    Ok(Version { version }) if version != VERSION => {
-                        format!("it has version {version}, this twdag reads version {VERSION}")
-                    }
-                    _ => {
-                        format!("it cannot be read: {}", other.err().map(|error| error.to_string()).unwrap_or_default())
-                    }
-                };
-                return Err(named(problem));
-            }
-        };
+        let record = Record::from_text(content).map_err(named)?;
         if record.key == *key { Ok(Some(record)) } else { Err(damaged(format!("it belongs to action {}", record.key))) }
     }
 

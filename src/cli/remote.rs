@@ -1,0 +1,89 @@
+//! What commands take to use a remote store, and how they tell of it.
+
+use std::path::Path;
+
+use clap::{Args, builder::PossibleValue};
+
+use super::{
+    failure::Failure,
+    output::{self, NOTE, paint},
+};
+use crate::{
+    graph::{Graph, Workspace},
+    plan::{self, Plan, Status},
+    remote::{Mode, Remote, RemoteError, Tiers},
+    store::Store,
+};
+
+/// Which remote store there is, and what it is used for.
+#[derive(Debug, Args)]
+pub(super) struct RemoteOptions {
+    /// A store that a team shares, behind the one of this machine: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or
+    /// file:///FOLDER (docs/team-cache.md) [default: `remote_store` of twdag.ron]
+    #[arg(long, value_name = "URL", env = "TWDAG_REMOTE_STORE", hide_env_values = true)]
+    remote_store: Option<String>,
+    /// What the remote store is used for: results are taken from it (read), given to it (write), or both
+    #[arg(long, value_name = "USE", env = "TWDAG_REMOTE", hide_env_values = true, default_value = "readwrite")]
+    remote: Mode,
+}
+
+impl clap::ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl RemoteOptions {
+    /// The remote store, if there is one and it is to be used. Nothing is asked of it yet.
+    pub(super) fn find(&self, workspace: &Path) -> Result<Option<Remote>, Failure> {
+        if self.remote == Mode::Off {
+            return Ok(None);
+        }
+        let address = match &self.remote_store {
+            Some(address) => Some(address.clone()),
+            None => Workspace::load(workspace)?.remote_store,
+        };
+        let address = address.filter(|address| !address.trim().is_empty());
+        Ok(address.map(|address| address.parse()).transpose()?.map(|address| Remote::new(address, self.remote)))
+    }
+
+    /// The remote store of a command that is about nothing else.
+    pub(super) fn need(&self, workspace: &Path) -> Result<Remote, Failure> {
+        self.find(workspace)?.ok_or_else(|| {
+            Failure::usage(
+                "no remote store is named; name one with --remote-store, TWDAG_REMOTE_STORE or `remote_store` in twdag.ron, and \
+                 leave --remote as it is",
+            )
+        })
+    }
+}
+
+/// Plans, with what the remote store has too. It is asked only if something is not on this machine. If it cannot be reached,
+/// the plan is made without it, and the error is returned besides.
+pub(super) fn plan_with(
+    graph: &Graph,
+    targets: &[usize],
+    store: &Store,
+    remote: Option<&Remote>,
+) -> Result<(Plan, Option<RemoteError>), Failure> {
+    let tiers = Tiers::new(store, remote);
+    let plan = plan::plan(graph, targets, tiers.clone())?;
+    let is_open = plan.stages.iter().any(|stage| stage.status != Status::Cached);
+    let Some(remote) = tiers.remote().filter(|_| is_open) else { return Ok((plan, None)) };
+    match remote.refresh_now_and_then(store) {
+        Ok(problems) => {
+            problems.iter().for_each(warn);
+            Ok((plan::plan(graph, targets, tiers)?, None))
+        }
+        Err(error) => Ok((plan, Some(error))),
+    }
+}
+
+/// Tells of something that the user should know although the command goes on.
+pub(super) fn warn(problem: impl std::fmt::Display) {
+    output::err(format!("{}: {problem}\n", paint(NOTE, "warning")));
+}

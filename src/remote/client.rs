@@ -1,0 +1,196 @@
+//! Requests. Threads and connections come with the first one.
+
+use std::{
+    fmt::Write as _,
+    future::Future,
+    ops::Range,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use object_store::{
+    BackoffConfig, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart, path::Path,
+};
+use tokio::runtime::Runtime;
+
+use super::{Address, RemoteError};
+
+/// So much is asked for, or sent, in one request of several for a large object.
+pub(super) const PIECE: u64 = 8 << 20;
+/// So many requests for one large object are on their way at the same time.
+pub(super) const AT_ONCE: usize = 6;
+/// A multipart upload has at most 10,000 pieces.
+const MOST_PIECES: u64 = 9_000;
+
+/// How requests are repeated: with a pause that grows and is drawn at random, for a bounded time.
+pub(super) fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
+            base: 2.0,
+        },
+        max_retries: 6,
+        retry_timeout: Duration::from_mins(1),
+    }
+}
+
+/// The way to a remote store.
+pub(super) struct Client {
+    address: Address,
+    open: OnceLock<Open>,
+    requests: AtomicU64,
+}
+
+struct Open {
+    runtime: Option<Runtime>,
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Not waiting, which is forbidden where this may happen.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What came of creating an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Created {
+    /// It is there now.
+    Yes,
+    /// Somebody else was first.
+    Taken,
+}
+
+impl Client {
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, open: OnceLock::new(), requests: AtomicU64::new(0) }
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    fn open(&self) -> Result<&Open, RemoteError> {
+        if let Some(open) = self.open.get() {
+            return Ok(open);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("remote")
+            .enable_all()
+            .build()
+            .map_err(RemoteError::System)?;
+        let (store, prefix) = self.address.open()?;
+        Ok(self.open.get_or_init(|| Open { runtime: Some(runtime), store, prefix }))
+    }
+
+    /// Carries requests out, on threads of its own, and waits for them.
+    pub(super) fn block_on<F: Future>(&self, work: F) -> Result<F::Output, RemoteError> {
+        match &self.open()?.runtime {
+            Some(runtime) => Ok(runtime.block_on(work)),
+            None => Err(RemoteError::System(std::io::Error::other("it is closed"))),
+        }
+    }
+
+    fn at(&self, object: &str) -> Result<(&dyn ObjectStore, Path), RemoteError> {
+        let open = self.open()?;
+        let path = object.split('/').fold(open.prefix.clone(), Path::join);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Ok((&*open.store, path))
+    }
+
+    fn failed(&self, verb: &'static str, object: &str, error: &Error) -> RemoteError {
+        RemoteError::Request { address: self.address.clone(), verb, object: object.to_owned(), problem: told(error) }
+    }
+
+    /// Something there that is not what it must be.
+    pub(super) fn damaged(&self, object: &str, problem: impl Into<String>) -> RemoteError {
+        RemoteError::Damaged { address: self.address.clone(), object: object.to_owned(), problem: problem.into() }
+    }
+
+    /// An object as a whole; `None` if there is none.
+    pub(super) async fn get(&self, object: &str) -> Result<Option<Bytes>, RemoteError> {
+        let (store, path) = self.at(object)?;
+        let read = async { store.get(&path).await?.bytes().await };
+        match read.await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", object, &error)),
+        }
+    }
+
+    /// Pieces of an object; those that lie close together come in one request. `None` if there is no object.
+    pub(super) async fn get_ranges(
+        &self,
+        object: &str,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, RemoteError> {
+        let (store, path) = self.at(object)?;
+        match store.get_ranges(&path, ranges).await {
+            Ok(pieces) => Ok(Some(pieces)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", object, &error)),
+        }
+    }
+
+    /// Creates an object, if there is none of that name.
+    pub(super) async fn create(&self, object: &str, bytes: Vec<u8>) -> Result<Created, RemoteError> {
+        let (store, path) = self.at(object)?;
+        match store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into()).await {
+            Ok(_) => Ok(Created::Yes),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Created::Taken),
+            Err(error) => Err(self.failed("write", object, &error)),
+        }
+    }
+
+    /// Writes an object, whether there is one of that name or not.
+    pub(super) async fn put(&self, object: &str, bytes: Vec<u8>) -> Result<(), RemoteError> {
+        let (store, path) = self.at(object)?;
+        match store.put(&path, PutPayload::from(bytes)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed("write", object, &error)),
+        }
+    }
+
+    /// Begins to write a large object in pieces of [`piece_of`] its size.
+    pub(super) async fn begin(&self, object: &str, size: u64) -> Result<WriteMultipart, RemoteError> {
+        let (store, path) = self.at(object)?;
+        let upload = store.put_multipart(&path).await.map_err(|error| self.failed("write", object, &error))?;
+        Ok(WriteMultipart::new_with_chunk_size(upload, piece_of(size) as usize))
+    }
+
+    /// An error of a large object on its way.
+    pub(super) fn unwritten(&self, object: &str, error: &Error) -> RemoteError {
+        self.failed("write", object, error)
+    }
+}
+
+/// The length of the pieces that a large object is sent in.
+pub(super) fn piece_of(size: u64) -> u64 {
+    PIECE.max(size.div_ceil(MOST_PIECES))
+}
+
+/// An error with its causes, each once, without what a server's page says around it.
+pub(super) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let more = next.to_string();
+        if !text.contains(&more) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {more}");
+        }
+        cause = next.source();
+    }
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() > 600 { line.chars().take(600).chain("…".chars()).collect() } else { line }
+}

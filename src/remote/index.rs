@@ -1,0 +1,247 @@
+//! The index: all that the segments say, read up to some number.
+
+use std::{
+    collections::{HashMap, hash_map},
+    fs,
+    path::Path,
+};
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    RemoteError,
+    client::{AT_ONCE, Client, Created},
+    segment::{Heading, Operation, Published, decode, encode},
+};
+use crate::{
+    digest::{ArtifactId, Digest, Key},
+    store::Store,
+};
+
+const LATEST: &str = "v1/latest";
+/// After so many segments comes a checkpoint: who knows nothing reads at most so many segments besides it.
+const EVERY: u64 = 8;
+
+/// All published results, up to a segment.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    number: u64,
+    origin: Option<Digest>,
+    /// The number of the last checkpoint that is known.
+    checkpoint: u64,
+    published: HashMap<Key, Published>,
+    differing: Vec<(Key, ArtifactId)>,
+    /// What was found wrong there and passed over.
+    problems: Vec<String>,
+}
+
+/// Where the log may end; only a hint.
+#[derive(Debug, Serialize, Deserialize)]
+struct Latest {
+    origin: Digest,
+    segment: u64,
+    checkpoint: u64,
+}
+
+fn segment_name(number: u64) -> String {
+    format!("v1/segments/{number:012}")
+}
+
+fn checkpoint_name(number: u64) -> String {
+    format!("v1/checkpoints/{number:012}")
+}
+
+impl Index {
+    /// The copy that this machine keeps; an empty index if there is none that can be read.
+    pub(super) fn kept(store: &Store, folder: &Path) -> Self {
+        let mut index = Self::default();
+        if let Ok(bytes) = fs::read(store.derived(folder.join("index")))
+            && let Ok((heading, operations)) = decode(&bytes)
+        {
+            index.begin_at(heading, operations);
+        }
+        index
+    }
+
+    /// Keeps a copy. If it cannot be written, more has to be read next time.
+    pub(super) fn keep(&self, store: &Store, folder: &Path) {
+        let path = folder.join("index");
+        if self.number > 0 {
+            let _ = store.keep_derived(path, &self.as_checkpoint());
+        } else {
+            let _ = store.drop_derived(path);
+        }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.published.len()
+    }
+
+    pub(super) fn published(&self, key: &Key) -> Option<&Published> {
+        self.published.get(key)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Published> {
+        self.published.values()
+    }
+
+    pub(super) fn differing(&self) -> &[(Key, ArtifactId)] {
+        &self.differing
+    }
+
+    pub(super) fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
+    }
+
+    fn begin_at(&mut self, heading: Heading, operations: Vec<Operation>) {
+        *self = Self {
+            number: heading.number,
+            origin: heading.origin,
+            checkpoint: heading.checkpoint,
+            problems: std::mem::take(&mut self.problems),
+            ..Self::default()
+        };
+        self.apply(operations);
+    }
+
+    fn apply(&mut self, operations: Vec<Operation>) {
+        for operation in operations {
+            match operation {
+                Operation::Publish(published) => {
+                    if let hash_map::Entry::Vacant(slot) = self.published.entry(published.key) {
+                        slot.insert(*published);
+                    }
+                }
+                Operation::Remove(key) => {
+                    self.published.remove(&key);
+                }
+                Operation::Differs { key, artifact } => {
+                    if !self.differing.contains(&(key, artifact)) {
+                        self.differing.push((key, artifact));
+                    }
+                }
+            }
+        }
+    }
+
+    fn as_checkpoint(&self) -> Vec<u8> {
+        let mut published: Vec<&Published> = self.published.values().collect();
+        // Of two that write the same checkpoint, it does not matter who wins.
+        published.sort_by_key(|published| published.key);
+        let published = published.into_iter().map(|published| Operation::Publish(Box::new(published.clone())));
+        let differing = self.differing.iter().map(|&(key, artifact)| Operation::Differs { key, artifact });
+        let operations: Vec<Operation> = published.chain(differing).collect();
+        encode(&self.heading(self.number), &operations)
+    }
+
+    fn heading(&self, number: u64) -> Heading {
+        Heading { number, origin: self.origin, checkpoint: self.checkpoint }
+    }
+
+    /// Takes the next segment in. One that is damaged or missing is passed over: its results count as not there.
+    fn take(&mut self, number: u64, bytes: Option<&[u8]>) {
+        let read = match bytes {
+            Some(bytes) => decode(bytes).and_then(|(heading, operations)| {
+                let is_it = heading.number == number && (number == 1 || heading.origin == self.origin);
+                if is_it { Ok(operations) } else { Err("it belongs to another place".to_owned()) }
+            }),
+            None => Err("it is missing".to_owned()),
+        };
+        self.number = number;
+        if number == 1 {
+            self.origin = bytes.map(Digest::of);
+        }
+        match read {
+            Ok(operations) => self.apply(operations),
+            Err(problem) => {
+                self.problems.push(format!("{}: {problem}; its results are not used", segment_name(number)));
+            }
+        }
+    }
+
+    /// Reads what was published since; with `probe`, also what the hint does not tell of.
+    pub(super) async fn refresh(&mut self, client: &Client, probe: bool) -> Result<(), RemoteError> {
+        let latest: Option<Latest> = client.get(LATEST).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if self.number > 0 && latest.as_ref().map(|latest| latest.origin) != self.origin {
+            // It is another bucket than it was.
+            *self = Self::default();
+        }
+        if let Some(latest) = latest {
+            if latest.checkpoint > self.number + 2 {
+                let name = checkpoint_name(latest.checkpoint);
+                let read = client.get(&name).await?.map(|bytes| decode(&bytes));
+                match read {
+                    Some(Ok((heading, operations)))
+                        if heading.number == latest.checkpoint && heading.origin == Some(latest.origin) =>
+                    {
+                        self.begin_at(heading, operations);
+                    }
+                    Some(Ok(_)) => self.problems.push(format!("{name}: it belongs to another place; it is not used")),
+                    Some(Err(problem)) => self.problems.push(format!("{name}: {problem}; it is not used")),
+                    None => self.problems.push(format!("{name}: it is missing")),
+                }
+            }
+            self.checkpoint = self.checkpoint.max(latest.checkpoint);
+            let numbers = self.number + 1..=latest.segment;
+            let mut segments = stream::iter(numbers)
+                .map(|number| async move { (number, client.get(&segment_name(number)).await) })
+                .buffered(AT_ONCE);
+            while let Some((number, bytes)) = segments.next().await {
+                self.take(number, bytes?.as_deref());
+            }
+        }
+        if probe {
+            while let Some(bytes) = client.get(&segment_name(self.number + 1)).await? {
+                self.take(self.number + 1, Some(&bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes. `choose` says what there is to publish, as the index is; it is asked again if somebody else was first. What
+    /// it says then is published, unless it is nothing.
+    pub(super) async fn commit(
+        &mut self,
+        client: &Client,
+        mut choose: impl FnMut(&Self) -> Vec<Operation>,
+    ) -> Result<(), RemoteError> {
+        loop {
+            let operations = choose(self);
+            if operations.is_empty() {
+                return Ok(());
+            }
+            let number = self.number + 1;
+            let bytes = encode(&self.heading(number), &operations);
+            match client.create(&segment_name(number), bytes.clone()).await? {
+                Created::Yes => {
+                    self.take(number, Some(&bytes));
+                    self.hint(client).await;
+                    return Ok(());
+                }
+                Created::Taken => self.refresh(client, true).await?,
+            }
+        }
+    }
+
+    /// Tells where the log ends. All of it is derived: if it fails, readers take longer.
+    async fn hint(&mut self, client: &Client) {
+        if self.number >= self.checkpoint + EVERY {
+            let created = client.create(&checkpoint_name(self.number), self.as_checkpoint()).await;
+            match created {
+                Ok(_) => self.checkpoint = self.number,
+                Err(error) => self.problems.push(error.to_string()),
+            }
+        }
+        let Some(origin) = self.origin else { return };
+        let latest = Latest { origin, segment: self.number, checkpoint: self.checkpoint };
+        let bytes = serde_json::to_vec(&latest).unwrap_or_default();
+        if let Err(error) = client.put(LATEST, bytes).await {
+            self.problems.push(error.to_string());
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A store that a team shares: a bucket, or a folder on a file server. What one member computed, the others get.
+//!
+//! ```text
+//! v1/objects/ab/REST    contents of large files, named by their BLAKE3
+//! v1/packs/ab/REST      contents of many small files in one object, named by its BLAKE3
+//! v1/segments/NUMBER    records: the index, a log of segments that never change
+//! v1/checkpoints/NUMBER all that the segments up to that number say, in one object
+//! v1/latest             where the log may end; only a hint
+//! ```
+//!
+//! docs/team-cache.md is the contract. Whoever publishes creates the next segment, which succeeds for one writer only, so
+//! that all readers see the same records in the same order; a result never becomes another one. Nothing depends on a
+//! listing. Bytes are there before the segment that names them, and whoever reads them checks them against their digest.
+
+mod address;
+mod client;
+mod error;
+mod index;
+mod known;
+mod pack;
+mod pull;
+mod push;
+mod segment;
+mod tiers;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use address::Address;
+pub use error::RemoteError;
+pub use known::Known;
+pub use pull::Pulled;
+pub use push::{Conflict, Pushed};
+pub use tiers::{Found, Tiers};
+
+use self::{client::Client, index::Index};
+use crate::{
+    digest::{ArtifactId, Key},
+    store::Store,
+};
+
+/// How long what was read of the index counts as fresh during a run.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What a remote store is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing.
+    Off,
+    /// Results are taken from it.
+    Read,
+    /// Results are given to it.
+    Write,
+    /// Both.
+    #[default]
+    ReadWrite,
+}
+
+impl Mode {
+    /// All, as users write them.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Read, Self::Write, Self::ReadWrite];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::ReadWrite => "readwrite",
+        }
+    }
+
+    /// Whether results are taken from it.
+    pub const fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::ReadWrite)
+    }
+
+    /// Whether results are given to it.
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::ReadWrite)
+    }
+}
+
+/// A remote store. Nothing is asked of it before that is needed, and no thread is started.
+pub struct Remote {
+    address: Address,
+    mode: Mode,
+    client: Client,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    index: Option<Index>,
+    asked: Option<Instant>,
+    /// Results of which bytes are missing or wrong there.
+    lost: HashSet<Key>,
+    /// Results that could not be fetched, although they may be there.
+    unreachable: HashSet<Key>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Remote({}, {})", self.address, self.mode.name())
+    }
+}
+
+impl Remote {
+    /// The remote store at an address.
+    pub fn new(address: Address, mode: Mode) -> Self {
+        Self { client: Client::new(address.clone()), address, mode, state: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What it is used for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// How many requests were made until now; those that were repeated count once.
+    pub fn requests(&self) -> u64 {
+        self.client.requests()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Below `local/`, what this machine knows of the remote store.
+    fn folder(&self) -> PathBuf {
+        PathBuf::from("remotes").join(self.address.name())
+    }
+
+    /// Reads what was published since this was last asked. Says what was found wrong there.
+    pub fn refresh(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
+        self.with_index(store, async |index| index.refresh(&self.client, true).await).map(|((), problems)| problems)
+    }
+
+    /// Has requests made with the index, and keeps a copy of it if there is more in it then.
+    fn with_index<T>(
+        &self,
+        store: &Store,
+        work: impl AsyncFnOnce(&mut Index) -> Result<T, RemoteError>,
+    ) -> Result<(T, Vec<String>), RemoteError> {
+        let mut state = self.state();
+        let State { index, asked, .. } = &mut *state;
+        let index = index.get_or_insert_with(|| Index::kept(store, &self.folder()));
+        let number = index.number();
+        let done = self.client.block_on(work(index))?;
+        *asked = Some(Instant::now());
+        if index.number() != number {
+            index.keep(store, &self.folder());
+        }
+        Ok((done?, index.take_problems()))
+    }
+
+    /// The same, unless it was asked a moment ago.
+    pub fn refresh_now_and_then(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
+        if self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH) {
+            return Ok(Vec::new());
+        }
+        self.refresh(store)
+    }
+
+    /// What is known here of the result of an action, without a request.
+    pub fn known(&self, store: &Store, key: &Key) -> Option<Known> {
+        {
+            let state = self.state();
+            if state.lost.contains(key) || state.unreachable.contains(key) {
+                return None;
+            }
+            if let Some(index) = &state.index {
+                return index.published(key).and_then(|published| published.open(key).ok());
+            }
+        }
+        known::noted(store, &self.folder(), key)
+    }
+
+    /// Keeps what is known of a result, so that the next plan needs no request.
+    pub fn note(&self, store: &Store, known: &Known) {
+        known::note(store, &self.folder(), known);
+    }
+
+    /// From now on the result counts as not there: its bytes are gone, or others.
+    fn lose(&self, store: &Store, key: Key) {
+        self.state().lost.insert(key);
+        known::forget(store, &self.folder(), &key);
+    }
+
+    /// From now on the result counts as not there, as far as this process is concerned.
+    fn give_up(&self, key: Key) {
+        self.state().unreachable.insert(key);
+    }
+
+    /// How many results the index has, and the number of its last segment.
+    pub fn size(&self) -> (usize, u64) {
+        self.state().index.as_ref().map_or((0, 0), |index| (index.len(), index.number()))
+    }
+
+    /// Results that were refused since another one had been published for the same action.
+    pub fn differing(&self) -> Vec<(Key, ArtifactId)> {
+        self.state().index.as_ref().map(|index| index.differing().to_vec()).unwrap_or_default()
+    }
+}

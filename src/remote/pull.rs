@@ -1,0 +1,279 @@
+//! Results from a remote store into the store of this machine. Every byte is checked before it is in a file that counts.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use futures_util::{StreamExt, stream};
+
+use super::{
+    Known, Remote, RemoteError,
+    client::{AT_ONCE, PIECE},
+    segment::Slice,
+};
+use crate::{
+    digest::{Digest, Key},
+    store::{Incoming, Manifest, Store, StoreError},
+};
+
+/// So many packs and large objects are on their way at the same time.
+const OBJECTS_AT_ONCE: usize = 4;
+
+/// What came of fetching results.
+#[derive(Debug, Default)]
+pub struct Pulled {
+    /// The results that came.
+    pub fetched: Vec<Key>,
+    /// The bytes of their files that were not here before.
+    pub bytes: u64,
+    /// The results that did not come, and why.
+    pub missing: Vec<(Key, String)>,
+}
+
+/// Why content did not come.
+#[derive(Clone, Debug)]
+enum Trouble {
+    /// It is not there, or is something else.
+    Lost(String),
+    /// It may be there.
+    Unreachable(String),
+}
+
+/// A result on its way.
+struct Job {
+    known: Known,
+    incoming: Incoming,
+}
+
+/// Content that is needed.
+struct Wanted {
+    size: u64,
+    /// The pack that it lies in, and where.
+    packed: Option<(Digest, u64)>,
+    /// Where it has to be put.
+    places: Vec<PathBuf>,
+}
+
+impl Wanted {
+    fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Trouble> {
+        if Digest::of(bytes) != *digest {
+            return Err(wrong_bytes(digest));
+        }
+        let write = |place: &PathBuf| fs::write(place, bytes).map_err(|error| unwritten(place, &error));
+        self.places.iter().try_for_each(write)
+    }
+}
+
+fn wrong_bytes(digest: &Digest) -> Trouble {
+    Trouble::Lost(format!("the bytes that it sends for {digest} are others, and were refused"))
+}
+
+fn unwritten(place: &Path, error: &io::Error) -> Trouble {
+    Trouble::Unreachable(format!("cannot write {}: {error}", place.display()))
+}
+
+/// The name of an object or a pack.
+pub(super) fn named(room: &str, digest: &Digest) -> String {
+    let name = digest.to_string();
+    let (shelf, rest) = name.split_at(2);
+    format!("v1/{room}/{shelf}/{rest}")
+}
+
+impl Remote {
+    /// Fetches results with all their files. What cannot be had counts as not there from now on.
+    pub fn pull(&self, store: &Store, keys: &[Key]) -> Result<Pulled, RemoteError> {
+        let mut pulled = Pulled::default();
+        let mut jobs = Vec::new();
+        for &key in keys {
+            if store.record(&key)?.is_some() {
+                continue;
+            }
+            let Some(mut known) = self.known(store, &key) else {
+                pulled.missing.push((key, "the remote store does not have it".to_owned()));
+                continue;
+            };
+            match self.manifest(store, &mut known).cloned() {
+                Ok(manifest) => jobs.push(Job { incoming: store.incoming(&key, manifest)?, known }),
+                Err(error) => pulled.missing.push((key, error.to_string())),
+            }
+        }
+        let wanted = wanted(store, &jobs)?;
+        let failed = if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(&wanted))? };
+        for Job { known, incoming } in jobs {
+            let key = known.record.key;
+            let trouble = incoming.manifest().files().iter().find_map(|entry| failed.get(&entry.digest));
+            match trouble {
+                None => {
+                    store.admit(incoming, &known.record)?;
+                    pulled.fetched.push(key);
+                }
+                Some(Trouble::Lost(problem)) => {
+                    self.lose(store, key);
+                    pulled.missing.push((key, problem.clone()));
+                }
+                Some(Trouble::Unreachable(problem)) => {
+                    self.give_up(key);
+                    pulled.missing.push((key, problem.clone()));
+                }
+            }
+        }
+        let came = wanted.iter().filter(|(digest, _)| !failed.contains_key(digest));
+        pulled.bytes = came.map(|(_, wanted)| wanted.size).sum();
+        Ok(pulled)
+    }
+
+    /// The files of a result. If there are so many that the index does not list them, their list is fetched.
+    pub(super) fn manifest<'a>(&self, store: &Store, known: &'a mut Known) -> Result<&'a Manifest, RemoteError> {
+        let key = known.record.key;
+        let manifest = match known.manifest.take() {
+            Some(manifest) => manifest,
+            None => self.fetch_list(known).inspect_err(|error| match error {
+                RemoteError::Damaged { .. } => self.lose(store, key),
+                _ => self.give_up(key),
+            })?,
+        };
+        Ok(known.manifest.insert(manifest))
+    }
+
+    fn fetch_list(&self, known: &Known) -> Result<Manifest, RemoteError> {
+        let artifact = known.record.artifact;
+        let refuse = |object: &str, problem: String| self.client.damaged(object, problem);
+        let Some(Slice { pack, offset, length }) = known.published.list else {
+            return Err(refuse("v1/segments", format!("no list of files is published for {artifact}")));
+        };
+        let object = named("packs", &pack);
+        let range = offset..offset.saturating_add(length);
+        let bytes = self.client.block_on(self.client.get_ranges(&object, &[range]))??;
+        let Some(bytes) = bytes.as_ref().and_then(|pieces| pieces.first()) else {
+            return Err(refuse(&object, "it is no longer there".to_owned()));
+        };
+        Manifest::of_artifact(&artifact, bytes)
+            .map_err(|problem| refuse(&object, format!("a list of files: {problem}")))
+    }
+
+    /// Fetches content; what did not come, and why.
+    async fn fetch(&self, wanted: &BTreeMap<Digest, Wanted>) -> HashMap<Digest, Trouble> {
+        let mut packs: BTreeMap<Digest, Vec<(Digest, u64)>> = BTreeMap::new();
+        let mut large = Vec::new();
+        for (&digest, content) in wanted {
+            match content.packed {
+                Some((pack, offset)) => packs.entry(pack).or_default().push((digest, offset)),
+                None => large.push(digest),
+            }
+        }
+        let large = stream::iter(large)
+            .map(|digest| async move { vec![(digest, self.fetch_object(&digest, &wanted[&digest]).await)] });
+        let packs = stream::iter(packs).map(|(pack, contents)| self.fetch_packed(pack, contents, wanted));
+        let mut packs = packs.buffer_unordered(OBJECTS_AT_ONCE);
+        let mut large = large.buffer_unordered(OBJECTS_AT_ONCE);
+        let mut failed = HashMap::new();
+        let mut note = |results: Vec<(Digest, Result<(), Trouble>)>| {
+            failed.extend(results.into_iter().filter_map(|(digest, result)| Some((digest, result.err()?))));
+        };
+        while let Some(results) = packs.next().await {
+            note(results);
+        }
+        while let Some(results) = large.next().await {
+            note(results);
+        }
+        failed
+    }
+
+    /// Fetches what is needed of a pack.
+    async fn fetch_packed(
+        &self,
+        pack: Digest,
+        mut contents: Vec<(Digest, u64)>,
+        wanted: &BTreeMap<Digest, Wanted>,
+    ) -> Vec<(Digest, Result<(), Trouble>)> {
+        contents.sort_by_key(|&(_, offset)| offset);
+        let range = |&(digest, offset): &(Digest, u64)| offset..offset.saturating_add(wanted[&digest].size);
+        // An empty range is none.
+        let (empty, full): (Vec<_>, Vec<_>) = contents.into_iter().partition(|(digest, _)| wanted[digest].size == 0);
+        let ranges: Vec<Range<u64>> = full.iter().map(range).collect();
+        let read = if ranges.is_empty() {
+            Ok(Some(Vec::new()))
+        } else {
+            self.client.get_ranges(&named("packs", &pack), &ranges).await
+        };
+        let mut results: Vec<_> =
+            empty.into_iter().map(|(digest, _)| (digest, wanted[&digest].put(&digest, b""))).collect();
+        match read {
+            Ok(Some(pieces)) if pieces.len() == full.len() => {
+                let put = full.into_iter().zip(pieces);
+                results.extend(put.map(|((digest, _), bytes)| (digest, wanted[&digest].put(&digest, &bytes))));
+            }
+            Ok(Some(_)) => results.extend(full.into_iter().map(|(digest, _)| (digest, Err(wrong_bytes(&digest))))),
+            Ok(None) => {
+                let gone = Trouble::Lost(format!("pack {pack} is no longer there"));
+                results.extend(full.into_iter().map(|(digest, _)| (digest, Err(gone.clone()))));
+            }
+            Err(error) => {
+                let trouble = Trouble::Unreachable(error.to_string());
+                results.extend(full.into_iter().map(|(digest, _)| (digest, Err(trouble.clone()))));
+            }
+        }
+        results
+    }
+
+    /// Fetches a large object in pieces, which are hashed and written in their order as they come.
+    async fn fetch_object(&self, digest: &Digest, wanted: &Wanted) -> Result<(), Trouble> {
+        let Some((first, others)) = wanted.places.split_first() else { return Ok(()) };
+        let object = named("objects", digest);
+        let starts = (0..wanted.size.div_ceil(PIECE).max(1)).map(|piece| piece * PIECE);
+        let mut pieces = stream::iter(starts)
+            .map(|start| {
+                let object = &object;
+                async move {
+                    let range = start..(start + PIECE).min(wanted.size);
+                    self.client.get_ranges(object, &[range]).await
+                }
+            })
+            .buffered(AT_ONCE);
+        let mut file = File::create(first).map_err(|error| unwritten(first, &error))?;
+        let mut hasher = blake3::Hasher::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| Trouble::Unreachable(error.to_string()))?;
+            let piece = piece.ok_or_else(|| Trouble::Lost(format!("object {digest} is no longer there")))?;
+            for bytes in piece {
+                hasher.update_rayon(&bytes);
+                file.write_all(&bytes).map_err(|error| unwritten(first, &error))?;
+            }
+        }
+        if Digest::from(hasher.finalize()) != *digest {
+            // It goes with the folder that it lies in.
+            return Err(wrong_bytes(digest));
+        }
+        others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
+    }
+}
+
+/// The content that is not here.
+fn wanted(store: &Store, jobs: &[Job]) -> Result<BTreeMap<Digest, Wanted>, StoreError> {
+    let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
+    for job in jobs {
+        let packed = &job.known.published.packed;
+        let places: HashMap<u32, (Digest, u64)> = packed
+            .iter()
+            .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, (packed.pack, offset))))
+            .collect();
+        let files = job.incoming.manifest().files();
+        // Where content lies is told of the first file that has it.
+        let mut first: HashMap<Digest, u32> = HashMap::new();
+        for (number, entry) in files.iter().enumerate() {
+            let number = *first.entry(entry.digest).or_insert(number as u32);
+            if store.content(entry).is_some() {
+                continue;
+            }
+            let packed = places.get(&number).copied();
+            let content =
+                wanted.entry(entry.digest).or_insert_with(|| Wanted { size: entry.size, packed, places: Vec::new() });
+            content.places.push(job.incoming.place(entry)?);
+        }
+    }
+    Ok(wanted)
+}

@@ -1,0 +1,374 @@
+//! Results of this machine into a remote store: the bytes, then the segment that names them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    io::Read,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{
+    Remote, RemoteError,
+    client::{AT_ONCE, piece_of},
+    index::Index,
+    pack::{Draft, SMALL},
+    pull::named,
+    segment::{Operation, Packed, Published, Slice},
+};
+use crate::{
+    digest::{ArtifactId, Digest, Key},
+    store::{Entry, Manifest, Record, Store},
+};
+
+/// Longer lists of files are put into packs, so that the index stays small.
+const LONG_LIST: usize = 16 << 10;
+/// So many packs are made and sent at the same time.
+const PACKS_AT_ONCE: usize = 2;
+/// So many large objects.
+const OBJECTS_AT_ONCE: usize = 2;
+
+/// What came of giving results to a remote store.
+#[derive(Debug, Default)]
+pub struct Pushed {
+    /// Results that it has now.
+    pub stored: Vec<Key>,
+    /// The bytes of files that were sent for them.
+    pub bytes: u64,
+    /// How many it had before.
+    pub there: usize,
+    /// Results that it has another one of.
+    pub conflicts: Vec<Conflict>,
+    /// Results that it did not get, and why.
+    pub failed: Vec<(Key, String)>,
+    /// What was found wrong there and passed over.
+    pub problems: Vec<String>,
+}
+
+/// An action that gave another result than the one that was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// The action.
+    pub key: Key,
+    /// The published result, which stays.
+    pub published: ArtifactId,
+    /// The result of this machine.
+    pub found: ArtifactId,
+}
+
+/// A result that is to be published.
+struct Offer {
+    record: Record,
+    manifest: Manifest,
+    /// Whether what was published before has lost its bytes.
+    anew: bool,
+}
+
+/// Where the content of a file or a list of files lies.
+#[derive(Clone, Copy)]
+enum Place {
+    Packed(Digest, u64),
+    Alone,
+}
+
+/// A content that has to be sent.
+enum Content<'a> {
+    File(&'a Entry),
+    List(Vec<u8>),
+}
+
+impl Remote {
+    /// Gives results to the remote store, in as few requests as it takes.
+    pub fn push(&self, store: &Store, keys: &[Key]) -> Result<Pushed, RemoteError> {
+        let mut pushed = Pushed::default();
+        let ((), problems) = self.with_index(store, async |index| {
+            if index.number() == 0 { index.refresh(&self.client, false).await } else { Ok(()) }
+        })?;
+        pushed.problems = problems;
+        let mut offers = Vec::new();
+        let lost = self.state().lost.clone();
+        for &key in keys.iter().collect::<std::collections::BTreeSet<_>>() {
+            let Some(record) = store.record(&key)? else {
+                pushed.failed.push((key, "the store of this machine does not have it".to_owned()));
+                continue;
+            };
+            let manifest = store.manifest(&record.artifact)?;
+            offers.push(Offer { record, manifest, anew: lost.contains(&key) });
+        }
+        let mut places = HashMap::new();
+        {
+            let state = self.state();
+            if let Some(index) = &state.index {
+                offers.retain(|offer| {
+                    let is_new = offer.anew || index.published(&offer.record.key).is_none();
+                    let known = index.published(&offer.record.key).map(|published| published.artifact);
+                    pushed.there += usize::from(!is_new && known == Some(offer.record.artifact));
+                    is_new || known != Some(offer.record.artifact)
+                });
+                if !offers.is_empty() {
+                    places = places_in(index, &lost);
+                }
+            }
+        }
+        let gone = self.client.block_on(self.send(store, &offers, &mut places, &mut pushed))?;
+        offers.retain(|offer| {
+            let problem = offer.contents().find_map(|digest| gone.get(&digest));
+            pushed.failed.extend(problem.map(|problem| (offer.record.key, problem.clone())));
+            problem.is_none()
+        });
+        let publications: Vec<(Published, bool)> =
+            offers.iter().map(|offer| (offer.published(&places), offer.anew)).collect();
+        let mut chosen = (Vec::new(), Vec::new());
+        let committed = self.with_index(store, async |index| {
+            index
+                .commit(&self.client, |index| {
+                    let operations;
+                    (operations, chosen) = choose(index, &publications);
+                    operations
+                })
+                .await
+        });
+        match committed {
+            Ok(((), problems)) => {
+                pushed.problems.extend(problems);
+                (pushed.stored, pushed.conflicts) = chosen;
+                let mut state = self.state();
+                for key in &pushed.stored {
+                    state.lost.remove(key);
+                }
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                pushed.failed.extend(offers.iter().map(|offer| (offer.record.key, problem.clone())));
+            }
+        }
+        Ok(pushed)
+    }
+
+    /// Sends what is not there; what could not be sent, and why. What was sent gets its place.
+    async fn send(
+        &self,
+        store: &Store,
+        offers: &[Offer],
+        places: &mut HashMap<Digest, Place>,
+        pushed: &mut Pushed,
+    ) -> HashMap<Digest, String> {
+        let mut contents: BTreeMap<Digest, Content<'_>> = BTreeMap::new();
+        let (mut drafts, mut draft) = (Vec::new(), Draft::default());
+        let mut large = Vec::new();
+        for offer in offers {
+            let list = offer.long_list();
+            let list = list.map(|list| (*offer.record.artifact.digest(), list.len() as u64, Content::List(list)));
+            let files = offer.manifest.files().iter().map(|entry| (entry.digest, entry.size, Content::File(entry)));
+            for (digest, size, content) in files.chain(list) {
+                if places.contains_key(&digest) || contents.contains_key(&digest) {
+                    continue;
+                }
+                let is_list = matches!(content, Content::List(_));
+                contents.insert(digest, content);
+                if size >= SMALL && !is_list {
+                    large.push((digest, size));
+                    continue;
+                }
+                draft.add(digest, size);
+                if draft.is_full() {
+                    drafts.push(std::mem::take(&mut draft));
+                }
+            }
+        }
+        if !draft.is_empty() {
+            drafts.push(draft);
+        }
+        let contents = &contents;
+        let mut gone = HashMap::new();
+        let mut packs = stream::iter(drafts)
+            .map(|draft| async move {
+                let sent = self.send_pack(store, &draft, contents).await;
+                (draft, sent)
+            })
+            .buffer_unordered(PACKS_AT_ONCE);
+        while let Some((draft, sent)) = packs.next().await {
+            match sent {
+                Ok((pack, size)) => {
+                    pushed.bytes += size;
+                    places.extend(draft.places().map(|(digest, offset)| (digest, Place::Packed(pack, offset))));
+                }
+                Err(problem) => gone.extend(draft.places().map(|(digest, _)| (digest, problem.clone()))),
+            }
+        }
+        let mut objects = stream::iter(large)
+            .map(|(digest, size)| async move { (digest, size, self.send_object(store, &contents[&digest]).await) })
+            .buffer_unordered(OBJECTS_AT_ONCE);
+        while let Some((digest, size, sent)) = objects.next().await {
+            match sent {
+                Ok(()) => {
+                    pushed.bytes += size;
+                    places.insert(digest, Place::Alone);
+                }
+                Err(problem) => {
+                    gone.insert(digest, problem);
+                }
+            }
+        }
+        gone
+    }
+
+    async fn send_pack(
+        &self,
+        store: &Store,
+        draft: &Draft,
+        contents: &BTreeMap<Digest, Content<'_>>,
+    ) -> Result<(Digest, u64), String> {
+        let pack = draft.build(|digest, _| {
+            let bytes = match &contents[digest] {
+                Content::List(bytes) => bytes.clone(),
+                Content::File(entry) => {
+                    let path = store.content(entry).ok_or("it is no longer in the store of this machine")?;
+                    fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?
+                }
+            };
+            // What the disk has spoilt stays here.
+            if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(spoilt(digest)) }
+        })?;
+        let (name, size) = (Digest::of(&pack), pack.len() as u64);
+        self.client.put(&named("packs", &name), pack).await.map_err(|error| error.to_string())?;
+        Ok((name, size))
+    }
+
+    /// Sends a large file, in pieces if it takes more than one.
+    async fn send_object(&self, store: &Store, content: &Content<'_>) -> Result<(), String> {
+        let Content::File(entry) = content else { return Ok(()) };
+        let path = store.content(entry).ok_or("it is no longer in the store of this machine")?;
+        let unread = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+        let object = named("objects", &entry.digest);
+        let piece = piece_of(entry.size);
+        if entry.size <= piece {
+            let bytes = fs::read(&path).map_err(unread)?;
+            if Digest::of(&bytes) != entry.digest {
+                return Err(spoilt(&entry.digest));
+            }
+            return self.client.put(&object, bytes).await.map_err(|error| error.to_string());
+        }
+        let mut file = fs::File::open(&path).map_err(unread)?;
+        let mut upload = self.client.begin(&object, entry.size).await.map_err(|error| error.to_string())?;
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            let mut bytes = Vec::with_capacity(piece as usize);
+            let read = file.by_ref().take(piece).read_to_end(&mut bytes).map_err(unread);
+            let ready = upload.wait_for_capacity(AT_ONCE).await.map_err(|error| self.client.unwritten(&object, &error));
+            match (read, ready) {
+                (Ok(0), Ok(())) => break,
+                (Ok(_), Ok(())) => {
+                    hasher.update_rayon(&bytes);
+                    upload.put(Bytes::from(bytes));
+                }
+                (Err(problem), _) => {
+                    // What was begun is collected by the bucket's own rules if this fails too.
+                    let _ = upload.abort().await;
+                    return Err(problem);
+                }
+                (_, Err(error)) => {
+                    let _ = upload.abort().await;
+                    return Err(error.to_string());
+                }
+            }
+        }
+        if Digest::from(hasher.finalize()) != entry.digest {
+            let _ = upload.abort().await;
+            return Err(spoilt(&entry.digest));
+        }
+        upload.finish().await.map(drop).map_err(|error| self.client.unwritten(&object, &error).to_string())
+    }
+}
+
+fn spoilt(digest: &Digest) -> String {
+    format!("the content {digest} is damaged in the store of this machine; run `twdag store check`")
+}
+
+impl Offer {
+    fn long_list(&self) -> Option<Vec<u8>> {
+        Some(self.manifest.bytes()).filter(|list| list.len() > LONG_LIST)
+    }
+
+    /// All that has to be there before it is published.
+    fn contents(&self) -> impl Iterator<Item = Digest> {
+        let list = self.long_list().map(|_| *self.record.artifact.digest());
+        self.manifest.files().iter().map(|entry| entry.digest).chain(list)
+    }
+
+    fn published(&self, places: &HashMap<Digest, Place>) -> Published {
+        let mut packed: BTreeMap<Digest, Vec<(u32, u64)>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for (number, entry) in self.manifest.files().iter().enumerate() {
+            if let Some(Place::Packed(pack, offset)) = places.get(&entry.digest)
+                && seen.insert(entry.digest)
+            {
+                packed.entry(*pack).or_default().push((number as u32, *offset));
+            }
+        }
+        let long = self.long_list();
+        let list = long.as_ref().and_then(|list| match places.get(self.record.artifact.digest())? {
+            Place::Packed(pack, offset) => Some(Slice { pack: *pack, offset: *offset, length: list.len() as u64 }),
+            Place::Alone => None,
+        });
+        let manifest = long.is_none().then(|| String::from_utf8_lossy(&self.manifest.bytes()).into_owned());
+        Published {
+            key: self.record.key,
+            artifact: self.record.artifact,
+            record: self.record.to_text(),
+            manifest,
+            list,
+            packed: packed.into_iter().map(|(pack, files)| Packed { pack, files }).collect(),
+        }
+    }
+}
+
+/// Where the content of published results lies.
+fn places_in(index: &Index, lost: &HashSet<Key>) -> HashMap<Digest, Place> {
+    let mut places = HashMap::new();
+    for published in index.all().filter(|published| !lost.contains(&published.key)) {
+        if let Some(Slice { pack, offset, .. }) = published.list {
+            places.insert(*published.artifact.digest(), Place::Packed(pack, offset));
+        }
+        let Some(list) = &published.manifest else { continue };
+        let Ok(manifest) = Manifest::of_artifact(&published.artifact, list.as_bytes()) else { continue };
+        let packed: HashMap<u32, Place> = published
+            .packed
+            .iter()
+            .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, Place::Packed(packed.pack, offset))))
+            .collect();
+        let mut seen = HashSet::new();
+        for (number, entry) in manifest.files().iter().enumerate() {
+            if seen.insert(entry.digest) {
+                places.insert(entry.digest, packed.get(&(number as u32)).copied().unwrap_or(Place::Alone));
+            }
+        }
+    }
+    places
+}
+
+/// What of some results there is to publish, and what came of them then: those that are stored, and those that the index
+/// has others of.
+fn choose(index: &Index, publications: &[(Published, bool)]) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {
+    let (mut operations, mut stored, mut conflicts) = (Vec::new(), Vec::new(), Vec::new());
+    for (published, anew) in publications {
+        let Published { key, artifact, .. } = *published;
+        match index.published(&key) {
+            Some(existing) if !anew && existing.artifact == artifact => stored.push(key),
+            Some(existing) if !anew => {
+                conflicts.push(Conflict { key, published: existing.artifact, found: artifact });
+                if !index.differing().contains(&(key, artifact)) {
+                    operations.push(Operation::Differs { key, artifact });
+                }
+            }
+            existing => {
+                operations.extend(existing.map(|_| Operation::Remove(key)));
+                operations.push(Operation::Publish(Box::new(published.clone())));
+                stored.push(key);
+            }
+        }
+    }
+    (operations, (stored, conflicts))
+}

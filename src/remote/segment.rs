@@ -1,0 +1,146 @@
+//! Segments and checkpoints of the index, and what they say.
+//!
+//! `twdag segment 1\n`, the BLAKE3 of the rest (32 bytes), then JSON Lines packed with Zstandard: a heading, and one operation a
+//! line, which apply in their order.
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+
+use super::Known;
+use crate::{
+    digest::{ArtifactId, Digest, Key},
+    store::{Manifest, Record},
+};
+
+const MAGIC: &[u8; 16] = b"twdag segment 1\n";
+/// More than any index has: what unpacks to more is an attack.
+const MOST: u64 = 4 << 30;
+/// How much work goes into packing: the usual amount.
+const LEVEL: i32 = 3;
+
+/// What a segment or checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Heading {
+    /// The number of the segment, or of the last one that a checkpoint covers.
+    pub(super) number: u64,
+    /// The BLAKE3 of the first segment; that one has none.
+    pub(super) origin: Option<Digest>,
+    /// The number of the last checkpoint that its writer knew of; only a hint.
+    #[serde(default)]
+    pub(super) checkpoint: u64,
+}
+
+/// What a segment does to the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Operation {
+    /// A result is there; without effect if the action has one.
+    Publish(Box<Published>),
+    /// The result of an action is there no more.
+    Remove(Key),
+    /// The action gave another result than the one that was published.
+    Differs {
+        /// The action.
+        key: Key,
+        /// The other result.
+        artifact: ArtifactId,
+    },
+}
+
+/// A published result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Published {
+    pub(super) key: Key,
+    pub(super) artifact: ArtifactId,
+    /// The record as [`Record::to_text`] writes it.
+    pub(super) record: String,
+    /// The list of files, unless it is large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) manifest: Option<String>,
+    /// Where a large list of files lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) list: Option<Slice>,
+    /// Where those files lie that are in packs; the others are objects of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) packed: Vec<Packed>,
+}
+
+/// A piece of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Slice {
+    pub(super) pack: Digest,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+/// The files that lie in one pack: their numbers in the list of files, and where in the pack each begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Packed {
+    pub(super) pack: Digest,
+    pub(super) files: Vec<(u32, u64)>,
+}
+
+impl Published {
+    /// What was published for an action; says what is wrong with it otherwise.
+    pub(super) fn open(&self, key: &Key) -> Result<Known, String> {
+        let record = Record::from_text(self.record.as_bytes()).map_err(|problem| format!("the record: {problem}"))?;
+        if record.key != *key || self.key != *key {
+            return Err(format!("the record belongs to action {}", record.key));
+        }
+        if record.artifact != self.artifact {
+            return Err("the record names another result".to_owned());
+        }
+        let manifest = self.manifest.as_ref().map(|text| Manifest::of_artifact(&self.artifact, text.as_bytes()));
+        let manifest = manifest.transpose().map_err(|problem| format!("the list of files: {problem}"))?;
+        Ok(Known { record, manifest, published: self.clone() })
+    }
+}
+
+/// A segment or checkpoint as bytes.
+pub(super) fn encode<'a>(heading: &Heading, operations: impl IntoIterator<Item = &'a Operation>) -> Vec<u8> {
+    // Strings, numbers and digests always have a JSON form.
+    let mut text = serde_json::to_string(heading).unwrap_or_default();
+    for operation in operations {
+        text.push('\n');
+        text += &serde_json::to_string(operation).unwrap_or_default();
+    }
+    let packed = zstd::bulk::compress(text.as_bytes(), LEVEL).unwrap_or_default();
+    [&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat()
+}
+
+/// Reads what [`encode`] wrote; says what is wrong otherwise.
+pub(super) fn decode(bytes: &[u8]) -> Result<(Heading, Vec<Operation>), String> {
+    let content = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(32));
+    let Some((_, packed)) = content.filter(|(check, packed)| *check == Digest::of(packed).as_bytes()) else {
+        return Err("it is damaged (cut short or changed), or was written by another version of twdag".to_owned());
+    };
+    let mut text = String::new();
+    zstd::stream::read::Decoder::new(packed)
+        .and_then(|unpacked| unpacked.take(MOST).read_to_string(&mut text))
+        .map_err(|error| format!("it cannot be unpacked: {error}"))?;
+    let mut lines = text.lines();
+    let heading = serde_json::from_str(lines.next().unwrap_or_default());
+    let heading = heading.map_err(|error| format!("its heading cannot be read: {error}"))?;
+    // What later versions say besides is theirs: a line that is not known here does nothing.
+    Ok((heading, lines.filter_map(|line| serde_json::from_str(line).ok()).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_reads_back_and_shows_every_change() {
+        let key: Key = Digest::of(b"key").into();
+        let heading = Heading { number: 7, origin: Some(Digest::of(b"first")), checkpoint: 0 };
+        let operations = [Operation::Remove(key), Operation::Differs { key, artifact: Digest::of(b"other").into() }];
+        let bytes = encode(&heading, &operations);
+        assert_eq!(decode(&bytes), Ok((heading, operations.to_vec())));
+        for position in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[position] ^= 1;
+            assert!(decode(&changed).is_err() && decode(&bytes[..position]).is_err(), "{position}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A writer with access to the shared store, and a disk that loses things: nothing wrong ever reaches a stage.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use twdag::{
+    digest::{ArtifactId, Digest},
+    store::{Entry, Manifest},
+};
+
+use crate::place::{CHAIN, Machine, Team};
+
+fn filled(team: &Team) -> Machine<'_> {
+    let machine = team.machine(CHAIN);
+    machine.run_alone();
+    assert_eq!(machine.store("push").0, Some(0));
+    machine
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// Another machine gets none of it, computes what it needs, and what it then gives heals the shared store.
+fn refused_and_healed(team: &Team, stages: &[&str]) {
+    let victim = team.machine(CHAIN);
+    let (code, pulled) = victim.store("pull");
+    assert_eq!(code, Some(1), "{pulled}");
+    let failed = pulled["failed"].as_array().unwrap();
+    assert_eq!(failed.len(), stages.len(), "{pulled}");
+    assert!(stages.iter().all(|stage| !victim.here().contains(&(*stage).to_owned())), "{:?}", victim.here());
+    assert_eq!(victim.place.output(&["store", "check"]).code, Some(0));
+    victim.run_alone();
+    let reference = team.machine(CHAIN);
+    reference.run_alone();
+    assert_eq!(victim.place.result("large", "large"), reference.place.result("large", "large"));
+}
+
+#[test]
+fn a_swapped_object_is_refused() {
+    let team = Team::in_a_folder();
+    filled(&team);
+    change(&team.files("objects")[0], |bytes| bytes[5_000_000] ^= 1);
+    refused_and_healed(&team, &["large"]);
+}
+
+#[test]
+fn a_pack_with_a_changed_byte_spoils_what_lies_there() {
+    let team = Team::in_a_folder();
+    filled(&team);
+    change(&team.files("packs")[0], |bytes| *bytes.last_mut().unwrap() ^= 1);
+    let victim = team.machine(CHAIN);
+    let (code, pulled) = victim.store("pull");
+    assert_eq!(code, Some(1), "{pulled}");
+    assert_eq!(pulled["failed"].as_array().unwrap().len(), 1, "{pulled}");
+}
+
+#[test]
+fn an_object_that_is_shorter_or_gone_is_a_miss() {
+    let team = Team::in_a_folder();
+    filled(&team);
+    change(&team.files("objects")[0], |bytes| bytes.truncate(bytes.len() / 2));
+    refused_and_healed(&team, &["large"]);
+    fs::remove_file(&team.files("objects")[0]).unwrap();
+    refused_and_healed(&team, &["large"]);
+    fs::remove_file(&team.files("packs")[0]).unwrap();
+    refused_and_healed(&team, &["one", "many", "large"]);
+}
+
+#[test]
+fn a_name_that_was_taken_for_other_bytes_is_refused() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(CHAIN);
+    machine.run_alone();
+    // Somebody knows what will come and puts other bytes of the same length there first.
+    let said = machine.place.output(&["show", "graph.ron", "large", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let (digest, size) = (shown["files"][0]["digest"].as_str().unwrap(), shown["files"][0]["size"].as_u64().unwrap());
+    let folder = Path::new(team.address.strip_prefix("file://").unwrap()).join("v1/objects").join(&digest[..2]);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(&digest[2..]), vec![b'x'; size as usize]).unwrap();
+    let victim = team.machine(CHAIN);
+    assert_eq!(machine.store("push").0, Some(0));
+    let (_, pulled) = victim.store("pull");
+    assert_eq!(pulled["failed"], serde_json::json!([]), "the true bytes took its place");
+    assert_eq!(victim.place.result("large", "large"), machine.place.result("large", "large"));
+}
+
+/// A segment in which some text is replaced; its own check is right again.
+fn rewrite(path: &Path, replace: impl FnOnce(String) -> String) {
+    change(path, |bytes| {
+        let text = String::from_utf8(zstd::decode_all(&bytes[48..]).unwrap()).unwrap();
+        let packed = zstd::encode_all(replace(text).as_bytes(), 3).unwrap();
+        bytes.truncate(16);
+        bytes.extend_from_slice(Digest::of(&packed).as_bytes());
+        bytes.extend_from_slice(&packed);
+    });
+}
+
+#[test]
+fn a_list_of_files_that_leads_out_of_its_folder_is_refused() {
+    for path in ["../../../../evil", "/tmp/evil", "a/../../evil", "", "a//b", "."] {
+        let team = Team::in_a_folder();
+        let machine = team.machine(&CHAIN[..1]);
+        machine.run_alone();
+        machine.store("push");
+        rewrite(&team.files("segments")[0], |text| {
+            let (heading, operation) = text.split_once('\n').unwrap();
+            let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
+            let published = &mut operation["publish"];
+            let list = published["manifest"].as_str().unwrap();
+            let artifact: ArtifactId = Digest::of(list.as_bytes()).into();
+            let honest = Manifest::of_artifact(&artifact, list.as_bytes()).unwrap();
+            let Entry { path: old, .. } = honest.files()[0].clone();
+            let list = list.replace(&format!("\"path\":\"{old}\""), &format!("\"path\":\"{path}\""));
+            let evil = Digest::of(list.as_bytes()).to_string();
+            let record = published["record"].as_str().unwrap().replace(&artifact.to_string(), &evil);
+            published["manifest"] = list.into();
+            published["record"] = record.into();
+            published["artifact"] = evil.into();
+            format!("{heading}\n{operation}")
+        });
+        let victim = team.machine(&CHAIN[..1]);
+        let (_, pulled) = victim.store("pull");
+        assert_eq!(pulled["fetched"], 0, "{path}: {pulled}");
+        assert_eq!(victim.here(), Vec::<String>::new());
+        assert!(!victim.place.path("evil").exists() && !Path::new("/tmp/evil").exists());
+        victim.run_alone();
+    }
+}
+
+#[test]
+fn a_record_of_another_action_or_another_result_is_refused() {
+    for what in ["key", "artifact"] {
+        let team = Team::in_a_folder();
+        let machine = team.machine(&CHAIN[..1]);
+        machine.run_alone();
+        machine.store("push");
+        rewrite(&team.files("segments")[0], |text| {
+            let (heading, operation) = text.split_once('\n').unwrap();
+            let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
+            let published = &mut operation["publish"];
+            let honest = published[what].as_str().unwrap().to_owned();
+            let other = Digest::of(b"other").to_string();
+            published["record"] = published["record"].as_str().unwrap().replace(&honest, &other).into();
+            format!("{heading}\n{operation}")
+        });
+        let victim = team.machine(&CHAIN[..1]);
+        assert_eq!(victim.store("pull").1["fetched"], 0, "{what}");
+        victim.run_alone();
+    }
+}
+
+#[test]
+fn a_segment_that_was_cut_short_changed_or_moved_is_passed_over_and_told() {
+    for attack in ["cut", "flip", "move"] {
+        let team = Team::in_a_folder();
+        let machine = team.machine(&CHAIN[..1]);
+        machine.run_alone();
+        machine.store("push");
+        machine.place.graph(CHAIN);
+        machine.run_alone();
+        machine.store("push");
+        let segments = team.files("segments");
+        match attack {
+            "cut" => change(&segments[1], |bytes| bytes.truncate(bytes.len() - 7)),
+            "flip" => change(&segments[1], |bytes| bytes[60] ^= 1),
+            _ => change(&segments[1], |bytes| *bytes = fs::read(&segments[0]).unwrap()),
+        }
+        let victim = team.machine(CHAIN);
+        let said = victim.output(&["store", "pull", "graph.ron"]);
+        assert!(said.stderr.contains("v1/segments/000000000002"), "{attack}: {said:#?}");
+        assert_eq!(victim.here(), ["one"]);
+        victim.run_alone();
+        // Whoever publishes it again makes it known again.
+        assert_eq!(victim.store("push").1["stored"], 2, "{attack}");
+        let third = team.machine(CHAIN);
+        assert_eq!(third.store("pull").1["fetched"], 3, "{attack}");
+    }
+}

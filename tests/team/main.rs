@@ -1,0 +1,13 @@
+//! One cache for a team, through the program: two machines are two workspaces, the shared store is a folder or a bucket
+//! of a real S3 server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../bucket_server/mod.rs"]
+mod bucket_server;
+#[path = "../run_support/mod.rs"]
+mod run_support;
+
+mod attacks;
+mod place;
+mod sharing;
