@@ -8,6 +8,7 @@ use super::{
     failure::Failure,
     forecast::{self, NamedDevice},
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
+    remote::{RemoteOptions, plan_with, warn},
     settled::{look, settle},
     why::explain,
     words::stages as count_stages,
@@ -16,7 +17,7 @@ use crate::{
     blame::exit,
     graph::Graph,
     lock::{Deviation, Lock},
-    plan::{self, Document, Plan, Status, settled::Settled},
+    plan::{Document, Plan, Status, settled::Settled},
 };
 
 /// Tell for each stage whether it is cached, will run (and why), or waits for others
@@ -42,6 +43,8 @@ pub(super) struct Arguments {
     device: Option<NamedDevice>,
     #[command(flatten)]
     lock: LockArguments,
+    #[command(flatten)]
+    remote: RemoteOptions,
     /// Print one JSON object (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -68,7 +71,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let graph = arguments.graph.load()?;
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
-    let plan = plan::plan(&graph, &targets, &store)?;
+    let remote = arguments.remote.find(&graph.workspace)?;
+    let (plan, error) = plan_with(&graph, &targets, &store, remote.as_ref())?;
+    if let Some(error) = error {
+        warn(format!("{error}; the plan knows nothing of it"));
+    }
     tell_damage(&store);
     if let Some(problem) = lock.as_ref().and_then(|lock| lock.outdated(&graph, &plan)) {
         return Err(Failure::not_reproducible(problem));

@@ -9,6 +9,7 @@ use super::{
     failure::Failure,
     live::{Live, words},
     output, plan as plan_command,
+    remote::{RemoteOptions, plan_with, warn},
     settled::{facts, look, settle},
     words::path,
 };
@@ -20,11 +21,13 @@ use crate::{
         self, Document, Plan, Status,
         settled::{Facts, JSON, Settled},
     },
+    remote::Tiers,
     run::{
         cached::{CachedRun, KeptPlan},
         driver::{self, Options, Summary},
         event::{RunEvent, RunOutcome},
         resources::{Budget, Totals},
+        sharing::{RemoteSummary, Sharing, needed},
     },
     store::Store,
 };
@@ -52,6 +55,8 @@ pub(super) struct Arguments {
     jobs: Option<NonZeroUsize>,
     #[command(flatten)]
     lock: LockArguments,
+    #[command(flatten)]
+    remote: RemoteOptions,
     /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
     #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
     resources: Vec<(String, Available)>,
@@ -79,7 +84,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let graph = arguments.graph.load()?;
     let targets = targets(&graph, &arguments.stages)?;
     let store = arguments.graph.open(&graph)?;
-    let plan = plan::plan(&graph, &targets, &store)?;
+    let remote = arguments.remote.find(&graph.workspace)?;
+    let (mut plan, error) = plan_with(&graph, &targets, &store, remote.as_ref())?;
+    if let Some(error) = &error {
+        warn(format!("{error}; the run goes on without it"));
+    }
     if let Some(problem) = lock.as_ref().and_then(|lock| lock.outdated(&graph, &plan)) {
         return Err(Failure::not_reproducible(problem));
     }
@@ -90,29 +99,55 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Budget::new(&graph, &plan, &totals, jobs)?;
         return Ok(plan_command::tell(&graph, &plan, lock.as_ref(), arguments.json));
     }
+    let sharing = remote.map(|remote| Sharing::new(remote, error.as_ref()));
+    if let Some(sharing) = &sharing {
+        let asked = if arguments.stages.is_empty() { &[][..] } else { &targets };
+        fetch_needed(&graph, &targets, asked, &store, sharing, &mut plan)?;
+    }
     let as_locked = lock.as_ref().is_none_or(|lock| lock.deviations(&graph, &plan).is_empty());
     if plan.stages.iter().all(|stage| stage.status == Status::Cached) && as_locked && !store.is_damaged() {
         settle(looked.asked.as_ref(), &graph, &plan, &store);
-        run_cached(arguments, &totals, &graph, &plan, &store)?;
+        run_cached(arguments, &totals, &graph, &plan, &store, sharing.as_ref())?;
         return Ok(exit::SUCCESS);
     }
     let reports = reports(&graph, &targets);
     let options = Options { jobs, keep_going: arguments.keep_going, totals, lock };
     let root = store.root().to_owned();
     let summary = if arguments.json {
-        driver::run(graph, plan, store, options, &mut |event| json_line(event))?
+        driver::run(graph, plan, store, sharing, options, &mut |event| json_line(event))?
     } else {
         let mut live = Live::new();
-        let summary = driver::run(graph, plan, store, options, &mut |event| live.on(event))?;
+        let summary = driver::run(graph, plan, store, sharing, options, &mut |event| live.on(event))?;
         tell_reports(&Store::open(&root)?, &summary, &reports)?;
         summary
     };
     Ok(match summary.outcome {
+        RunOutcome::Succeeded | RunOutcome::Failed if summary.not_reproducible => exit::NOT_REPRODUCIBLE,
         RunOutcome::Succeeded => exit::SUCCESS,
-        RunOutcome::Failed if summary.not_reproducible => exit::NOT_REPRODUCIBLE,
         RunOutcome::Failed => exit::STAGE_FAILED,
         RunOutcome::Interrupted => exit::INTERRUPTED,
     })
+}
+
+/// Fetches what the remote store alone has and the run needs. What does not come has to be computed, for which more may be needed.
+fn fetch_needed(
+    graph: &Graph,
+    targets: &[usize],
+    asked: &[usize],
+    store: &Store,
+    sharing: &Sharing,
+    plan: &mut Plan,
+) -> Result<(), Failure> {
+    loop {
+        let keys = needed(graph, plan, asked);
+        if keys.is_empty() {
+            break;
+        }
+        sharing.fetch(store, &keys)?;
+        *plan = plan::plan(graph, targets, Tiers::new(store, Some(sharing.remote())))?;
+    }
+    sharing.count_hits(plan);
+    Ok(())
 }
 
 /// Carries out a run of a settled plan. Whether it was possible: the last actions of the stages must be those of this
@@ -134,7 +169,7 @@ fn run_settled(arguments: &Arguments, settled: &Settled, store: &Store) -> Resul
         None
     };
     let totals = Totals::find(&arguments.resources, &Workspace::load(&workspace(&arguments.graph.graph)?)?);
-    finish_cached(arguments, &totals, facts, store, (KeptPlan::At(&settled.path(JSON)), document, None))?;
+    finish_cached(arguments, &totals, facts, store, (KeptPlan::At(&settled.path(JSON)), document, None), None)?;
     Ok(true)
 }
 
@@ -145,7 +180,10 @@ fn run_cached(
     graph: &Graph,
     plan: &Plan,
     store: &Store,
+    sharing: Option<&Sharing>,
 ) -> Result<(), Failure> {
+    let warnings = sharing.map(Sharing::take_warnings).unwrap_or_default();
+    warnings.iter().for_each(warn);
     let document = Document::of(graph, plan);
     let line = document.line();
     let actions = plan.stages.iter().filter_map(|stage| Some((&stage.name, stage.action.as_ref()?)));
@@ -154,7 +192,10 @@ fn run_cached(
         .try_for_each(|(stage, action)| store.remember_action(&graph.name, stage, action))
         .and_then(|()| store.set_remembered(&graph.name, &Digest::of(line.as_bytes())));
     let complaint = remembered.err().map(|error| format!("later plans cannot tell what changed: {error}"));
-    finish_cached(arguments, totals, &facts(graph, plan), store, (KeptPlan::Text(&line), Some(document), complaint))
+    let summary = sharing.filter(|sharing| sharing.is_worth_a_word()).map(Sharing::summary);
+    let facts = facts(graph, plan);
+    let kept = (KeptPlan::Text(&line), Some(document), complaint);
+    finish_cached(arguments, totals, &facts, store, kept, summary)
 }
 
 fn finish_cached(
@@ -163,6 +204,7 @@ fn finish_cached(
     facts: &Facts,
     store: &Store,
     (plan, document, complaint): (KeptPlan<'_>, Option<Document>, Option<String>),
+    summary: Option<RemoteSummary>,
 ) -> Result<(), Failure> {
     let path = &arguments.graph.graph;
     let run = CachedRun { graph: path, jobs: arguments.jobs.map(NonZeroUsize::get), totals };
@@ -170,12 +212,13 @@ fn finish_cached(
     let complaint = complaint.map(|message| RunEvent::RunWarning { message });
     if arguments.json {
         complaint.iter().for_each(json_line);
-        let events = document.into_iter().flat_map(|document| run.events(folder.clone(), document));
+        let events = document.into_iter().flat_map(|document| run.events(folder.clone(), document, summary.clone()));
         output::out(events.map(|event| line(&event)).collect::<String>());
         return Ok(());
     }
     output::out(words::all_cached(&path.display().to_string(), facts.stages));
     complaint.iter().filter_map(words::complaint).for_each(output::err);
+    summary.iter().map(words::remote).for_each(output::out);
     for (_, artifact) in &facts.reports {
         tell_report(store, artifact)?;
     }

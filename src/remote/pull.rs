@@ -107,10 +107,13 @@ impl Remote {
             let key = known.record.key;
             let trouble = incoming.manifest().files().iter().find_map(|entry| failed.get(&entry.digest));
             match trouble {
-                None => {
-                    store.admit(incoming, &known.record)?;
-                    pulled.fetched.push(key);
-                }
+                None => match store.admit(incoming, &known.record) {
+                    Ok(()) => pulled.fetched.push(key),
+                    // What this machine had before has lost files, so that this one stands in its place.
+                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => pulled.fetched.push(key),
+                    Err(StoreError::Nondeterministic(two)) => pulled.missing.push((key, two.to_string())),
+                    Err(error) => return Err(error.into()),
+                },
                 Some(Trouble::Lost(problem)) => {
                     self.lose(store, key);
                     pulled.missing.push((key, problem.clone()));

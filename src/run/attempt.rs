@@ -21,6 +21,7 @@ use super::{
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
+    sharing::Sharing,
     strays::Strays,
 };
 use crate::{
@@ -41,6 +42,8 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Shared {
     pub(super) graph: Arc<Graph>,
     pub(super) store: Arc<Store>,
+    /// The store behind it, if there is one.
+    pub(super) sharing: Option<Sharing>,
     pub(super) plan: Plan,
     /// What the stages are held to, if anything.
     pub(super) lock: Option<Lock>,
@@ -264,6 +267,11 @@ impl Attempt {
         };
         let key = action.key();
         self.agree(|lock| lock.deviation_of_key(&self.shared.graph, self.graph_node(), &action))?;
+        if let Some(sharing) = &self.shared.sharing {
+            let looked = sharing.look_for(store, &key);
+            sharing.take_warnings().into_iter().for_each(|warning| self.warn_of_run(warning));
+            looked.map_err(|error| Trouble::new(error.to_string(), error.blame()))?;
+        }
         // Nothing that is found here is collected before it is leased.
         let _hold = store.hold()?;
         if let Some(found) = self.find(&action)? {
@@ -537,6 +545,11 @@ impl Attempt {
         }
         published?;
         self.agree_on_result(&mine.action, artifact)?;
+        if let Some(sharing) = &self.shared.sharing
+            && let Err(error) = sharing.offer(store, mine.key)
+        {
+            self.warn_of_run(error.to_string());
+        }
         Ok(artifact)
     }
 
@@ -558,6 +571,10 @@ impl Attempt {
         if let Some(message) = self.shared.remember(self.name(), action) {
             self.warn(message);
         }
+    }
+
+    fn warn_of_run(&self, message: String) {
+        let _ = self.shared.messages.send(Message::Event(RunEvent::RunWarning { message }));
     }
 
     fn warn(&self, message: String) {

@@ -11,6 +11,7 @@ use super::{
     event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
     journal::Journal,
     resources::Totals,
+    sharing::RemoteSummary,
 };
 use crate::{
     plan::{Document, settled},
@@ -60,7 +61,12 @@ impl CachedRun<'_> {
     }
 
     /// The whole stream of events of the run whose plan this is.
-    pub fn events(&self, folder: PathBuf, plan: Document) -> impl Iterator<Item = RunEvent> {
+    pub fn events(
+        &self,
+        folder: PathBuf,
+        plan: Document,
+        summary: Option<RemoteSummary>,
+    ) -> impl Iterator<Item = RunEvent> {
         let announced = plan.stages.iter().map(|stage| Announced {
             name: stage.name.clone(),
             kind: stage.kind.clone(),
@@ -73,7 +79,8 @@ impl CachedRun<'_> {
             .stages
             .into_iter()
             .filter_map(|stage| Some(RunEvent::StageCached { stage: stage.name, artifact: stage.artifact? }));
-        std::iter::once(first).chain(cached).chain(std::iter::once(last))
+        let summary = summary.map(RunEvent::RemoteSummary);
+        std::iter::once(first).chain(cached).chain(summary).chain(std::iter::once(last))
     }
 
     fn begin(&self, folder: PathBuf, stages: Vec<Announced>, plan: Option<String>) -> RunEvent {

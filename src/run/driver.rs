@@ -28,6 +28,7 @@ use super::{
     journal::Journal,
     process::{Lease, Wish},
     resources::{Budget, Totals},
+    sharing::Sharing,
     signals::Signals,
     state::{Effect, Happened, Rules, Scheduler, Task},
     strays::Strays,
@@ -77,6 +78,7 @@ pub fn run(
     graph: Graph,
     plan: Plan,
     store: Store,
+    sharing: Option<Sharing>,
     options: Options,
     tell: &mut dyn FnMut(&RunEvent),
 ) -> Result<Summary, RunError> {
@@ -95,7 +97,7 @@ pub fn run(
         .build()
         .map_err(|source| RunError::System { action: "set up the event loop", source })?;
     let summary = runtime.block_on(async {
-        let mut driver = Driver::new(graph, plan, store, (options, budget), folder.clone(), journal, tell);
+        let mut driver = Driver::new(graph, plan, (store, sharing), (options, budget), folder.clone(), journal, tell);
         driver.drive().await
     });
     // Nothing is left to do for tasks that still wait for others.
@@ -128,7 +130,7 @@ impl<'a> Driver<'a> {
     fn new(
         graph: Graph,
         plan: Plan,
-        store: Store,
+        (store, sharing): (Store, Option<Sharing>),
         (mut options, budget): (Options, Budget),
         folder: PathBuf,
         journal: Journal,
@@ -168,6 +170,7 @@ impl<'a> Driver<'a> {
             shared: Arc::new(Shared {
                 graph: Arc::new(graph),
                 store: Arc::new(store),
+                sharing,
                 plan,
                 folder,
                 owner,
@@ -190,6 +193,7 @@ impl<'a> Driver<'a> {
             Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
         self.announce();
         self.tell_damage();
+        self.tell_of_sharing();
         let deviating = self.deviating();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];
@@ -212,6 +216,7 @@ impl<'a> Driver<'a> {
         let mut patience: Option<Instant> = None;
         loop {
             if let Some(outcome) = self.carry_out(std::mem::take(&mut effects)) {
+                self.share_all(&mut signals).await;
                 return Ok(self.finish(outcome));
             }
             let out_of_patience = async {
@@ -235,6 +240,31 @@ impl<'a> Driver<'a> {
                     Vec::new()
                 }
             };
+        }
+    }
+
+    /// Waits until the remote store has what it should get, or a signal arrives.
+    async fn share_all(&mut self, signals: &mut Signals) {
+        if self.shared.sharing.is_none() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let shared_all = tokio::task::spawn_blocking(move || shared.sharing.as_ref().map(Sharing::finish));
+        let stopped = tokio::select! {
+            _ = shared_all => None,
+            signal = signals.next() => Some(signal),
+        };
+        if let Some(signal) = stopped {
+            self.shared.sharing.iter().for_each(Sharing::leave);
+            self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
+        }
+        self.tell_of_sharing();
+    }
+
+    fn tell_of_sharing(&mut self) {
+        let warnings = self.shared.sharing.as_ref().map(Sharing::take_warnings).unwrap_or_default();
+        for message in warnings {
+            self.event(RunEvent::RunWarning { message });
         }
     }
 
@@ -508,6 +538,10 @@ impl<'a> Driver<'a> {
         if let Err(error) = self.shared.store.flush_names() {
             let message = format!("a power cut now could lose what this run has recorded last: {error}");
             self.event(RunEvent::RunWarning { message });
+        }
+        if let Some(summary) = self.shared.sharing.as_ref().map(Sharing::summary) {
+            self.not_reproducible |= !summary.conflicts.is_empty();
+            self.event(RunEvent::RemoteSummary(summary));
         }
         self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
         Summary { outcome, stages, not_reproducible: self.not_reproducible }

@@ -11,6 +11,7 @@ use crate::{
     graph::amount::{GPU, MEMORY, Shown},
     lock::Deviation,
     plan::PlanError,
+    remote::RemoteError,
     store::{StoreError, TwoResults},
 };
 
@@ -45,6 +46,9 @@ pub enum RunError {
     /// What a stage reads cannot be looked at again.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// What a remote store gave cannot be taken in.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(&'static str),
@@ -57,6 +61,7 @@ impl RunError {
             Self::Store(error) => error.blame(),
             Self::Compare(error) => error.blame(),
             Self::Plan(error) => error.blame(),
+            Self::Remote(error) => error.blame(),
             Self::Folder { .. } | Self::System { .. } => Blame::Environment,
             Self::Excess(_) => Blame::Graph,
             Self::Bug(_) => Blame::Bug,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::sharing::RemoteSummary;
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
@@ -233,6 +234,8 @@ pub enum RunEvent {
         /// True if the workers are killed now instead of being asked.
         kill: bool,
     },
+    /// What came of the remote store, if there is one.
+    RemoteSummary(RemoteSummary),
     /// The run is over; always the last event.
     RunFinished {
         /// How it went.

@@ -12,6 +12,7 @@ pub mod job;
 pub mod journal;
 pub mod pool;
 pub mod resources;
+pub mod sharing;
 pub mod state;
 pub mod worker;
 

@@ -10,4 +10,5 @@ mod run_support;
 
 mod attacks;
 mod place;
+mod runs;
 mod sharing;

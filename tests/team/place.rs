@@ -113,6 +113,13 @@ impl Machine<'_> {
         (said.code, value)
     }
 
+    /// A run with the shared store.
+    pub(crate) fn run(&self, more: &[&str]) -> Ran {
+        let said = self.output(&[&["run", "graph.ron", "--json"], more].concat());
+        let events = said.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        Ran { code: said.code, events, stderr: said.stderr }
+    }
+
     /// A run without the shared store, which must succeed.
     pub(crate) fn run_alone(&self) -> Ran {
         let ran = self.place.run(&[]);

@@ -4,9 +4,12 @@ use super::pace::Pace;
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
-        words::{damage, duration, path, rate, share, short, stages as count_stages},
+        words::{bytes, damage, duration, path, rate, share, short, stages as count_stages},
     },
-    run::event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
+    run::{
+        event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
+        sharing::{Differing, RemoteSummary},
+    },
 };
 
 /// What will happen and why: a head line, and a row for each stage that is not cached.
@@ -81,9 +84,23 @@ pub(super) fn line(event: &RunEvent) -> Option<String> {
         RunEvent::StageFinished { stage, seconds, .. } => {
             format!("  {} {stage}  after {}", paint(NOTE, "stopped"), duration(*seconds))
         }
+        RunEvent::RemoteSummary(summary) => return Some(remote(summary)),
         _ => return None,
     };
     Some(line + "\n")
+}
+
+/// What came of the remote store.
+pub(in crate::cli) fn remote(summary: &RemoteSummary) -> String {
+    let count = |count: usize| if count == 1 { "1 result".to_owned() } else { format!("{count} results") };
+    let mut parts = vec![
+        format!("{} from there ({} fetched)", count(summary.hits), bytes(summary.fetched_bytes as f64)),
+        format!("{} stored ({})", count(summary.stored), bytes(summary.stored_bytes as f64)),
+    ];
+    if summary.failed > 0 {
+        parts.push(paint(BAD, format!("{} not stored", count(summary.failed))));
+    }
+    format!("{}: {}; {} requests\n", paint(STRONG, &summary.store), parts.join(", "), summary.requests)
 }
 
 /// An event that goes to standard error.
@@ -107,6 +124,18 @@ pub(in crate::cli) fn complaint(event: &RunEvent) -> Option<String> {
             format!("{}: stage `{stage}`: {message}\n", paint(NOTE, "warning"))
         }
         RunEvent::StoreDamaged { path: at, problem, quarantine } => damage(at, problem, quarantine.as_deref()),
+        RunEvent::RemoteSummary(RemoteSummary { store, conflicts, problem, failed, .. }) => {
+            let differing = conflicts.iter().map(|Differing { key, published, found }| {
+                format!(
+                    "{}: action {key} gave {found} here, and {published} in {store}, which stays there\n",
+                    paint(BAD, "not reproducible")
+                )
+            });
+            let problem = problem.iter().filter(|_| *failed > 0).map(|problem| {
+                format!("{}: not stored: {problem}; give it later with `twdag store push`\n", paint(NOTE, "warning"))
+            });
+            return Some(differing.chain(problem).collect()).filter(|text: &String| !text.is_empty());
+        }
         RunEvent::RunWarning { message } => format!("{}: {message}\n", paint(NOTE, "warning")),
         RunEvent::RunStopping { signal, waiting_for, kill } if *kill => {
             format!("{}: {signal} again: ending {} at once\n", paint(NOTE, "stopping"), names(waiting_for))

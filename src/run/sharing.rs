@@ -1,0 +1,279 @@
+//! The remote store of a run: what is fetched before and during it, and what is given to it off the critical path.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+use crate::{
+    digest::{ArtifactId, Key},
+    graph::Graph,
+    plan::{Plan, Status},
+    remote::{Pulled, Pushed, Remote, RemoteError},
+    store::Store,
+};
+
+/// What came of a remote store in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteSummary {
+    /// Its address.
+    pub store: String,
+    /// Results that it had and this machine did not, so that they were not computed.
+    pub hits: usize,
+    /// Those of them whose bytes were needed and came.
+    pub fetched: usize,
+    /// The bytes that came.
+    pub fetched_bytes: u64,
+    /// Results that were given to it.
+    pub stored: usize,
+    /// The bytes that were sent.
+    pub stored_bytes: u64,
+    /// Results that it has another one of, which stays.
+    pub conflicts: Vec<Differing>,
+    /// Results that it should have got and did not.
+    pub failed: usize,
+    /// Why, or why it was not used at all.
+    pub problem: Option<String>,
+    /// Requests that were made; those that were repeated count once.
+    pub requests: u64,
+}
+
+/// A result that differs from the one in the remote store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// The action.
+    pub key: Key,
+    /// The result in the remote store.
+    pub published: ArtifactId,
+    /// The result of this machine.
+    pub found: ArtifactId,
+}
+
+/// A remote store that a run uses.
+pub struct Sharing {
+    remote: Arc<Remote>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    summary: RemoteSummary,
+    /// What should be told and was not yet.
+    warnings: Vec<String>,
+    /// It could not be reached; it is not asked again.
+    is_down: bool,
+    pusher: Option<Pusher>,
+}
+
+struct Pusher {
+    keys: Sender<Key>,
+    thread: JoinHandle<Given>,
+}
+
+/// What came of giving results to the remote store.
+#[derive(Default)]
+struct Given {
+    stored: usize,
+    bytes: u64,
+    conflicts: Vec<Differing>,
+    failed: usize,
+    problem: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Sharing {
+    /// A remote store; with an error if it could not be reached, so that it is not asked again.
+    pub fn new(remote: Remote, error: Option<&RemoteError>) -> Self {
+        let summary = RemoteSummary {
+            store: remote.address().to_string(),
+            problem: error.map(ToString::to_string),
+            ..RemoteSummary::default()
+        };
+        let state = State { summary, is_down: error.is_some(), ..State::default() };
+        Self { remote: Arc::new(remote), state: Mutex::new(state) }
+    }
+
+    /// The remote store.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What should be told and was not yet.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().warnings)
+    }
+
+    /// Whether the remote store had anything that is used, or got anything, or failed.
+    pub fn is_worth_a_word(&self) -> bool {
+        let state = self.state();
+        state.summary.hits > 0 || state.summary.problem.is_some()
+    }
+
+    /// Counts the results that the remote store alone has still.
+    pub fn count_hits(&self, plan: &Plan) {
+        self.state().summary.hits += plan.stages.iter().filter(|stage| stage.elsewhere).count();
+    }
+
+    /// Fetches results. What does not come counts as not there.
+    pub fn fetch(&self, store: &Store, keys: &[Key]) -> Result<(), RunError> {
+        let Pulled { fetched, bytes, missing } = self.remote.pull(store, keys)?;
+        let mut state = self.state();
+        state.summary.hits += fetched.len();
+        state.summary.fetched += fetched.len();
+        state.summary.fetched_bytes += bytes;
+        if let Some((_, problem)) = missing.first() {
+            let (count, store) = (missing.len(), &state.summary.store);
+            let results = if count == 1 { "a result".to_owned() } else { format!("{count} results") };
+            let message = format!("{results} that {store} should have cannot be used, and will be computed: {problem}");
+            state.warnings.push(message);
+        }
+        Ok(())
+    }
+
+    /// Fetches the result of an action, if the remote store has it by now.
+    pub(super) fn look_for(&self, store: &Store, key: &Key) -> Result<(), RunError> {
+        if !self.remote.mode().reads() || self.state().is_down || store.record(key)?.is_some() {
+            return Ok(());
+        }
+        match self.remote.refresh_now_and_then(store) {
+            Ok(problems) => self.state().warnings.extend(problems),
+            Err(error) => {
+                let mut state = self.state();
+                state.is_down = true;
+                state.warnings.push(format!("{error}; the run goes on without it"));
+                return Ok(());
+            }
+        }
+        if self.remote.known(store, key).is_some() {
+            self.fetch(store, &[*key])?;
+        }
+        Ok(())
+    }
+
+    /// Has a result given to the remote store, sooner or later.
+    pub(super) fn offer(&self, store: &Arc<Store>, key: Key) -> Result<(), RunError> {
+        if !self.remote.mode().writes() {
+            return Ok(());
+        }
+        let mut state = self.state();
+        if state.is_down {
+            state.summary.failed += 1;
+            return Ok(());
+        }
+        let pusher = match &mut state.pusher {
+            Some(pusher) => pusher,
+            empty => {
+                let (keys, inbox) = channel();
+                let (remote, store) = (Arc::clone(&self.remote), Arc::clone(store));
+                let thread = thread::Builder::new()
+                    .name("push".to_owned())
+                    .spawn(move || give(&remote, &store, &inbox))
+                    .map_err(|source| RunError::System { action: "start the thread that shares results", source })?;
+                empty.insert(Pusher { keys, thread })
+            }
+        };
+        // The thread ends when nobody can give it anything.
+        let _ = pusher.keys.send(key);
+        Ok(())
+    }
+
+    /// Waits until all results were given, and counts them.
+    pub(super) fn finish(&self) {
+        let Some(Pusher { keys, thread }) = self.state().pusher.take() else { return };
+        drop(keys);
+        let given = thread.join().unwrap_or_else(|_| Given {
+            problem: Some("internal error: the thread that shares results fell over; please report it".to_owned()),
+            ..Given::default()
+        });
+        let mut state = self.state();
+        state.warnings.extend(given.warnings);
+        let summary = &mut state.summary;
+        summary.stored += given.stored;
+        summary.stored_bytes += given.bytes;
+        summary.conflicts.extend(given.conflicts);
+        summary.failed += given.failed;
+        summary.problem = summary.problem.take().or(given.problem);
+    }
+
+    /// Gives up waiting.
+    pub(super) fn leave(&self) {
+        let problem = "the run was stopped before all results were given".to_owned();
+        self.state().summary.problem.get_or_insert(problem);
+    }
+
+    /// What came of it.
+    pub fn summary(&self) -> RemoteSummary {
+        RemoteSummary { requests: self.remote.requests(), ..self.state().summary.clone() }
+    }
+}
+
+/// The results that the remote store alone has and of which the bytes are needed: what a stage reads that may run, and the ends
+/// of the graph.
+pub fn needed(graph: &Graph, plan: &Plan, asked: &[usize]) -> Vec<Key> {
+    let mut is_read = vec![false; graph.nodes().len()];
+    let mut is_needed = vec![false; graph.nodes().len()];
+    for stage in &plan.stages {
+        for input in &graph.nodes()[stage.node].inputs {
+            is_read[input.node] = true;
+            is_needed[input.node] |= stage.status != Status::Cached;
+        }
+    }
+    for &node in asked {
+        is_needed[node] = true;
+    }
+    let elsewhere = plan.stages.iter().filter(|stage| stage.elsewhere);
+    let needed = elsewhere.filter(|stage| is_needed[stage.node] || !is_read[stage.node]);
+    needed.filter_map(|stage| stage.key).collect()
+}
+
+/// Gives results as they come, as many at once as there are. After a failure the rest waits for one more try at the end.
+fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>) -> Given {
+    let mut given = Given::default();
+    let mut waiting: Vec<Key> = Vec::new();
+    let mut take = |keys: &[Key]| -> Vec<Key> {
+        match remote.push(store, keys) {
+            Ok(Pushed { stored, bytes, conflicts, failed, problems, .. }) => {
+                given.stored += stored.len();
+                given.bytes += bytes;
+                given.warnings.extend(problems);
+                let conflicts = conflicts.into_iter();
+                given.conflicts.extend(conflicts.map(|conflict| Differing {
+                    key: conflict.key,
+                    published: conflict.published,
+                    found: conflict.found,
+                }));
+                given.problem = failed.first().map(|(_, problem)| problem.clone());
+                failed.into_iter().map(|(key, _)| key).collect()
+            }
+            Err(error) => {
+                given.problem = Some(error.to_string());
+                keys.to_vec()
+            }
+        }
+    };
+    while let Ok(first) = inbox.recv() {
+        waiting.push(first);
+        waiting.extend(inbox.try_iter());
+        let failed = take(&waiting);
+        waiting = failed;
+        if !waiting.is_empty() {
+            break;
+        }
+    }
+    if !waiting.is_empty() {
+        waiting.extend(inbox.iter());
+        waiting = take(&waiting);
+    }
+    given.failed = waiting.len();
+    given
+}
