@@ -1,6 +1,6 @@
 //! What commands take to use a remote store, and how they tell of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, builder::PossibleValue};
 
@@ -9,9 +9,9 @@ use super::{
     output::{self, NOTE, paint},
 };
 use crate::{
-    graph::{Graph, Workspace},
+    graph::{Graph, WORKSPACE_FILE, Workspace},
     plan::{self, Plan, Status},
-    remote::{Mode, Remote, RemoteError, Tiers},
+    remote::{Keys, Mode, Remote, RemoteError, SigningKey, Tiers},
     store::Store,
 };
 
@@ -25,6 +25,9 @@ pub(super) struct RemoteOptions {
     /// What the remote store is used for: results are taken from it (read), given to it (write), or both
     #[arg(long, value_name = "USE", env = "TWDAG_REMOTE", hide_env_values = true, default_value = "readwrite")]
     remote: Mode,
+    /// Sign the results that are given to the remote store with the key in this file (`twdag store keygen` makes one)
+    #[arg(long, value_name = "FILE", env = "TWDAG_SIGNING_KEY", hide_env_values = true)]
+    signing_key: Option<PathBuf>,
 }
 
 impl clap::ValueEnum for Mode {
@@ -43,12 +46,15 @@ impl RemoteOptions {
         if self.remote == Mode::Off {
             return Ok(None);
         }
-        let address = match &self.remote_store {
-            Some(address) => Some(address.clone()),
-            None => Workspace::load(workspace)?.remote_store,
-        };
-        let address = address.filter(|address| !address.trim().is_empty());
-        Ok(address.map(|address| address.parse()).transpose()?.map(|address| Remote::new(address, self.remote)))
+        let file = Workspace::load(workspace)?;
+        let address = self.remote_store.clone().or(file.remote_store);
+        let Some(address) = address.filter(|address| !address.trim().is_empty()) else { return Ok(None) };
+        let trusted = file.trusted_keys.iter().map(|key| key.parse());
+        let trusted = trusted.collect::<Result<_, String>>().map_err(|problem| {
+            Failure::usage(format!("{}: `trusted_keys`: {problem}", workspace.join(WORKSPACE_FILE).display()))
+        })?;
+        let signing = self.signing_key.as_deref().map(SigningKey::read).transpose()?;
+        Ok(Some(Remote::new(address.parse()?, self.remote, Keys { trusted, signing })))
     }
 
     /// The remote store of a command that is about nothing else.

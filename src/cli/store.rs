@@ -30,6 +30,7 @@ enum Command {
     Push(remote::PushArguments),
     Pull(remote::PullArguments),
     Status(remote::StatusArguments),
+    Keygen(remote::KeygenArguments),
 }
 
 /// Does what is asked for.
@@ -41,5 +42,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Push(arguments) => remote::push(arguments),
         Command::Pull(arguments) => remote::pull(arguments),
         Command::Status(arguments) => remote::status(arguments),
+        Command::Keygen(arguments) => remote::keygen(arguments),
     }
 }

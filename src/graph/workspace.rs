@@ -21,8 +21,9 @@ use super::{
 pub const WORKSPACE_FILE: &str = "twdag.ron";
 
 const VERSION: &str = "1";
-const FIELDS: [&str; 3] = ["version", "resources", "remote_store"];
+const FIELDS: [&str; 4] = ["version", "resources", "remote_store", "trusted_keys"];
 const ADDRESS: &str = "\"s3://bucket/prefix\"";
+const KEYS: &str = "[\"ed25519:…\"] (`twdag store keygen` prints one)";
 const EXPECTED: &str = "expected `Workspace(version: 1)`";
 
 /// What a workspace file says.
@@ -32,6 +33,8 @@ pub struct Workspace {
     pub resources: BTreeMap<String, Available>,
     /// The address of the store that a team shares.
     pub remote_store: Option<String>,
+    /// The public keys whose results are used from there; everybody's if there is none.
+    pub trusted_keys: Vec<String>,
 }
 
 /// How much there is of a resource.
@@ -102,6 +105,19 @@ impl Workspace {
                         let found = describe(&field.value, source);
                         let message = format!("`remote_store` is {found}, expected an address such as {ADDRESS}");
                         problems.push(Problem::at(field.value.head(), message, format!("expected {ADDRESS}")));
+                    }
+                }
+                "trusted_keys" => {
+                    let items = if let ValueKind::List(items) = &field.value.kind { &items[..] } else { &[] };
+                    let keys: Option<Vec<String>> =
+                        items.iter().map(|item| item.as_text().map(str::to_owned)).collect();
+                    // An empty list would trust everybody, which is not what it looks like.
+                    if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+                        self.trusted_keys = keys;
+                    } else {
+                        let found = describe(&field.value, source);
+                        let message = format!("`trusted_keys` is {found}, expected public keys such as {KEYS}");
+                        problems.push(Problem::at(field.value.head(), message, format!("expected {KEYS}")));
                     }
                 }
                 unknown => problems.push(

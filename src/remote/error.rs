@@ -1,5 +1,7 @@
 //! What can go wrong with a remote store. A run goes on without it.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use super::Address;
@@ -48,6 +50,14 @@ pub enum RemoteError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A key for signing that cannot be used.
+    #[error("the signing key {}: {problem}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The system refused to start threads.
     #[error("cannot set up the connection to the remote store: {0}")]
     System(#[source] std::io::Error),
@@ -60,7 +70,7 @@ impl RemoteError {
     /// Whose fault this is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Address { .. } => Blame::Input,
+            Self::Address { .. } | Self::Key { .. } => Blame::Input,
             Self::Unusable { .. } | Self::Request { .. } | Self::Damaged { .. } | Self::System(_) => Blame::Environment,
             Self::Store(error) => error.blame(),
         }

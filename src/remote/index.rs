@@ -1,10 +1,6 @@
 //! The index: all that the segments say, read up to some number.
 
-use std::{
-    collections::{HashMap, hash_map},
-    fs,
-    path::Path,
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -13,6 +9,7 @@ use super::{
     RemoteError,
     client::{AT_ONCE, Client, Created},
     segment::{Heading, Operation, Published, decode, encode},
+    signing::Keys,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -30,7 +27,8 @@ pub(super) struct Index {
     origin: Option<Digest>,
     /// The number of the last checkpoint that is known.
     checkpoint: u64,
-    published: HashMap<Key, Published>,
+    /// For each action, in the order in which they were published.
+    published: HashMap<Key, Vec<Published>>,
     differing: Vec<(Key, ArtifactId)>,
     /// What was found wrong there and passed over.
     problems: Vec<String>,
@@ -82,12 +80,25 @@ impl Index {
         self.published.len()
     }
 
-    pub(super) fn published(&self, key: &Key) -> Option<&Published> {
-        self.published.get(key)
+    /// The result of an action: the first one that the keys vouch for.
+    pub(super) fn published(&self, key: &Key, keys: &Keys) -> Option<&Published> {
+        self.published.get(key)?.iter().find(|published| keys.accept(published))
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Published> {
-        self.published.values()
+    /// Whether anybody has published a result of an action.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.published.contains_key(key)
+    }
+
+    /// Whether the same result was published by the same signer.
+    pub(super) fn has(&self, new: &Published) -> bool {
+        let same = |old: &Published| old.artifact == new.artifact && old.signer() == new.signer();
+        self.published.get(&new.key).is_some_and(|published| published.iter().any(same))
+    }
+
+    /// All results that the keys vouch for.
+    pub(super) fn all(&self, keys: &Keys) -> impl Iterator<Item = &Published> {
+        self.published.values().flatten().filter(|published| keys.accept(published))
     }
 
     pub(super) fn differing(&self) -> &[(Key, ArtifactId)] {
@@ -113,8 +124,9 @@ impl Index {
         for operation in operations {
             match operation {
                 Operation::Publish(published) => {
-                    if let hash_map::Entry::Vacant(slot) = self.published.entry(published.key) {
-                        slot.insert(*published);
+                    let all = self.published.entry(published.key).or_default();
+                    if !all.contains(&published) {
+                        all.push(*published);
                     }
                 }
                 Operation::Remove(key) => {
@@ -130,7 +142,7 @@ impl Index {
     }
 
     fn as_checkpoint(&self) -> Vec<u8> {
-        let mut published: Vec<&Published> = self.published.values().collect();
+        let mut published: Vec<&Published> = self.published.values().flatten().collect();
         // Of two that write the same checkpoint, it does not matter who wins.
         published.sort_by_key(|published| published.key);
         let published = published.into_iter().map(|published| Operation::Publish(Box::new(published.clone())));

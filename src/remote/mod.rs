@@ -21,6 +21,7 @@ mod pack;
 mod pull;
 mod push;
 mod segment;
+mod signing;
 mod tiers;
 
 use std::{
@@ -38,6 +39,7 @@ pub use error::RemoteError;
 pub use known::Known;
 pub use pull::Pulled;
 pub use push::{Conflict, Pushed};
+pub use signing::{Keys, PublicKey, SigningKey};
 pub use tiers::{Found, Tiers};
 
 use self::{client::Client, index::Index};
@@ -93,6 +95,7 @@ impl Mode {
 pub struct Remote {
     address: Address,
     mode: Mode,
+    keys: Keys,
     client: Client,
     state: Mutex<State>,
 }
@@ -114,9 +117,9 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// The remote store at an address.
-    pub fn new(address: Address, mode: Mode) -> Self {
-        Self { client: Client::new(address.clone()), address, mode, state: Mutex::default() }
+    /// The remote store at an address. Results that the keys do not vouch for are none.
+    pub fn new(address: Address, mode: Mode, keys: Keys) -> Self {
+        Self { client: Client::new(address.clone()), address, mode, keys, state: Mutex::default() }
     }
 
     /// Where it is.
@@ -182,10 +185,10 @@ impl Remote {
                 return None;
             }
             if let Some(index) = &state.index {
-                return index.published(key).and_then(|published| published.open(key).ok());
+                return index.published(key, &self.keys).and_then(|published| published.open(key).ok());
             }
         }
-        known::noted(store, &self.folder(), key)
+        known::noted(store, &self.folder(), key).filter(|known| self.keys.accept(&known.published))
     }
 
     /// Keeps what is known of a result, so that the next plan needs no request.
@@ -202,6 +205,12 @@ impl Remote {
     /// From now on the result counts as not there, as far as this process is concerned.
     fn give_up(&self, key: Key) {
         self.state().unreachable.insert(key);
+    }
+
+    /// Whether results of an action are published, and none of them by somebody whose key is trusted here.
+    pub fn is_untrusted(&self, key: &Key) -> bool {
+        let state = self.state();
+        state.index.as_ref().is_some_and(|index| index.knows(key) && index.published(key, &self.keys).is_none())
     }
 
     /// How many results the index has, and the number of its last segment.

@@ -17,6 +17,7 @@ use super::{
     pack::{Draft, SMALL},
     pull::named,
     segment::{Operation, Packed, Published, Slice},
+    signing::Keys,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -102,13 +103,15 @@ impl Remote {
             let state = self.state();
             if let Some(index) = &state.index {
                 offers.retain(|offer| {
-                    let is_new = offer.anew || index.published(&offer.record.key).is_none();
-                    let known = index.published(&offer.record.key).map(|published| published.artifact);
-                    pushed.there += usize::from(!is_new && known == Some(offer.record.artifact));
-                    is_new || known != Some(offer.record.artifact)
+                    let known = index.published(&offer.record.key, &self.keys).map(|published| published.artifact);
+                    let is_there = !offer.anew
+                        && (known == Some(offer.record.artifact)
+                            || known.is_none() && index.has(&offer.published(&HashMap::new(), &self.keys)));
+                    pushed.there += usize::from(is_there);
+                    !is_there
                 });
                 if !offers.is_empty() {
-                    places = places_in(index, &lost);
+                    places = places_in(index, &lost, &self.keys);
                 }
             }
         }
@@ -119,13 +122,13 @@ impl Remote {
             problem.is_none()
         });
         let publications: Vec<(Published, bool)> =
-            offers.iter().map(|offer| (offer.published(&places), offer.anew)).collect();
+            offers.iter().map(|offer| (offer.published(&places, &self.keys), offer.anew)).collect();
         let mut chosen = (Vec::new(), Vec::new());
         let committed = self.with_index(store, async |index| {
             index
                 .commit(&self.client, |index| {
                     let operations;
-                    (operations, chosen) = choose(index, &publications);
+                    (operations, chosen) = choose(index, &publications, &self.keys);
                     operations
                 })
                 .await
@@ -298,7 +301,7 @@ impl Offer {
         self.manifest.files().iter().map(|entry| entry.digest).chain(list)
     }
 
-    fn published(&self, places: &HashMap<Digest, Place>) -> Published {
+    fn published(&self, places: &HashMap<Digest, Place>, keys: &Keys) -> Published {
         let mut packed: BTreeMap<Digest, Vec<(u32, u64)>> = BTreeMap::new();
         let mut seen = HashSet::new();
         for (number, entry) in self.manifest.files().iter().enumerate() {
@@ -314,10 +317,12 @@ impl Offer {
             Place::Alone => None,
         });
         let manifest = long.is_none().then(|| String::from_utf8_lossy(&self.manifest.bytes()).into_owned());
+        let record = self.record.to_text();
         Published {
             key: self.record.key,
             artifact: self.record.artifact,
-            record: self.record.to_text(),
+            signature: keys.signing.as_ref().map(|key| key.sign(&record)),
+            record,
             manifest,
             list,
             packed: packed.into_iter().map(|(pack, files)| Packed { pack, files }).collect(),
@@ -326,9 +331,9 @@ impl Offer {
 }
 
 /// Where the content of published results lies.
-fn places_in(index: &Index, lost: &HashSet<Key>) -> HashMap<Digest, Place> {
+fn places_in(index: &Index, lost: &HashSet<Key>, keys: &Keys) -> HashMap<Digest, Place> {
     let mut places = HashMap::new();
-    for published in index.all().filter(|published| !lost.contains(&published.key)) {
+    for published in index.all(keys).filter(|published| !lost.contains(&published.key)) {
         if let Some(Slice { pack, offset, .. }) = published.list {
             places.insert(*published.artifact.digest(), Place::Packed(pack, offset));
         }
@@ -351,11 +356,15 @@ fn places_in(index: &Index, lost: &HashSet<Key>) -> HashMap<Digest, Place> {
 
 /// What of some results there is to publish, and what came of them then: those that are stored, and those that the index
 /// has others of.
-fn choose(index: &Index, publications: &[(Published, bool)]) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {
+fn choose(
+    index: &Index,
+    publications: &[(Published, bool)],
+    keys: &Keys,
+) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {
     let (mut operations, mut stored, mut conflicts) = (Vec::new(), Vec::new(), Vec::new());
     for (published, anew) in publications {
         let Published { key, artifact, .. } = *published;
-        match index.published(&key) {
+        match index.published(&key, keys) {
             Some(existing) if !anew && existing.artifact == artifact => stored.push(key),
             Some(existing) if !anew => {
                 conflicts.push(Conflict { key, published: existing.artifact, found: artifact });
@@ -363,8 +372,9 @@ fn choose(index: &Index, publications: &[(Published, bool)]) -> (Vec<Operation>,
                     operations.push(Operation::Differs { key, artifact });
                 }
             }
-            existing => {
-                operations.extend(existing.map(|_| Operation::Remove(key)));
+            None if !anew && index.has(published) => stored.push(key),
+            _ => {
+                operations.extend(anew.then_some(Operation::Remove(key)));
                 operations.push(Operation::Publish(Box::new(published.clone())));
                 stored.push(key);
             }

@@ -7,7 +7,10 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::Known;
+use super::{
+    Known,
+    signing::{PublicKey, Signature},
+};
 use crate::{
     digest::{ArtifactId, Digest, Key},
     store::{Manifest, Record},
@@ -35,7 +38,7 @@ pub(super) struct Heading {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Operation {
-    /// A result is there; without effect if the action has one.
+    /// A result is there. Of several of one action the first counts that is signed by whom the reader trusts.
     Publish(Box<Published>),
     /// The result of an action is there no more.
     Remove(Key),
@@ -64,6 +67,9 @@ pub(super) struct Published {
     /// Where those files lie that are in packs; the others are objects of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) packed: Vec<Packed>,
+    /// Who vouches for the record, if anybody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signature: Option<Signature>,
 }
 
 /// A piece of a pack.
@@ -82,6 +88,11 @@ pub(super) struct Packed {
 }
 
 impl Published {
+    /// Whose key signed it.
+    pub(super) fn signer(&self) -> Option<&PublicKey> {
+        self.signature.as_ref().map(|signature| &signature.by)
+    }
+
     /// What was published for an action; says what is wrong with it otherwise.
     pub(super) fn open(&self, key: &Key) -> Result<Known, String> {
         let record = Record::from_text(self.record.as_bytes()).map_err(|problem| format!("the record: {problem}"))?;

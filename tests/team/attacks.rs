@@ -89,7 +89,7 @@ fn a_name_that_was_taken_for_other_bytes_is_refused() {
 }
 
 /// A segment in which some text is replaced; its own check is right again.
-fn rewrite(path: &Path, replace: impl FnOnce(String) -> String) {
+pub(crate) fn rewrite(path: &Path, replace: impl FnOnce(String) -> String) {
     change(path, |bytes| {
         let text = String::from_utf8(zstd::decode_all(&bytes[48..]).unwrap()).unwrap();
         let packed = zstd::encode_all(replace(text).as_bytes(), 3).unwrap();

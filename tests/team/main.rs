@@ -12,3 +12,4 @@ mod attacks;
 mod place;
 mod runs;
 mod sharing;
+mod signatures;

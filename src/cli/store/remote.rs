@@ -1,5 +1,7 @@
 //! `twdag store push`, `pull` and `status`: the results of a graph here and in a remote store.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -15,7 +17,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{self, Plan},
-    remote::{Conflict, Remote},
+    remote::{Conflict, Remote, SigningKey},
     store::Store,
 };
 
@@ -53,6 +55,26 @@ pub(super) struct PullArguments {
 pub(super) struct StatusArguments {
     #[command(flatten)]
     common: Common,
+}
+
+/// Make a key that signs results, and print its public half for `trusted_keys` in twdag.ron
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  twdag store keygen ~/.config/twdag/ci.key
+  TWDAG_SIGNING_KEY=~/.config/twdag/ci.key twdag run graphs/quickstart.ron --remote-store s3://team/cache
+
+Whoever has the file can vouch for results: keep it where secrets are kept, such as the secrets of a CI system.
+A workspace that names keys in `trusted_keys` uses nobody else's results (docs/team-cache.md).")]
+pub(super) struct KeygenArguments {
+    /// A file that is not there yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Makes a key.
+pub(super) fn keygen(arguments: &KeygenArguments) -> Result<u8, Failure> {
+    output::out(format!("{}\n", SigningKey::create(&arguments.file)?.public()));
+    Ok(exit::SUCCESS)
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +253,7 @@ struct StageStatus {
     here: Option<ArtifactId>,
     there: Option<ArtifactId>,
     differs: bool,
+    untrusted: bool,
 }
 
 /// Tells where results are.
@@ -245,7 +268,8 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<u8, Failure> {
         let here = stage.artifact.filter(|_| !stage.elsewhere);
         let differs = stage.key.is_some_and(|key| differing.iter().any(|(other, _)| *other == key))
             || (here.is_some() && there.is_some() && here != there);
-        StageStatus { name: stage.name.clone(), key: stage.key, here, there, differs }
+        let untrusted = stage.key.is_some_and(|key| remote.is_untrusted(&key));
+        StageStatus { name: stage.name.clone(), key: stage.key, here, there, differs, untrusted }
     });
     let status = Status {
         remote_store: remote.address().to_string(),
@@ -278,8 +302,14 @@ fn row(stage: &StageStatus) -> Vec<String> {
         (None, Some(_)) => paint(GOOD, "there"),
         (None, None) => paint(FAINT, "neither"),
     };
-    let word = if stage.differs { paint(BAD, "gave different results: not reproducible") } else { String::new() };
-    vec![place, stage.name.clone(), word]
+    let mut words = Vec::new();
+    if stage.differs {
+        words.push(paint(BAD, "gave different results: not reproducible"));
+    }
+    if stage.untrusted {
+        words.push(paint(NOTE, "published, but by nobody whose key is trusted here"));
+    }
+    vec![place, stage.name.clone(), words.join("; ")]
 }
 
 fn results(count: usize) -> String {

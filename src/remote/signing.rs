@@ -1,0 +1,152 @@
+//! Signatures: who vouches for a result. Whoever may write to a bucket can put anything there; what counts is whose key signed it.
+
+use std::{
+    fmt, fs,
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    str::FromStr,
+};
+
+use ed25519_dalek::{Signer, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use super::{RemoteError, segment::Published};
+use crate::digest::Digest;
+
+/// Changes with the meaning of signatures; then none that was made before counts.
+const CONTEXT: &str = "twdag 1 signed record";
+const PREFIX: &str = "ed25519:";
+
+/// A signature of a record. It stands for the result as a whole, since the record names the action and the artifact, and the
+/// artifact is the digest of all bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Signature {
+    /// Who signed.
+    pub(super) by: PublicKey,
+    /// 64 bytes as hexadecimal digits.
+    signature: String,
+}
+
+/// The public half of a key that signs results; written as `ed25519:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{PREFIX}{}", Digest::from(blake3::Hash::from_bytes(self.0.to_bytes())))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no public key: expected `{PREFIX}` and 64 hexadecimal digits");
+        let digits: Digest = text.trim().strip_prefix(PREFIX).ok_or_else(wrong)?.parse().map_err(|_| wrong())?;
+        VerifyingKey::from_bytes(digits.as_bytes()).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A key that signs results. Nothing shows its secret half.
+pub struct SigningKey(ed25519_dalek::SigningKey);
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SigningKey({})", self.public())
+    }
+}
+
+impl SigningKey {
+    /// Reads the file that [`SigningKey::create`] wrote.
+    pub fn read(path: &Path) -> Result<Self, RemoteError> {
+        let refuse = |problem: String| RemoteError::Key { path: path.to_owned(), problem };
+        let text = fs::read_to_string(path).map_err(|error| refuse(format!("it cannot be read: {error}")))?;
+        let seed: Digest = text.trim().parse().map_err(|_| {
+            refuse("it holds no key: expected 64 hexadecimal digits; make one with `twdag store keygen`".to_owned())
+        })?;
+        Ok(Self(ed25519_dalek::SigningKey::from_bytes(seed.as_bytes())))
+    }
+
+    /// Makes a key and writes it into a new file that only its owner can read.
+    pub fn create(path: &Path) -> Result<Self, RemoteError> {
+        let create = || -> io::Result<[u8; 32]> {
+            let mut seed = [0; 32];
+            fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            writeln!(file, "{}", Digest::from(blake3::Hash::from_bytes(seed)))?;
+            file.sync_all()?;
+            Ok(seed)
+        };
+        let seed = create().map_err(|error| RemoteError::Key {
+            path: path.to_owned(),
+            problem: format!("it cannot be written: {error}"),
+        })?;
+        Ok(Self(ed25519_dalek::SigningKey::from_bytes(&seed)))
+    }
+
+    /// The half that may be told.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key())
+    }
+
+    pub(super) fn sign(&self, record: &str) -> Signature {
+        let signature = self.0.sign(&message(record)).to_bytes();
+        let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        Signature { by: self.public(), signature }
+    }
+}
+
+fn message(record: &str) -> [u8; 32] {
+    blake3::derive_key(CONTEXT, record.as_bytes())
+}
+
+impl Signature {
+    fn holds(&self, record: &str) -> bool {
+        let mut bytes = [0; 64];
+        if self.signature.len() != 128 || !self.signature.is_ascii() {
+            return false;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(self.signature.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).unwrap_or_default();
+            let Ok(value) = u8::from_str_radix(digits, 16) else { return false };
+            *byte = value;
+        }
+        self.by.0.verify_strict(&message(record), &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok()
+    }
+}
+
+/// Whose results are used, and who vouches for what this machine gives.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Whose results are used; everybody's if there is none.
+    pub trusted: Vec<PublicKey>,
+    /// What this machine signs with.
+    pub signing: Option<SigningKey>,
+}
+
+impl Keys {
+    /// Whether a published result is used here.
+    pub(super) fn accept(&self, published: &Published) -> bool {
+        let holds = |signature: &Signature| self.trusted.contains(&signature.by) && signature.holds(&published.record);
+        self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)
+    }
+}

@@ -1,0 +1,144 @@
+//! A writer with access to the shared store who is not trusted: a run that names the keys it trusts uses none of his results.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::{Value, json};
+use twdag::digest::Digest;
+
+use crate::{
+    attacks::rewrite,
+    place::{CHAIN, Machine, Team},
+    run_support::Said,
+};
+
+/// A stage that gives something else on each machine.
+const CLOCK: &[&str] =
+    &[r#""clock": Command(run: ["sh", "-c", "cat /proc/sys/kernel/random/uuid > $0/time", "{out}"])"#];
+
+/// Makes a key; its file and its public half.
+fn key(machine: &Machine<'_>, name: &str) -> (String, String) {
+    let file = machine.place.path(name).display().to_string();
+    let said = machine.place.output(&["store", "keygen", &file]);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    (file, said.stdout.trim().to_owned())
+}
+
+fn trust(machine: &Machine<'_>, keys: &[&str]) {
+    machine.place.write("twdag.ron", &format!("Workspace(version: 1, trusted_keys: {keys:?})\n"));
+}
+
+fn push_with(machine: &Machine<'_>, key: &str) -> Value {
+    let said = machine.output(&["store", "push", "graph.ron", "--json", "--signing-key", key]);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+#[test]
+fn a_key_is_made_once_for_its_owner_alone() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(CHAIN);
+    let (file, public) = key(&machine, "ci.key");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(public.starts_with("ed25519:") && public.len() == 8 + 64, "{public}");
+    assert_eq!(machine.place.output(&["store", "keygen", &file]).code, Some(2));
+    machine.run_alone();
+    push_with(&machine, &file);
+    let secret = fs::read_to_string(&file).unwrap();
+    assert_eq!(machine.holding(secret.trim()), [std::path::PathBuf::from(&file)]);
+    let everything = team.files("");
+    assert!(everything.iter().all(|path| !String::from_utf8_lossy(&fs::read(path).unwrap()).contains(secret.trim())));
+    let said = machine.output(&["store", "push", "graph.ron", "--signing-key", "graph.ron"]);
+    assert_eq!(said.code, Some(2), "{said:#?}");
+    assert!(said.stderr.contains("it holds no key"), "{said:#?}");
+    trust(&machine, &["ed25519:12"]);
+    let said = machine.output(&["store", "status", "graph.ron"]);
+    assert!(said.code == Some(2) && said.stderr.contains("`ed25519:12` is no public key"), "{said:#?}");
+}
+
+#[test]
+fn a_trusted_run_takes_nothing_from_who_came_first() {
+    for team in Team::all() {
+        let (stranger, ci, member, guest) =
+            (team.machine(CLOCK), team.machine(CLOCK), team.machine(CLOCK), team.machine(CLOCK));
+        let (file, public) = key(&ci, "ci.key");
+        trust(&ci, &[&public]);
+        trust(&member, &[&public]);
+        let (foreign, _) = key(&stranger, "own.key");
+        // He fills the place of a result that others will look for, unsigned and with a key of his own.
+        stranger.run_alone();
+        assert_eq!(stranger.store("push").1["stored"], 1);
+        push_with(&stranger, &foreign);
+
+        let status = &member.store("status").1["stages"][0];
+        assert_eq!((&status["there"], &status["untrusted"]), (&Value::Null, &json!(true)), "{status}");
+        assert_eq!(member.store("pull").1["fetched"], 0);
+        let ran = ci.run(&["--signing-key", &file]);
+        assert_eq!((ran.code, ran.with_outcome("ran")), (Some(0), vec!["clock".to_owned()]), "{ran:#?}");
+        assert_eq!(ran.event("remote-summary", "")["stored"], 1, "{ran:#?}");
+        let ran = member.run(&[]);
+        assert_eq!(ran.with_outcome("cached"), ["clock"], "{ran:#?}");
+        assert_eq!(member.place.result("clock", "time"), ci.place.result("clock", "time"));
+        // Who trusts everybody gets what was first.
+        guest.run(&[]);
+        assert_eq!(guest.place.result("clock", "time"), stranger.place.result("clock", "time"));
+        // Results of who is not trusted do not add up.
+        assert_eq!(stranger.store("push").1["stored"], 0);
+    }
+}
+
+#[test]
+fn no_signature_stands_for_another_record_and_none_is_forged() {
+    for attack in ["another result", "of another record", "of another key", "none", "cut"] {
+        let team = Team::in_a_folder();
+        let (ci, member) = (team.machine(CHAIN), team.machine(CHAIN));
+        let (file, public) = key(&ci, "ci.key");
+        let (_, foreign) = key(&ci, "foreign.key");
+        trust(&member, &[&public]);
+        ci.run_alone();
+        push_with(&ci, &file);
+        rewrite(&team.files("segments")[0], |text| {
+            let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let signatures: Vec<Value> = lines[1..].iter().map(|line| line["publish"]["signature"].clone()).collect();
+            for (number, line) in lines[1..].iter_mut().enumerate() {
+                let published = &mut line["publish"];
+                match attack {
+                    "another result" => {
+                        let list = r#"{"version":1,"files":[]}"#;
+                        let (old, new) =
+                            (published["artifact"].as_str().unwrap().to_owned(), Digest::of(list.as_bytes()));
+                        published["record"] =
+                            published["record"].as_str().unwrap().replace(&old, &new.to_string()).into();
+                        published["artifact"] = new.to_string().into();
+                        published["manifest"] = list.into();
+                    }
+                    "of another record" => published["signature"] = signatures[(number + 1) % signatures.len()].clone(),
+                    "of another key" => published["signature"]["by"] = foreign.clone().into(),
+                    "none" => drop(published.as_object_mut().unwrap().remove("signature")),
+                    _ => {
+                        let signature = published["signature"]["signature"].as_str().unwrap();
+                        published["signature"]["signature"] = signature[..126].into();
+                    }
+                }
+            }
+            lines.iter().map(|line| line.to_string() + "\n").collect()
+        });
+        assert_eq!(member.store("pull").1["fetched"], 0, "{attack}");
+        let ran = member.run(&[]);
+        assert_eq!(ran.with_outcome("ran"), ["large", "many", "one"], "{attack}: {ran:#?}");
+    }
+}
+
+#[test]
+fn what_was_noted_of_who_is_trusted_no_more_is_not_used() {
+    let team = Team::in_a_folder();
+    let (ci, member) = (team.machine(CHAIN), team.machine(CHAIN));
+    let (file, public) = key(&ci, "ci.key");
+    let (_, later) = key(&ci, "later.key");
+    trust(&member, &[&public]);
+    ci.run_alone();
+    push_with(&ci, &file);
+    let planned = |machine: &Machine<'_>| -> Said { machine.output(&["plan", "graph.ron"]) };
+    assert!(planned(&member).stdout.contains("3 cached"), "{:#?}", planned(&member));
+    trust(&member, &[&later]);
+    assert!(planned(&member).stdout.contains("1 run, 2 wait"), "{:#?}", planned(&member));
+}
