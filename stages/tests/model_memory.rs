@@ -7,7 +7,7 @@ use std::{env, fs, process::Command};
 use serde_json::json;
 use twdag_stages::model::{
     Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Gradients, MemoryBudget, Model, MomentStorage,
-    Purpose,
+    Precision, Purpose,
 };
 
 // As the program has it.
@@ -23,6 +23,7 @@ struct Case {
     shape: [usize; 6],
     batch: usize,
     length: usize,
+    precision: Precision,
     purpose: Purpose,
 }
 
@@ -33,8 +34,14 @@ fn cases() -> Vec<Case> {
     let adapter = AdapterSettings { rank: 8, alpha: 16.0, rslora: false, targets: Vec::new() };
     let train = |activations, moments, adapter| Purpose::Train { activations, moments, adapter };
     let full = train(Activations::Keep, MomentStorage::F32, None);
-    let case =
-        |name, shape, batch, length, purpose: &Purpose| Case { name, shape, batch, length, purpose: purpose.clone() };
+    let case = |name, shape, batch, length, purpose: &Purpose| {
+        let (purpose, precision) = (purpose.clone(), Precision::F32);
+        Case { name, shape, batch, length, precision, purpose }
+    };
+    let bf16 = |name, shape, batch, length, purpose: &Purpose| {
+        let precision = Precision::Bf16;
+        Case { precision, ..case(name, shape, batch, length, purpose) }
+    };
     vec![
         case("score wide", wide, 2, 1024, &Purpose::Score),
         case("score many tokens", many_tokens, 1, 12_000, &Purpose::Score),
@@ -45,7 +52,13 @@ fn cases() -> Vec<Case> {
         case("train many words", many_words, 1, 512, &full),
         case("recompute", many_tokens, 1, 6000, &train(Activations::Recompute, MomentStorage::F32, None)),
         case("eight bits", wide, 1, 512, &train(Activations::Keep, MomentStorage::Blockwise8, None)),
-        case("adapter", wide, 1, 512, &train(Activations::Keep, MomentStorage::F32, Some(adapter))),
+        case("adapter", wide, 1, 512, &train(Activations::Keep, MomentStorage::F32, Some(adapter.clone()))),
+        bf16("score wide in bf16", wide, 2, 1024, &Purpose::Score),
+        bf16("score many words in bf16", many_words, 1, 512, &Purpose::Score),
+        bf16("train wide in bf16", wide, 2, 512, &full),
+        bf16("train many tokens in bf16", many_tokens, 1, 4096, &full),
+        bf16("train many words in bf16", many_words, 1, 512, &full),
+        bf16("adapter in bf16", wide, 1, 512, &train(Activations::Keep, MomentStorage::F32, Some(adapter))),
     ]
 }
 
@@ -60,7 +73,8 @@ fn config([hidden, layers, heads, key_value_heads, intermediate, vocabulary]: [u
 }
 
 fn budget(case: &Case) -> MemoryBudget {
-    MemoryBudget::new(&config(case.shape), case.batch, case.length, THREADS, &case.purpose).unwrap()
+    let Case { batch, length, precision, purpose, .. } = case;
+    MemoryBudget::new(&config(case.shape), *batch, *length, THREADS, *precision, purpose).unwrap()
 }
 
 /// The most that this process had in memory so far, in bytes.
@@ -82,6 +96,7 @@ fn the_work_of_one_case() {
 
 fn work(case: &Case) {
     let mut model = Model::initialize(config(case.shape), 0.02, 0);
+    model.set_precision(case.precision);
     let vocabulary = model.config().vocab_size as u32;
     let ids: Vec<u32> =
         (0..(case.batch * case.length) as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
@@ -174,7 +189,7 @@ fn the_documented_budget_of_a_large_model_is_the_counted_one() {
         train(Activations::Recompute, Some(adapter)),
         Purpose::Score,
     ];
-    let budgets = purposes.map(|purpose| MemoryBudget::new(&large(), 1, 32_768, 2, &purpose).unwrap());
+    let budgets = purposes.map(|purpose| MemoryBudget::new(&large(), 1, 32_768, 2, Precision::F32, &purpose).unwrap());
     // 128256 * 4096 * 2 for embedding and head, 32 blocks of 218112000, the last norm.
     assert_eq!(budgets[3].parameters, 4 * 8_030_261_248);
     let row = |name: &str, bytes: [u64; 4]| {

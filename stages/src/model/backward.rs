@@ -10,6 +10,7 @@ use super::{
     kernels::{self, Matrix},
     layout::BlockLayout,
     linear::{Applied, take, weight_gradients},
+    packed_weights::{Pass, Weights},
     rope::RopeTables,
     shape::{BLOCK, Place, Shape},
     workspace::{Backward, Saved, Scratch, State, Workspace},
@@ -99,6 +100,8 @@ fn layer_backward(
     let hidden = shape.hidden;
     let (state, saved) = (&workspace.states[place], &workspace.saved[place]);
     let buffers = &mut workspace.backward;
+    workspace.packed.pack(model, Pass::Backward, layer.matrices(), &workspace.scratch);
+    let weights = Weights::new(model, &workspace.packed);
 
     buffers.feed_norm.fill(0.0);
     let output = &buffers.output;
@@ -122,7 +125,7 @@ fn layer_backward(
         .collect();
     workspace.scratch.run(tasks, |(place, delta, mut gradients), scratch| {
         let output = place.of(output, hidden);
-        layer.feed.backward(model, layer, shape, place, saved, output, &mut gradients, scratch);
+        layer.feed.backward(weights, layer, shape, place, saved, output, &mut gradients, scratch);
         let before = place.of(&saved.attended, shape.attended());
         kernels::row_products(gradients.attended, before, shape.head_dim, delta);
     });
@@ -156,8 +159,8 @@ fn layer_backward(
         gather(shape, place, queries, keys_values, projected);
         rotate(shape, tables, place, projected, -1.0);
         let [gradient, ..] = scratch.get([place.rows * hidden, 0, 0, 0]);
-        layer.query_key_value.input_gradient(model, projected, gradient, false);
-        layer.feed.input_gradient(model, shape, place, &feed, input, gradient);
+        layer.query_key_value.input_gradient(weights, projected, gradient, false);
+        layer.feed.input_gradient(weights, shape, place, &feed, input, gradient);
         let before = place.of(&state.input, hidden);
         layer.norm.backward(model.parameters(), shape.epsilon, before, gradient, input, norm, normalized);
     });
@@ -165,7 +168,8 @@ fn layer_backward(
     let query_key_value =
         Applied { linear: &layer.query_key_value, inputs: &buffers.normalized, gradients: &buffers.projected };
     let [output, first, second] = layer.feed.applied(layer, saved, buffers);
-    weight_gradients(model, shape.rows(), &[query_key_value, output, first, second], gradients, &workspace.scratch);
+    let applied = [query_key_value, output, first, second];
+    weight_gradients(model, shape.rows(), &applied, gradients, &mut workspace.packed_inputs, &workspace.scratch);
     std::mem::swap(&mut buffers.output, &mut buffers.input);
     if model.adapter().is_some() {
         return;

@@ -71,7 +71,9 @@ impl Cost {
     ) -> Result<u64, ModelError> {
         // Of the buffers that each thread has a device has one.
         let threads = if device.is_cpu() { threads() } else { 1 };
-        let mut budget = MemoryBudget::new(&self.config, batch as usize, length as usize, threads, purpose)?;
+        let (batch, length) = (batch as usize, length as usize);
+        let precision = if device.is_cpu() { device.precision() } else { Precision::F32 };
+        let mut budget = MemoryBudget::new(&self.config, batch, length, threads, precision, purpose)?;
         if device.is_cpu() {
             return Ok(budget.total());
         }

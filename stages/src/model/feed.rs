@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::{
-    Model,
     layout::BlockLayout,
     linear::{Applied, Linear},
-    llama, phi,
+    llama,
+    packed_weights::Weights,
+    phi,
     shape::{Place, Shape},
     workspace::{Backward, Saved, Scratch},
 };
@@ -44,7 +45,7 @@ pub(super) struct FeedGradients<'a> {
 
 impl Feed {
     /// Its matrices in the order of the buffer.
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &Linear> {
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Linear> + Clone {
         match self {
             Self::Llama(feed) => [&feed.gate_up, &feed.down].into_iter(),
             Self::Phi(feed) => [&feed.up, &feed.down].into_iter(),
@@ -63,7 +64,7 @@ impl Feed {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn forward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         place: Place,
@@ -73,8 +74,8 @@ impl Feed {
         scratch: &mut Scratch,
     ) {
         match self {
-            Self::Llama(feed) => feed.forward(model, layer, shape, input, attended, output, scratch),
-            Self::Phi(feed) => feed.forward(model, layer, shape, place, input, attended, output, scratch),
+            Self::Llama(feed) => feed.forward(weights, layer, shape, input, attended, output, scratch),
+            Self::Phi(feed) => feed.forward(weights, layer, shape, place, input, attended, output, scratch),
         }
     }
 
@@ -82,7 +83,7 @@ impl Feed {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         place: Place,
@@ -92,8 +93,8 @@ impl Feed {
         scratch: &mut Scratch,
     ) {
         match self {
-            Self::Llama(feed) => feed.backward(model, layer, shape, place, saved, output, gradients, scratch),
-            Self::Phi(feed) => feed.backward(model, layer, shape, place, saved, output, gradients, scratch),
+            Self::Llama(feed) => feed.backward(weights, layer, shape, place, saved, output, gradients, scratch),
+            Self::Phi(feed) => feed.backward(weights, layer, shape, place, saved, output, gradients, scratch),
         }
     }
 
@@ -101,7 +102,7 @@ impl Feed {
     /// to `input`; what reaches the normalized rows past attention is added to `normalized`.
     pub(super) fn input_gradient(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         shape: &Shape,
         place: Place,
         buffers: &FeedBuffers<'_>,
@@ -113,7 +114,7 @@ impl Feed {
             Self::Phi(feed) => {
                 input.copy_from_slice(place.of(buffers.output, shape.hidden));
                 let raised = place.of(buffers.raised, shape.raised);
-                feed.up.input_gradient(model, raised, normalized, true);
+                feed.up.input_gradient(weights, raised, normalized, true);
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{
     feed::FeedOutput,
     kernels::{self, Matrix},
     layout::BlockLayout,
+    packed_weights::{Pass, Weights},
     rope::RopeTables,
     shape::{BLOCK, Place, Shape},
     workspace::{Saved, Scratch, ScratchPool, State, Workspace},
@@ -22,6 +23,9 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
     let saved = workspace.saved.len();
     let embedding = &model.parameters()[model.layout().embedding.clone()];
     let first = &mut workspace.states[0];
+    let projection = layers.first().map(|layer| &layer.query_key_value);
+    workspace.packed.pack(model, Pass::Forward, projection.into_iter(), &workspace.scratch);
+    let weights = Weights::new(model, &workspace.packed);
     let tasks = shape
         .places()
         .zip(shape.split(&mut first.input, shape.hidden))
@@ -33,7 +37,7 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
             row.copy_from_slice(&embedding[*id as usize * shape.hidden..][..shape.hidden]);
         }
         if let Some(layer) = layers.first() {
-            project(model, layer, shape, tables, place, input, projection, scratch);
+            project(weights, layer, shape, tables, place, input, projection, scratch);
         }
     });
     for (index, layer) in layers.iter().enumerate() {
@@ -41,7 +45,10 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
         let current = &workspace.states[index % count];
         let saved = &mut workspace.saved[index % saved];
         let following = layers.get(index + 1);
-        layer_forward(model, layer, following, shape, tables, current, saved, &mut next, &workspace.scratch);
+        let matrices = layer.after_attention().chain(following.map(|layer| &layer.query_key_value));
+        workspace.packed.pack(model, Pass::Forward, matrices, &workspace.scratch);
+        let weights = Weights::new(model, &workspace.packed);
+        layer_forward(weights, layer, following, shape, tables, current, saved, &mut next, &workspace.scratch);
         workspace.states[(index + 1) % count] = next;
         if let Some(kept) = workspace.inputs.get_mut(index) {
             std::mem::swap(kept, &mut workspace.states[index % count].input);
@@ -52,7 +59,7 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
 /// One layer, and the projections of the one that follows.
 #[allow(clippy::too_many_arguments)]
 fn layer_forward(
-    model: &Model,
+    weights: Weights<'_>,
     layer: &BlockLayout,
     following: Option<&BlockLayout>,
     shape: &Shape,
@@ -74,7 +81,7 @@ fn layer_forward(
         .collect();
     scratch.run(tasks, |task, scratch| {
         let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
-        attend(model.precision(), shape, current, place, attended, log_sum, scratch);
+        attend(weights.model.precision(), shape, current, place, attended, log_sum, scratch);
         let input = place.of(&current.input, shape.hidden);
         let mut own = std::mem::take(&mut scratch.raised);
         let raised = if raised.is_empty() {
@@ -84,10 +91,10 @@ fn layer_forward(
             raised
         };
         let result = FeedOutput { middle, raised, output };
-        layer.feed.forward(model, layer, shape, place, input, attended, result, scratch);
+        layer.feed.forward(weights, layer, shape, place, input, attended, result, scratch);
         scratch.raised = own;
         if let Some(following) = following {
-            project(model, following, shape, tables, place, output, projection, scratch);
+            project(weights, following, shape, tables, place, output, projection, scratch);
         }
     });
 }
@@ -99,12 +106,14 @@ pub(super) fn again(model: &Model, shape: &Shape, index: usize, tables: &RopeTab
     let [first, second] = workspace.states.as_mut_slice() else { return };
     std::mem::swap(&mut first.input, &mut workspace.inputs[index]);
     let input = &first.input;
+    workspace.packed.pack(model, Pass::Forward, layer.matrices(), &workspace.scratch);
+    let weights = Weights::new(model, &workspace.packed);
     let tasks =
         shape.places().zip(projections(shape, &mut first.projected, &mut first.keys, &mut first.values)).collect();
     workspace.scratch.run(tasks, |(place, projection), scratch| {
-        project(model, layer, shape, tables, place, place.of(input, shape.hidden), projection, scratch);
+        project(weights, layer, shape, tables, place, place.of(input, shape.hidden), projection, scratch);
     });
-    layer_forward(model, layer, None, shape, tables, first, &mut workspace.saved[0], second, &workspace.scratch);
+    layer_forward(weights, layer, None, shape, tables, first, &mut workspace.saved[0], second, &workspace.scratch);
 }
 
 /// A block's rows of queries, keys and values, and its block of transposed keys and values.
@@ -125,7 +134,7 @@ fn projections<'a>(
 /// Norm, projection to queries, keys and values, rotation.
 #[allow(clippy::too_many_arguments)]
 fn project(
-    model: &Model,
+    weights: Weights<'_>,
     layer: &BlockLayout,
     shape: &Shape,
     tables: &RopeTables,
@@ -137,8 +146,8 @@ fn project(
     let ((projected, keys), values) = projection;
     let (width, head_dim) = (shape.projected(), shape.head_dim);
     let [normalized, ..] = scratch.get([place.rows * shape.hidden, 0, 0, 0]);
-    layer.norm.apply(model.parameters(), shape.epsilon, input, normalized);
-    layer.query_key_value.apply(model, normalized, projected, false);
+    layer.norm.apply(weights.model.parameters(), shape.epsilon, input, normalized);
+    layer.query_key_value.apply(weights, normalized, projected, false);
     rotate(shape, tables, place, projected, 1.0);
     let columns = shape.key_value_heads * head_dim;
     kernels::transpose(&projected[shape.key_column()..], width, place.rows, columns, keys, BLOCK);

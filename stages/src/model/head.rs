@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Model, Precision, Predictions,
-    kernels::{self, HeadRow, Matrix},
+    kernels::{self, HeadRow, Left, Matrix, PANEL, PackedColumns, PackedRows, Right, pack_columns, pack_rows},
     linear::{Linear, take},
     shape::{BLOCK, Place, Shape},
     workspace::{ScratchPool, Workspace},
@@ -33,6 +33,18 @@ pub(super) struct HeadBuffers {
     normalized: Vec<f32>,
     /// Gradients of the final norm by block.
     norm: Vec<f32>,
+    packed: Packed,
+    /// The normalized rows of each block, packed for the matrix' gradients; empty if products are not rounded to bf16.
+    packed_normalized: Vec<u32>,
+}
+
+/// The matrix rounded to bf16, if products are.
+#[derive(Debug, Default)]
+struct Packed {
+    /// The matrix as left factor of the logits.
+    rows: Vec<u32>,
+    /// The same as right factor of the rows' gradients.
+    columns: Vec<u32>,
 }
 
 /// What the backward pass finds of the forward pass.
@@ -44,6 +56,61 @@ pub(super) enum Forward {
     Read,
     /// The logits of all rows as well.
     Held,
+}
+
+impl Packed {
+    /// Packs the matrix for logits.
+    fn pack_rows(&mut self, model: &Model, scratch: &ScratchPool) {
+        if model.precision() == Precision::F32 {
+            return;
+        }
+        let head = &model.layout().head;
+        let weight = &model.parameters()[head.weight.clone()];
+        self.rows.resize(PackedRows::len(head.outputs, head.inputs), 0);
+        let numbers = weight.chunks(IDS * head.inputs);
+        let tasks = numbers.zip(self.rows.chunks_mut(PackedRows::len(IDS, head.inputs))).collect();
+        scratch.run(tasks, |(numbers, pairs), _| {
+            pack_rows(Matrix::new(numbers, numbers.len() / head.inputs, head.inputs, head.inputs), pairs);
+        });
+    }
+
+    /// Packs the matrix for the rows' gradients.
+    fn pack_columns(&mut self, model: &Model, scratch: &ScratchPool) {
+        if model.precision() == Precision::F32 {
+            return;
+        }
+        let head = &model.layout().head;
+        let weight = &model.parameters()[head.weight.clone()];
+        self.columns.resize(PackedColumns::len(head.outputs, head.inputs), 0);
+        let panel = head.outputs.div_ceil(2) * PANEL;
+        let tasks = self.columns.chunks_mut(panel).enumerate().collect();
+        scratch.run(tasks, |(index, pairs), _| {
+            let columns = PANEL.min(head.inputs - index * PANEL);
+            pack_columns(Matrix::new(&weight[index * PANEL..], head.outputs, columns, head.inputs), pairs, panel);
+        });
+    }
+
+    /// Some rows of the matrix as left factor.
+    fn left<'a>(&'a self, model: &'a Model, ids: &Range<usize>) -> Left<'a> {
+        let Linear { inputs, outputs, .. } = model.layout().head;
+        let weight = &model.parameters()[model.layout().head.weight.clone()];
+        match model.precision() {
+            Precision::F32 => Matrix::new(&weight[ids.start * inputs..], ids.len(), inputs, inputs).into(),
+            Precision::Bf16 => {
+                PackedRows::new(&self.rows, &Matrix::new(weight, outputs, inputs, inputs)).of(ids.clone()).into()
+            }
+        }
+    }
+
+    /// The same as right factor.
+    fn right<'a>(&'a self, model: &'a Model, ids: &Range<usize>) -> Right<'a> {
+        let Linear { inputs, outputs, .. } = model.layout().head;
+        let weight = &model.parameters()[model.layout().head.weight.clone()];
+        match model.precision() {
+            Precision::F32 => Matrix::new(&weight[ids.start * inputs..], ids.len(), inputs, inputs).into(),
+            Precision::Bf16 => PackedColumns::new(&self.columns, outputs, inputs).of(ids.clone()).into(),
+        }
+    }
 }
 
 impl HeadBuffers {
@@ -81,6 +148,8 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut
     let buffers = &mut workspace.head;
     let blocks = shape.batch * shape.blocks();
     buffers.prepare(shape);
+    buffers.packed.pack_rows(model, &workspace.scratch);
+    let packed = &buffers.packed;
     let held = keep && blocks <= kept_blocks(shape);
     let mut kept = Vec::new();
     if held {
@@ -100,7 +169,7 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], workspace: &mut
             Some((logits, normalized)) => (Some(logits), normalized),
             None => (None, normalized),
         };
-        let head = Head::new(model, shape, place, input, normalized, columns);
+        let head = Head::new(model, packed, shape, place, input, normalized, columns);
         rows.fill(HeadRow::default());
         for piece_ids in pieces(vocabulary) {
             let piece = match &mut logits {
@@ -123,15 +192,17 @@ fn pieces(vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
 /// The output layer for one block of rows.
 struct Head<'a> {
     model: &'a Model,
+    packed: &'a Packed,
     place: Place,
-    /// The normalized rows as columns, `[hidden, BLOCK]`.
-    columns: &'a [f32],
+    /// The normalized rows as columns, `[hidden, rows]`.
+    columns: Right<'a>,
 }
 
 impl<'a> Head<'a> {
     /// Normalizes the block's rows.
     fn new(
         model: &'a Model,
+        packed: &'a Packed,
         shape: &Shape,
         place: Place,
         input: &[f32],
@@ -140,23 +211,34 @@ impl<'a> Head<'a> {
     ) -> Self {
         let norm = &model.layout().final_norm;
         norm.apply(model.parameters(), shape.epsilon, place.of(input, shape.hidden), normalized);
-        kernels::transpose(normalized, shape.hidden, place.rows, shape.hidden, columns, BLOCK);
-        Self { model, place, columns }
+        let (rows, hidden) = (place.rows, shape.hidden);
+        let columns = match model.precision() {
+            Precision::F32 => {
+                kernels::transpose(normalized, hidden, rows, hidden, columns, BLOCK);
+                Matrix::new(columns, hidden, rows, BLOCK).into()
+            }
+            Precision::Bf16 => {
+                let pairs = kernels::as_pairs(columns);
+                let matrix = Matrix::new(normalized, rows, hidden, hidden).transposed();
+                pack_columns(matrix, pairs, hidden.div_ceil(2) * PANEL);
+                PackedColumns::new(pairs, hidden, rows).into()
+            }
+        };
+        Self { model, packed, place, columns }
     }
 
     /// Logits of some ids, `[ids, BLOCK]`; those of rows beyond the block's stay what they were.
     fn logits(&self, ids: Range<usize>, logits: &mut [f32]) {
         let head = &self.model.layout().head;
-        let (parameters, hidden) = (self.model.parameters(), head.inputs);
-        let weight = &parameters[head.weight.clone()][ids.start * hidden..ids.end * hidden];
         if let Some(bias) = &head.bias {
-            for (logits, bias) in logits.chunks_exact_mut(BLOCK).zip(&parameters[bias.clone()][ids.clone()]) {
+            for (logits, bias) in
+                logits.chunks_exact_mut(BLOCK).zip(&self.model.parameters()[bias.clone()][ids.clone()])
+            {
                 logits.fill(*bias);
             }
         }
-        let weight = Matrix::new(weight, ids.len(), hidden, hidden);
-        let columns = Matrix::new(self.columns, hidden, self.place.rows, BLOCK);
-        self.model.precision().multiply(logits, BLOCK, weight, columns, head.bias.is_some());
+        let weight = self.packed.left(self.model, &ids);
+        self.model.precision().multiply(logits, BLOCK, weight, self.columns, head.bias.is_some());
     }
 
     /// Reads logits of some ids; those of targets go to `cross_entropy`.
@@ -197,6 +279,11 @@ pub(super) fn backward(
     let buffers = &mut workspace.head;
     let (parameters, norm_len) = (model.parameters(), layout.final_norm.range().len());
     buffers.prepare(shape);
+    if forward == Forward::Due {
+        buffers.packed.pack_rows(model, &workspace.scratch);
+    }
+    buffers.packed.pack_columns(model, &workspace.scratch);
+    let packed = &buffers.packed;
     let places: Vec<Place> = shape.places().collect();
     buffers.norm.clear();
     buffers.norm.resize(places.len() * norm_len, 0.0);
@@ -222,7 +309,7 @@ pub(super) fn backward(
         workspace.scratch.run(tasks, |task, scratch| {
             let ((place, head_rows, cross_entropy), (logits, normalized), (output, norm_gradient)) = task;
             let [columns, gradient, ..] = scratch.get([BLOCK * hidden, place.rows * hidden, 0, 0]);
-            let head = Head::new(model, shape, place, input, normalized, columns);
+            let head = Head::new(model, packed, shape, place, input, normalized, columns);
             if forward == Forward::Due {
                 head_rows.fill(HeadRow::default());
                 for piece in pieces(vocabulary) {
@@ -252,8 +339,7 @@ pub(super) fn backward(
                         logits[(target - piece.start) * BLOCK + index] -= factor;
                     }
                 }
-                let weight = &parameters[layout.head.weight.clone()][piece.start * hidden..piece.end * hidden];
-                let weight = Matrix::new(weight, piece.len(), hidden, hidden);
+                let weight = packed.right(model, &piece);
                 let logits = Matrix::new(logits, piece.len(), place.rows, BLOCK).transposed();
                 model.precision().multiply(gradient, hidden, logits, weight, piece.start > 0);
             }
@@ -273,6 +359,7 @@ pub(super) fn backward(
                 logits,
                 normalized,
                 gradients,
+                &mut buffers.packed_normalized,
                 &workspace.scratch,
             );
         }
@@ -293,16 +380,32 @@ fn weight_gradients(
     logits: &[f32],
     normalized: &[f32],
     gradients: &mut [f32],
+    packed: &mut Vec<u32>,
     scratch: &ScratchPool,
 ) {
     let (hidden, first_row) = (shape.hidden, places.first().map_or(0, |place| place.row));
+    let rows = |place: &Place| {
+        let normalized = &normalized[(place.row - first_row) * hidden..];
+        Matrix::new(normalized, place.rows, hidden, hidden)
+    };
+    let factors: Vec<Right<'_>> = match precision {
+        Precision::F32 => places.iter().map(|place| rows(place).into()).collect(),
+        Precision::Bf16 => {
+            let len = PackedColumns::len(BLOCK, hidden);
+            packed.resize(places.len() * len, 0);
+            let tasks = places.iter().zip(packed.chunks_exact_mut(len)).collect();
+            scratch.run(tasks, |(place, pairs), _| pack_columns(rows(place), pairs, place.rows.div_ceil(2) * PANEL));
+            let packed = places.iter().zip(packed.chunks_exact(len));
+            packed.map(|(place, pairs)| PackedColumns::new(pairs, place.rows, hidden).into()).collect()
+        }
+    };
     let tasks = gradients[head.weight.clone()].chunks_mut(TASK * hidden).enumerate().collect();
     scratch.run(tasks, |(task, target), _| {
         let ids = target.len() / hidden;
-        for (place, logits) in places.iter().zip(logits.chunks_exact(shape.vocabulary * BLOCK)) {
+        let logits = logits.chunks_exact(shape.vocabulary * BLOCK);
+        for ((place, factor), logits) in places.iter().zip(&factors).zip(logits) {
             let logits = Matrix::new(&logits[task * TASK * BLOCK..], ids, place.rows, BLOCK);
-            let rows = &normalized[(place.row - first_row) * hidden..];
-            precision.multiply(target, hidden, logits, Matrix::new(rows, place.rows, hidden, hidden), true);
+            precision.multiply(target, hidden, logits, *factor, true);
         }
     });
     let Some(bias) = &head.bias else { return };

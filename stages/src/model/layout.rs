@@ -57,8 +57,13 @@ pub(super) struct BlockLayout {
 
 impl BlockLayout {
     /// Its matrices in the order of the buffer.
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &Linear> {
-        [&self.query_key_value, &self.output].into_iter().chain(self.feed.matrices())
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Linear> + Clone {
+        [&self.query_key_value].into_iter().chain(self.after_attention())
+    }
+
+    /// Those past the projection to queries, keys and values.
+    pub(super) fn after_attention(&self) -> impl Iterator<Item = &Linear> + Clone {
+        [&self.output].into_iter().chain(self.feed.matrices())
     }
 }
 

@@ -1,12 +1,13 @@
 //! A Llama's block: `middle = x + attention(norm(x))`, `y = middle + down(silu(gate(norm(middle))) * up(norm(middle)))`.
 
 use super::{
-    Config, Model,
+    Config,
     feed::{Feed as AnyFeed, FeedGradients, FeedOutput},
     kernels,
     layout::{BlockLayout, Builder},
     linear::{Applied, Linear},
     norm::Norm,
+    packed_weights::Weights,
     shape::{Place, Shape},
     workspace::{Backward, Saved, Scratch},
 };
@@ -56,7 +57,7 @@ impl Feed {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn forward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         input: &[f32],
@@ -68,19 +69,19 @@ impl Feed {
         let rows = input.len() / shape.hidden;
         let [normalized, activation, ..] = scratch.get([rows * shape.hidden, rows * shape.inner, 0, 0]);
         middle.copy_from_slice(input);
-        layer.output.apply(model, attended, middle, true);
-        self.norm.apply(model.parameters(), shape.epsilon, middle, normalized);
-        self.gate_up.apply(model, normalized, raised, false);
+        layer.output.apply(weights, attended, middle, true);
+        self.norm.apply(weights.model.parameters(), shape.epsilon, middle, normalized);
+        self.gate_up.apply(weights, normalized, raised, false);
         kernels::gated(raised, shape.inner, activation);
         output.copy_from_slice(middle);
-        self.down.apply(model, activation, output, true);
+        self.down.apply(weights, activation, output, true);
     }
 
     /// See [`AnyFeed::backward`].
     #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         place: Place,
@@ -91,15 +92,15 @@ impl Feed {
     ) {
         let (rows, hidden, inner) = (place.rows, shape.hidden, shape.inner);
         let [activation_gradient, normalized_gradient, ..] = scratch.get([rows * inner, rows * hidden, 0, 0]);
-        let parameters = model.parameters();
+        let parameters = weights.model.parameters();
         let FeedGradients { middle, raised, activation, normalized, attended, norm, .. } = gradients;
-        self.down.input_gradient(model, output, activation_gradient, false);
+        self.down.input_gradient(weights, output, activation_gradient, false);
         kernels::gated_backward(place.of(&saved.raised, 2 * inner), inner, activation_gradient, raised, activation);
-        self.gate_up.input_gradient(model, raised, normalized_gradient, false);
+        self.gate_up.input_gradient(weights, raised, normalized_gradient, false);
         middle.copy_from_slice(output);
         let before = place.of(&saved.middle, hidden);
         self.norm.backward(parameters, shape.epsilon, before, normalized_gradient, middle, norm, normalized);
-        layer.output.input_gradient(model, middle, attended, false);
+        layer.output.input_gradient(weights, middle, attended, false);
     }
 
     /// See [`AnyFeed::applied`].

@@ -3,18 +3,20 @@
 //! The terms are those of docs/memory.md. A test compares their sum with the peaks of processes that do the work.
 
 use super::{
-    Activations, Adapter, AdapterSettings, Config, Layout, ModelError, MomentStorage,
+    Activations, Adapter, AdapterSettings, Config, Layout, ModelError, MomentStorage, Precision,
     attention::STRIDE,
     backward::{parts, query_part},
     head::{IDS, kept_blocks},
-    kernels::HeadRow,
+    kernels::{HeadRow, PackedColumns, PackedRows},
     language_model::scored_together,
     moments,
+    packed_weights::{PackedWeights, Pass},
     shape::{BLOCK, Shape},
 };
 
-/// Bytes of one number.
+/// Bytes of one number, and of a pair of numbers in bf16.
 const F32: u64 = 4;
+const PAIR: u64 = 4;
 
 /// What the program itself takes beside its buffers: code, thread stacks, the allocator's rest. Measured, not counted.
 const PROCESS: u64 = 16 << 20;
@@ -46,7 +48,7 @@ pub enum Purpose {
 /// Bytes in memory at the peak, by what they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryBudget {
-    /// All parameters in f32, an adapter's included.
+    /// All parameters in f32, an adapter's included, and those of a layer in bf16 where products are taken in it.
     pub parameters: u64,
     /// A gradient in f32 for each trained parameter.
     pub gradients: u64,
@@ -54,11 +56,11 @@ pub struct MemoryBudget {
     pub moments: u64,
     /// What the forward pass leaves: in training of every layer, or of every layer's input; in scoring of two layers.
     pub activations: u64,
-    /// Buffers of the backward pass, which all layers share.
+    /// Buffers of the backward pass, which all layers share, and the inputs of a layer's matrices in bf16.
     pub backward: u64,
     /// Attention probabilities of the blocks and keys that are computed at the moment, one block for each thread.
     pub attention: u64,
-    /// Logits of the rows that are computed at the moment, and what is kept of each row.
+    /// Logits of the rows that are computed at the moment, what is kept of each row, and the output layer in bf16.
     pub logits: u64,
     /// Cosines and sines of all positions.
     pub positions: u64,
@@ -67,7 +69,8 @@ pub struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// What `batch` sequences of `length` tokens at a time take on `threads` threads: in training the micro-batch.
+    /// What `batch` sequences of `length` tokens at a time take on `threads` threads: in training the micro-batch. Products
+    /// are taken on the CPU.
     ///
     /// # Errors
     /// An adapter that does not fit the model.
@@ -76,6 +79,7 @@ impl MemoryBudget {
         batch: usize,
         length: usize,
         threads: usize,
+        precision: Precision,
         purpose: &Purpose,
     ) -> Result<Self, ModelError> {
         let layout = Layout::new(config);
@@ -140,9 +144,29 @@ impl MemoryBudget {
             let chunk = blocks.min(kept_blocks(&shape) as u64) * block;
             budget.logits = F32 * (chunk * (vocabulary + hidden) + of_head) + of_rows;
         }
+        if precision == Precision::Bf16 {
+            budget.add_packed(&layout, rows, purpose);
+        }
         let rest = (budget.activations + budget.backward) / buffers / 4;
         budget.process = PROCESS + buffers * rest.min(REST_OF_PAGE);
         Ok(budget)
+    }
+
+    /// What is packed for products in bf16: weights of a layer, the output layer for its logits and in training for the
+    /// gradients of its rows, and in full training the inputs of a layer's matrices.
+    fn add_packed(&mut self, layout: &Layout, rows: u64, purpose: &Purpose) {
+        if let Some(layer) = layout.blocks.first() {
+            let len = |pass| layer.matrices().map(|linear| PackedWeights::len(pass, linear) as u64).sum::<u64>();
+            self.parameters += PAIR * len(Pass::Forward).max(len(Pass::Backward));
+        }
+        let head = &layout.head;
+        self.logits += PAIR * PackedRows::len(head.outputs, head.inputs) as u64;
+        let Purpose::Train { adapter, .. } = purpose else { return };
+        self.logits += PAIR * PackedColumns::len(head.outputs, head.inputs) as u64;
+        if let (None, Some(layer)) = (adapter, layout.blocks.first()) {
+            let inputs = layer.matrices().map(|linear| PackedColumns::len(rows as usize, linear.inputs) as u64);
+            self.backward += PAIR * inputs.sum::<u64>();
+        }
     }
 
     /// All bytes.

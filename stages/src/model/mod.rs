@@ -40,6 +40,7 @@ mod llama;
 mod memory;
 mod moments;
 mod norm;
+mod packed_weights;
 mod phi;
 mod precision;
 mod rope;

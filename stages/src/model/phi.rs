@@ -2,12 +2,13 @@
 //! `n = norm(x)`.
 
 use super::{
-    Config, Model,
+    Config,
     dropout::Branch,
     feed::{Feed as AnyFeed, FeedGradients, FeedOutput},
     kernels,
     layout::{BlockLayout, Builder},
     linear::{Applied, Linear},
+    packed_weights::Weights,
     shape::{Place, Shape},
     workspace::{Backward, Saved, Scratch},
 };
@@ -48,7 +49,7 @@ impl Feed {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn forward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         place: Place,
@@ -61,17 +62,17 @@ impl Feed {
         let (numbers, dropout) = (input.len(), shape.dropout);
         let branch = if dropout.is_some() { numbers } else { 0 };
         let [normalized, activation, branch, _] = scratch.get([numbers, place.rows * shape.inner, branch, 0]);
-        layer.norm.apply(model.parameters(), shape.epsilon, input, normalized);
-        self.up.apply(model, normalized, raised, false);
+        layer.norm.apply(weights.model.parameters(), shape.epsilon, input, normalized);
+        self.up.apply(weights, normalized, raised, false);
         kernels::gelu(raised, activation);
         output.copy_from_slice(input);
         let Some(dropout) = dropout else {
-            layer.output.apply(model, attended, output, true);
-            return self.down.apply(model, activation, output, true);
+            layer.output.apply(weights, attended, output, true);
+            return self.down.apply(weights, activation, output, true);
         };
         let parts = [(&layer.output, attended, Branch::Attention), (&self.down, &*activation, Branch::Feed)];
         for (linear, rows, which) in parts {
-            linear.apply(model, rows, branch, false);
+            linear.apply(weights, rows, branch, false);
             dropout.apply(layer.number, which, place, branch);
             kernels::add(output, branch);
         }
@@ -81,7 +82,7 @@ impl Feed {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &self,
-        model: &Model,
+        weights: Weights<'_>,
         layer: &BlockLayout,
         shape: &Shape,
         place: Place,
@@ -100,9 +101,9 @@ impl Feed {
             (after_attention, after_feed) = (of_attention, of_feed);
         }
         let [activation_gradient, ..] = scratch.get([activation.len(), 0, 0, 0]);
-        self.down.input_gradient(model, after_feed, activation_gradient, false);
+        self.down.input_gradient(weights, after_feed, activation_gradient, false);
         kernels::gelu_backward(place.of(&saved.raised, self.up.outputs), activation_gradient, raised, activation);
-        layer.output.input_gradient(model, after_attention, attended, false);
+        layer.output.input_gradient(weights, after_attention, attended, false);
     }
 
     /// See [`AnyFeed::applied`].

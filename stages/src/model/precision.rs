@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kernels::{Matrix, multiply, multiply_bf16};
+use super::kernels::{Left, Right, multiply, multiply_bf16};
 
 /// In which numbers matrix products are taken. Everything else (norms, soft-max, activations, sums, the residual stream,
 /// losses, gradients, parameters in training, the optimizer) is f32 in any case.
@@ -18,18 +18,19 @@ pub enum Precision {
 
 impl Precision {
     /// `output = left * right` on the CPU, or added to what is in `output`; rows of `output` are `stride` apart. Each number
-    /// is one chain, which depends on nothing but its factors.
-    pub(super) fn multiply(
+    /// is one chain, which depends on nothing but its factors. Those of bf16 may be packed.
+    pub(super) fn multiply<'a>(
         self,
         output: &mut [f32],
         stride: usize,
-        left: Matrix<'_>,
-        right: Matrix<'_>,
+        left: impl Into<Left<'a>>,
+        right: impl Into<Right<'a>>,
         accumulate: bool,
     ) {
-        match self {
-            Self::F32 => multiply(output, stride, left, right, accumulate),
-            Self::Bf16 => multiply_bf16(output, stride, left, right, accumulate),
+        match (self, left.into(), right.into()) {
+            (Self::F32, Left::Plain(left), Right::Plain(right)) => multiply(output, stride, left, right, accumulate),
+            (Self::F32, ..) => unreachable!("factors are packed for products of bf16 alone"),
+            (Self::Bf16, left, right) => multiply_bf16(output, stride, left, right, accumulate),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{head::HeadBuffers, shape::Shape};
+use super::{head::HeadBuffers, packed_weights::PackedWeights, shape::Shape};
 
 /// What the forward pass of training leaves of each layer for the backward pass. The results are the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,9 @@ pub(super) struct Workspace {
     pub(super) inputs: Vec<Vec<f32>>,
     pub(super) backward: Backward,
     pub(super) head: HeadBuffers,
+    /// Weights of the current layer, rounded to bf16 if products are taken so, and inputs of its matrices.
+    pub(super) packed: PackedWeights,
+    pub(super) packed_inputs: Vec<u32>,
     pub(super) scratch: ScratchPool,
 }
 

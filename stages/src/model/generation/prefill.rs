@@ -12,6 +12,7 @@ use super::{
         feed::FeedOutput,
         kernels::{self, Matrix},
         layout::BlockLayout,
+        packed_weights::Weights,
         rope::RopeTables,
         shape::{BLOCK, Place, Shape},
         workspace::{Scratch, ScratchPool},
@@ -142,7 +143,7 @@ fn project(
     let rows = block.ids.len();
     let [normalized, ..] = scratch.get([rows * shape.hidden, 0, 0, 0]);
     layer.norm.apply(model.parameters(), shape.epsilon, &block.input, normalized);
-    layer.query_key_value.apply(model, normalized, &mut block.projected, false);
+    layer.query_key_value.apply(Weights::plain(model), normalized, &mut block.projected, false);
     rotate_and_keep(shape, tables, block.first, &mut block.projected, page);
 }
 
@@ -188,7 +189,7 @@ fn through_layer(
     let (mut middle, mut raised) = (vec![0.0; rows * shape.middle], vec![0.0; rows * shape.raised]);
     let result = FeedOutput { middle: &mut middle, raised: &mut raised, output: &mut output };
     let place = Place { sequence: 0, block: block.first / BLOCK, first: block.first, rows, row: block.first };
-    layer.feed.forward(model, layer, shape, place, &block.input, &attended, result, scratch);
+    layer.feed.forward(Weights::plain(model), layer, shape, place, &block.input, &attended, result, scratch);
     block.input = output;
 }
 

@@ -24,7 +24,9 @@ pub(super) use elementwise::{
     AdamWStep, adamw_step, add, add_column_sums, add_row_sums, scale, scale_rows, sum_of_squares,
 };
 pub(super) use few_rows::{products_of_rows, weighted_rows};
-pub(super) use matrix::{Matrix, multiply, multiply_bf16};
+pub(super) use matrix::{
+    Left, Matrix, PANEL, PackedColumns, PackedRows, Right, as_pairs, multiply, multiply_bf16, pack_columns, pack_rows,
+};
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;
 pub(super) use softmax::{

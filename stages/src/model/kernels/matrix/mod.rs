@@ -18,9 +18,10 @@ mod product;
 mod tests;
 mod tile;
 
-use pulp::Arch;
+use pulp::{Arch, bytemuck::cast_slice_mut};
 
 use super::dispatch::chosen;
+pub(in crate::model) use bf16::{Left, PANEL, PackedColumns, PackedRows, Right};
 use product::Product;
 
 /// A strided view of f32 numbers.
@@ -85,15 +86,46 @@ pub(in crate::model) fn multiply(
     multiply_with(chosen(), output, stride, left, right, accumulate);
 }
 
-/// As [`multiply`], with factors rounded to bf16. Each number of the product is one chain that [`bf16`] defines.
+/// As [`multiply`], with factors rounded to bf16. Each number of the product is one chain that [`bf16`] defines, whether
+/// factors are packed or not.
 pub(in crate::model) fn multiply_bf16(
     output: &mut [f32],
     stride: usize,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
+    left: Left<'_>,
+    right: Right<'_>,
     accumulate: bool,
 ) {
     multiply_bf16_with(chosen(), output, stride, left, right, accumulate);
+}
+
+/// Numbers as room for pairs.
+pub(in crate::model) fn as_pairs(numbers: &mut [f32]) -> &mut [u32] {
+    cast_slice_mut(numbers)
+}
+
+/// Rounds a left factor to bf16, into [`PackedRows::len`] pairs.
+pub(in crate::model) fn pack_rows<'a>(matrix: Matrix<'_>, target: &'a mut [u32]) -> PackedRows<'a> {
+    pack_rows_with(chosen(), matrix, target)
+}
+
+/// Rounds a right factor to bf16, into panels that begin `panel_stride` after one another.
+pub(in crate::model) fn pack_columns(matrix: Matrix<'_>, target: &mut [u32], panel_stride: usize) {
+    pack_columns_with(chosen(), matrix, target, panel_stride);
+}
+
+fn pack_rows_with<'a>(arch: Arch, matrix: Matrix<'_>, target: &'a mut [u32]) -> PackedRows<'a> {
+    assert!(matrix.is_inside(), "a matrix to be packed lies inside its slice");
+    if matrix.rows > 0 && matrix.columns > 0 {
+        bf16::run(arch, bf16::PackRowsInto { matrix, target: &mut *target });
+    }
+    PackedRows::new(target, &matrix)
+}
+
+fn pack_columns_with(arch: Arch, matrix: Matrix<'_>, target: &mut [u32], panel_stride: usize) {
+    assert!(matrix.is_inside(), "a matrix to be packed lies inside its slice");
+    if matrix.rows > 0 && matrix.columns > 0 {
+        bf16::run(arch, bf16::PackColumnsInto { matrix, target, panel_stride });
+    }
 }
 
 fn multiply_with(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
@@ -105,12 +137,23 @@ fn multiply_bf16_with(
     arch: Arch,
     output: &mut [f32],
     stride: usize,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
+    left: Left<'_>,
+    right: Right<'_>,
     accumulate: bool,
 ) {
-    let Some((left, right, transposed)) = ordered(output, stride, left, right, accumulate) else { return };
-    bf16::compute(arch, bf16::Product { left, right, output, stride, transposed, accumulate });
+    match (left, right) {
+        (Left::Plain(left), Right::Plain(right)) => {
+            let Some((left, right, transposed)) = ordered(output, stride, left, right, accumulate) else { return };
+            bf16::run(arch, bf16::Product { left, right, output, stride, transposed, accumulate });
+        }
+        (left, Right::Packed(right)) => bf16::multiply_packed(arch, output, stride, left, right, accumulate),
+        (left @ Left::Packed(_), Right::Plain(right)) => {
+            let mut pairs = vec![0; PackedColumns::len(right.rows, right.columns)];
+            pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+            let right = PackedColumns::new(&pairs, right.rows, right.columns);
+            bf16::multiply_packed(arch, output, stride, left, right, accumulate);
+        }
+    }
 }
 
 /// Checks the operands and puts them in the order in which they are multiplied, or does what there is to do without;

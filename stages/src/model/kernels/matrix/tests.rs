@@ -2,7 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::{super::dispatch::sets, Matrix, multiply_bf16_with, multiply_with};
+use pulp::Arch;
+
+use super::{
+    super::dispatch::sets, Left, Matrix, PANEL, PackedColumns, PackedRows, Right, multiply_bf16_with, multiply_with,
+    pack_columns_with, pack_rows_with,
+};
 
 /// A matrix in memory with room around it: numbers, sizes, stride, whether it is given as the transpose of what lies there.
 #[derive(Clone, Debug)]
@@ -80,10 +85,52 @@ fn by_pairs(sum: f32, left: &[f32], right: &[f32]) -> f32 {
     sum
 }
 
-/// A form of products: its name, what becomes of factors, how they are summed.
-type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32);
+/// A product in place: instruction set, output and its stride, factors, whether it is added.
+type Multiply = fn(Arch, &mut [f32], usize, Matrix<'_>, Matrix<'_>, bool);
 
-const FORMS: [Form; 2] = [("f32", |number| number, exact), ("bf16", bf16, by_pairs)];
+/// A form of products: its name, what becomes of factors, how they are summed, and functions that compute it.
+type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32, &'static [Multiply]);
+
+const FORMS: [Form; 2] = [
+    ("f32", |number| number, exact, &[multiply_with]),
+    ("bf16", bf16, by_pairs, &[plain, packed_left, packed_right, packed]),
+];
+
+fn plain(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+}
+
+fn packed_left(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+    let mut pairs = vec![1; PackedRows::len(left.rows, left.columns)];
+    let left = pack_rows_with(arch, left, &mut pairs);
+    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+}
+
+fn packed_right(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+    let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
+    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    let right = PackedColumns::new(&pairs, right.rows, right.columns);
+    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+}
+
+/// Both factors, a part of the rows of one and of the sums after the other.
+fn packed(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+    let (rows, half) = (left.rows / 3, right.rows / 4 * 2);
+    let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
+    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    let columns = PackedColumns::new(&pairs, right.rows, right.columns);
+    for (inner, accumulate) in [(0..half, accumulate), (half..right.rows, true)] {
+        let start = inner.start * left.column_stride;
+        let part = Matrix { data: left.data.get(start..).unwrap_or_default(), columns: inner.len(), ..left };
+        let mut pairs = vec![1; PackedRows::len(part.rows, part.columns)];
+        let packed = pack_rows_with(arch, part, &mut pairs);
+        let right = Right::from(columns.of(inner));
+        for rows in [0..rows, rows..part.rows] {
+            let output = output.get_mut(rows.start * stride..).unwrap_or_default();
+            multiply_bf16_with(arch, output, stride, Left::from(packed.of(rows)), right, accumulate);
+        }
+    }
+}
 
 fn check(left: &Operand, right: &Operand, gap: usize, accumulate: bool) {
     check_beside(left, right, gap, accumulate, 1.0);
@@ -94,7 +141,7 @@ fn check_beside(left: &Operand, right: &Operand, gap: usize, accumulate: bool, s
     let (rows, depth, columns) = (left.rows, left.columns, right.columns);
     let stride = columns + gap;
     let before: Vec<f32> = numbers(rows.max(1) * stride, 7).into_iter().map(|number| number * scale).collect();
-    for (form, factor, chain) in FORMS {
+    for (form, factor, chain, products) in FORMS {
         let lefts: Vec<Vec<f32>> = (0..rows).map(|row| (0..depth).map(|i| factor(left.at(row, i))).collect()).collect();
         let rights: Vec<Vec<f32>> =
             (0..columns).map(|column| (0..depth).map(|i| factor(right.at(i, column))).collect()).collect();
@@ -104,12 +151,13 @@ fn check_beside(left: &Operand, right: &Operand, gap: usize, accumulate: bool, s
                 *number = chain(if accumulate { *number } else { 0.0 }, left, right);
             }
         }
-        for (name, arch) in sets() {
+        for ((name, arch), (number, multiply)) in
+            sets().into_iter().flat_map(|set| products.iter().enumerate().map(move |product| (set, product)))
+        {
             let mut found = before.clone();
-            let multiply = if form == "f32" { multiply_with } else { multiply_bf16_with };
             multiply(arch, &mut found, stride, left.matrix(), right.matrix(), accumulate);
             let wrong = found.iter().zip(&expected).position(|(found, expected)| found.to_bits() != expected.to_bits());
-            assert_eq!(wrong, None, "{form}, {name}: {rows} x {depth} x {columns}, gap {gap}, {accumulate}");
+            assert_eq!(wrong, None, "{form} {number}, {name}: {rows} x {depth} x {columns}, gap {gap}, {accumulate}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 /// Vectors of f32 sums and of pairs of bf16 numbers, a pair in 32 bits, its first number in the low half.
-pub(super) trait Arithmetic: Copy {
+pub(in super::super) trait Arithmetic: Copy {
     /// A vector of f32 numbers.
     type Sums: Copy;
     /// A vector of pairs, as many as there are sums.
@@ -12,8 +12,8 @@ pub(super) trait Arithmetic: Copy {
     const LANES: usize;
     /// Most vectors in a row of a tile.
     const MOST_VECTORS: usize;
-    /// Most rows of a tile.
-    const MOST_ROWS: usize;
+    /// Whether there are 32 registers for numbers, not 16.
+    const MANY_REGISTERS: bool;
 
     /// Sums of nothing.
     fn zero(self) -> Self::Sums;
@@ -38,7 +38,7 @@ pub(super) trait Arithmetic: Copy {
 }
 
 /// Code that [`Arithmetic::vectorize`] compiles.
-pub(super) trait Call {
+pub(in super::super) trait Call {
     /// Runs it.
     fn call<A: Arithmetic>(self, arithmetic: A);
 }
@@ -70,9 +70,9 @@ impl<S: Simd> Arithmetic for Emulated<S> {
     type Sums = S::f32s;
     type Pairs = S::u32s;
     const LANES: usize = S::F32_LANES;
-    // With what a product takes on the way, such a tile fits 16 registers.
+    // With what a product takes on the way, a tile of four rows fits 16 registers then.
     const MOST_VECTORS: usize = 2;
-    const MOST_ROWS: usize = 4;
+    const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
     fn zero(self) -> S::f32s {
@@ -180,7 +180,7 @@ mod native {
         type Pairs = __m512i;
         const LANES: usize = LANES;
         const MOST_VECTORS: usize = 4;
-        const MOST_ROWS: usize = 6;
+        const MANY_REGISTERS: bool = true;
 
         #[inline(always)]
         fn zero(self) -> __m512 {

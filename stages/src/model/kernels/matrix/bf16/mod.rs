@@ -5,30 +5,35 @@
 //! second numbers of two pairs, then that of the first ones, each time rounded to the nearest, and to zero where the sum is
 //! smaller than normal numbers; a sum that begins with so small a number begins with zero. Numbers are rounded to bf16 to the nearest likewise. Where the inner size is odd, a zero
 //! follows. So each number of a product is one chain, and tiles, blocks and packing change no bit.
+//!
+//! A factor that many products have is packed beforehand ([`PackedRows`], [`PackedColumns`]).
 
 mod arithmetic;
 mod pack;
+mod packed;
 mod product;
 mod tile;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use arithmetic::{Arithmetic, Call, Emulated};
+pub(in crate::model) use packed::{Left, PANEL, PackedColumns, PackedRows, Right};
+pub(super) use packed::{PackColumnsInto, PackRowsInto, multiply_packed};
 pub(super) use product::Product;
 
-/// Computes a product with an instruction set. Of AVX-512 the part for bf16 is used if the processor has it.
-pub(super) fn compute(arch: Arch, product: Product<'_>) {
+/// Runs code of this module with an instruction set. Of AVX-512 the part for bf16 is used if the processor has it.
+pub(super) fn run(arch: Arch, call: impl Call) {
     #[cfg(target_arch = "x86_64")]
     if let (Arch::V4(_), Some(native)) = (arch, arithmetic::Native::try_new()) {
-        return Arithmetic::vectorize(native, product);
+        return Arithmetic::vectorize(native, call);
     }
-    arch.dispatch(Emulation(product));
+    arch.dispatch(Emulation(call));
 }
 
-/// A product by instructions that all processors have.
-struct Emulation<'a>(Product<'a>);
+/// Code by instructions that all processors have.
+struct Emulation<C>(C);
 
-impl WithSimd for Emulation<'_> {
+impl<C: Call> WithSimd for Emulation<C> {
     type Output = ();
 
     #[inline(always)]

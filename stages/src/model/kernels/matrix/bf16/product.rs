@@ -6,7 +6,7 @@ use super::{
     super::{super::transpose, Matrix, pack::aligned, product::even},
     arithmetic::{Arithmetic, Call},
     pack::{PackColumns, PackRows},
-    tile::{Operands, Target, multiply_tile},
+    tile::{Operands, Target, most_rows, multiply_tile},
 };
 
 /// Most pairs of the right operand that are packed at a time (256 KiB).
@@ -144,10 +144,12 @@ fn tiles<A: Arithmetic>(
 ) {
     let (depth, (left_row, left_pair)) = (block.pairs.len(), apart);
     let Target { output, stride, accumulate } = target;
-    for tile in even(rows, A::MOST_ROWS) {
-        for panel in even(block.vectors, A::MOST_VECTORS) {
-            let right = &block.right[panel.start * A::LANES * depth..panel.end * A::LANES * depth];
-            let operands = Operands { left: &left[tile.start * left_row..], left_row, left_pair, right, depth };
+    for panel in even(block.vectors, A::MOST_VECTORS) {
+        let right = &block.right[panel.start * A::LANES * depth..panel.end * A::LANES * depth];
+        let right_row = panel.len() * A::LANES;
+        for tile in even(rows, most_rows::<A>(panel.len())) {
+            let left = &left[tile.start * left_row..];
+            let operands = Operands { left, left_row, left_pair, right, right_row, depth, together: depth, apart: 0 };
             let output = &mut output[tile.start * stride + panel.start * A::LANES..];
             let target = Target { output, stride, accumulate };
             multiply_tile(arithmetic, tile.len(), panel.len(), operands, target);

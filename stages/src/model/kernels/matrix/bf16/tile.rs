@@ -9,10 +9,14 @@ pub(super) struct Operands<'a> {
     pub(super) left: &'a [u32],
     pub(super) left_row: usize,
     pub(super) left_pair: usize,
-    /// A row of whole vectors for each pair.
+    /// For each pair a row that begins with whole vectors, `right_row` after the one before.
     pub(super) right: &'a [u32],
+    pub(super) right_row: usize,
     /// How many pairs there are, at least 1.
     pub(super) depth: usize,
+    /// Pairs whose rows follow one another in `right`; the next so many begin `apart` after the first of these.
+    pub(super) together: usize,
+    pub(super) apart: usize,
 }
 
 /// Where a tile's numbers go.
@@ -24,7 +28,17 @@ pub(super) struct Target<'a> {
     pub(super) accumulate: bool,
 }
 
-/// Multiplies a tile of `rows <= MOST_ROWS` rows of `vectors <= MOST_VECTORS` vectors.
+/// Most rows of a tile of so many vectors: as many sums as registers hold beside the factors.
+pub(super) const fn most_rows<A: Arithmetic>(vectors: usize) -> usize {
+    match (A::MANY_REGISTERS, vectors) {
+        (true, 4..) => 6,
+        (true, 3) => 8,
+        (true, _) => 12,
+        (false, _) => 4,
+    }
+}
+
+/// Multiplies a tile of `rows` rows, at most [`most_rows`], of `vectors <= MOST_VECTORS` vectors.
 #[inline(always)]
 pub(super) fn multiply_tile<A: Arithmetic>(
     arithmetic: A,
@@ -41,11 +55,18 @@ pub(super) fn multiply_tile<A: Arithmetic>(
             }
         };
     }
-    choose! {
-        1: 1 2 3 4 5 6;
-        2: 1 2 3 4 5 6;
-        3: 1 2 3 4 5 6;
-        4: 1 2 3 4 5 6;
+    if A::MANY_REGISTERS {
+        choose! {
+            1: 1 2 3 4 5 6 7 8 9 10 11 12;
+            2: 1 2 3 4 5 6 7 8 9 10 11 12;
+            3: 1 2 3 4 5 6 7 8;
+            4: 1 2 3 4 5 6;
+        }
+    } else {
+        choose! {
+            1: 1 2 3 4;
+            2: 1 2 3 4;
+        }
     }
 }
 
@@ -58,10 +79,12 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
     #[inline(always)]
     fn call<A: Arithmetic>(self, arithmetic: A) {
         let Self { operands, target: Target { output, stride, accumulate } } = self;
-        let Operands { left, left_row, left_pair, right, depth } = operands;
+        let Operands { left, left_row, left_pair, right, right_row, depth, together, apart } = operands;
         let width = VECTORS * A::LANES;
+        let last = (depth - 1) / together * apart + (depth - 1) % together * right_row;
+        assert!(depth <= together || together * right_row <= apart, "pairs follow one another");
         assert!((ROWS - 1) * left_row + (depth - 1) * left_pair < left.len(), "the tile's rows");
-        assert!(depth * width <= right.len(), "the tile's columns");
+        assert!(width <= right_row && last + width <= right.len(), "the tile's columns");
         assert!((ROWS - 1) * stride + width <= output.len(), "the tile's place");
         let (left, right, output) = (left.as_ptr(), right.as_ptr(), output.as_mut_ptr());
         let mut sums = [[arithmetic.zero(); VECTORS]; ROWS];
@@ -76,17 +99,22 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
                     }
                 }
             }
-            for pair in 0..depth {
-                let mut columns = [arithmetic.splat(0); VECTORS];
-                for (vector, column) in columns.iter_mut().enumerate() {
-                    *column = right.add(pair * width + vector * A::LANES).cast::<A::Pairs>().read_unaligned();
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let factor = arithmetic.splat(*left.add(row * left_row + pair * left_pair));
-                    for (column, sum) in columns.iter().zip(sums) {
-                        *sum = arithmetic.add_products(factor, *column, *sum);
+            let mut first = 0;
+            while first < depth {
+                let (left, right) = (left.add(first * left_pair), right.add(first / together * apart));
+                for pair in 0..together.min(depth - first) {
+                    let mut columns = [arithmetic.splat(0); VECTORS];
+                    for (vector, column) in columns.iter_mut().enumerate() {
+                        *column = right.add(pair * right_row + vector * A::LANES).cast::<A::Pairs>().read_unaligned();
+                    }
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let factor = arithmetic.splat(*left.add(row * left_row + pair * left_pair));
+                        for (column, sum) in columns.iter().zip(sums) {
+                            *sum = arithmetic.add_products(factor, *column, *sum);
+                        }
                     }
                 }
+                first += together;
             }
             for (row, sums) in sums.into_iter().enumerate() {
                 for (vector, sum) in sums.into_iter().enumerate() {

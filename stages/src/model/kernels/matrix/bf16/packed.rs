@@ -1,0 +1,321 @@
+//! Products with factors that are packed once and used many times.
+
+use std::{cell::RefCell, ops::Range};
+
+use pulp::Arch;
+
+use super::{
+    super::{Matrix, pack::aligned, product::even},
+    arithmetic::{Arithmetic, Call},
+    pack::{PackColumns, PackRows},
+    run,
+    tile::{Operands, Target, most_rows, multiply_tile},
+};
+
+/// Columns of a right factor that lie side by side.
+pub(in crate::model) const PANEL: usize = 64;
+
+/// Columns are filled up with zeros to a multiple of this, which is one of the numbers in any vector.
+const VECTOR: usize = 16;
+
+/// Pairs of each sum that are added before those of the next one, and rows that are multiplied with these: with a panel
+/// they fit the second cache of a core.
+const PAIRS: usize = 512;
+const ROWS: usize = 192;
+
+/// A left factor rounded to pairs along the inner index: `pairs[row * row_stride + pair * pair_stride]`.
+#[derive(Clone, Copy)]
+pub(in crate::model) struct PackedRows<'a> {
+    pairs: &'a [u32],
+    rows: usize,
+    depth: usize,
+    row_stride: usize,
+    pair_stride: usize,
+}
+
+/// A right factor rounded to pairs along the inner index: panels of [`PANEL`] columns, with a row of numbers for each pair.
+#[derive(Clone, Copy)]
+pub(in crate::model) struct PackedColumns<'a> {
+    pairs: &'a [u32],
+    columns: usize,
+    /// The first pair, and how many there are from it on.
+    first: usize,
+    depth: usize,
+    /// Between panels.
+    panel_stride: usize,
+    /// How many pairs lie together, and from the first of these to the first of the next.
+    together: usize,
+    apart: usize,
+}
+
+/// A left factor as it is, or packed.
+#[derive(Clone, Copy)]
+pub(in crate::model) enum Left<'a> {
+    Plain(Matrix<'a>),
+    Packed(PackedRows<'a>),
+}
+
+/// A right factor as it is, or packed.
+#[derive(Clone, Copy)]
+pub(in crate::model) enum Right<'a> {
+    Plain(Matrix<'a>),
+    Packed(PackedColumns<'a>),
+}
+
+impl<'a> From<Matrix<'a>> for Left<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::Plain(matrix)
+    }
+}
+
+impl<'a> From<PackedRows<'a>> for Left<'a> {
+    fn from(packed: PackedRows<'a>) -> Self {
+        Self::Packed(packed)
+    }
+}
+
+impl<'a> From<Matrix<'a>> for Right<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::Plain(matrix)
+    }
+}
+
+impl<'a> From<PackedColumns<'a>> for Right<'a> {
+    fn from(packed: PackedColumns<'a>) -> Self {
+        Self::Packed(packed)
+    }
+}
+
+/// Numbers in a row of a panel for so many columns.
+fn filled(columns: usize) -> usize {
+    PANEL.min(columns.next_multiple_of(VECTOR))
+}
+
+impl<'a> PackedRows<'a> {
+    /// Pairs of a matrix of such a size.
+    pub(in crate::model) fn len(rows: usize, depth: usize) -> usize {
+        rows * depth.div_ceil(2)
+    }
+
+    /// What packing wrote for `matrix`.
+    pub(in crate::model) fn new(pairs: &'a [u32], matrix: &Matrix<'_>) -> Self {
+        let (rows, depth) = (matrix.rows, matrix.columns.div_ceil(2));
+        let (row_stride, pair_stride) = if matrix.column_stride == 1 { (depth, 1) } else { (1, rows) };
+        Self { pairs, rows, depth, row_stride, pair_stride }
+    }
+
+    /// Some of its rows.
+    pub(in crate::model) fn of(self, rows: Range<usize>) -> Self {
+        let pairs = self.pairs.get(rows.start * self.row_stride..).unwrap_or_default();
+        Self { pairs, rows: rows.len(), ..self }
+    }
+}
+
+impl<'a> PackedColumns<'a> {
+    /// Pairs of a matrix of such a size whose panels follow one another.
+    pub(in crate::model) fn len(depth: usize, columns: usize) -> usize {
+        depth.div_ceil(2) * columns.next_multiple_of(VECTOR)
+    }
+
+    /// A matrix of such a size whose panels follow one another.
+    pub(in crate::model) fn new(pairs: &'a [u32], depth: usize, columns: usize) -> Self {
+        let depth = depth.div_ceil(2);
+        Self { pairs, columns, first: 0, depth, panel_stride: depth * PANEL, together: depth, apart: 0 }
+    }
+
+    /// Some rows, from an even one on.
+    pub(in crate::model) fn of(self, rows: Range<usize>) -> Self {
+        let depth = rows.len().div_ceil(2);
+        Self { first: self.first + rows.start / 2, depth, together: depth, ..self }
+    }
+
+    /// Numbers in a row of a panel.
+    fn width(&self, panel: usize) -> usize {
+        filled(self.columns - panel * PANEL)
+    }
+}
+
+/// Rounds a matrix to what [`PackedRows::new`] takes.
+pub(in super::super) struct PackRowsInto<'a> {
+    pub(in super::super) matrix: Matrix<'a>,
+    pub(in super::super) target: &'a mut [u32],
+}
+
+impl Call for PackRowsInto<'_> {
+    #[inline(always)]
+    fn call<A: Arithmetic>(self, arithmetic: A) {
+        let Self { matrix, target } = self;
+        arithmetic.vectorize(PackRows { matrix, rows: 0..matrix.rows, pairs: 0..matrix.columns.div_ceil(2), target });
+    }
+}
+
+/// Rounds a matrix to panels that begin `panel_stride` after one another.
+pub(in super::super) struct PackColumnsInto<'a> {
+    pub(in super::super) matrix: Matrix<'a>,
+    pub(in super::super) target: &'a mut [u32],
+    pub(in super::super) panel_stride: usize,
+}
+
+impl Call for PackColumnsInto<'_> {
+    #[inline(always)]
+    fn call<A: Arithmetic>(self, arithmetic: A) {
+        let Self { matrix, target, panel_stride } = self;
+        let depth = matrix.rows.div_ceil(2);
+        BUFFERS.with_borrow_mut(|Buffers { right: buffer, .. }| {
+            for (panel, target) in target.chunks_mut(panel_stride).enumerate() {
+                let columns = panel * PANEL..matrix.columns.min((panel + 1) * PANEL);
+                if columns.is_empty() {
+                    break;
+                }
+                let (width, pairs, buffer) = (filled(columns.len()), 0..depth, &mut *buffer);
+                let target = &mut target[..depth * width];
+                arithmetic.vectorize(PackColumns { matrix, pairs, columns, width, target, buffer });
+            }
+        });
+    }
+}
+
+/// Memory for one product at a time.
+#[derive(Default)]
+struct Buffers {
+    left: Vec<u32>,
+    right: Vec<u32>,
+    edge: Vec<f32>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+/// `output = left * right`, or `output += left * right`; rows of `output` are `stride` apart.
+pub(in super::super) fn multiply_packed(
+    arch: Arch,
+    output: &mut [f32],
+    stride: usize,
+    left: Left<'_>,
+    right: PackedColumns<'_>,
+    accumulate: bool,
+) {
+    let (rows, depth) = match left {
+        Left::Plain(matrix) => (matrix.rows, matrix.columns.div_ceil(2)),
+        Left::Packed(packed) => (packed.rows, packed.depth),
+    };
+    if rows == 0 || right.columns == 0 {
+        return;
+    }
+    assert_eq!(depth, right.depth, "pairs of the inner sizes of a matrix product");
+    if let Left::Plain(matrix) = left {
+        assert!(matrix.is_inside(), "a factor lies inside its slice");
+    }
+    assert!(right.columns <= stride && (rows - 1) * stride + right.columns <= output.len(), "the product's place");
+    if depth == 0 {
+        if !accumulate {
+            output.chunks_mut(stride).take(rows).for_each(|row| row[..right.columns].fill(0.0));
+        }
+        return;
+    }
+    run(arch, PackedProduct { left, right, rows, output, stride, accumulate });
+}
+
+/// No size of it is zero.
+struct PackedProduct<'a> {
+    left: Left<'a>,
+    right: PackedColumns<'a>,
+    rows: usize,
+    output: &'a mut [f32],
+    stride: usize,
+    accumulate: bool,
+}
+
+impl Call for PackedProduct<'_> {
+    #[inline(always)]
+    fn call<A: Arithmetic>(mut self, arithmetic: A) {
+        BUFFERS.with_borrow_mut(|buffers| self.run(arithmetic, buffers));
+    }
+}
+
+impl PackedProduct<'_> {
+    #[inline(always)]
+    fn run<A: Arithmetic>(&mut self, arithmetic: A, buffers: &mut Buffers) {
+        let PackedColumns { depth, together, .. } = self.right;
+        // Rows in blocks stay together.
+        let most = if together < depth { depth } else { PAIRS };
+        for pairs in even(depth, most) {
+            for rows in even(self.rows, ROWS) {
+                let left = match self.left {
+                    Left::Packed(packed) => packed.of(rows.clone()).skip(pairs.start),
+                    Left::Plain(matrix) => {
+                        let (rows, pairs) = (rows.clone(), pairs.clone());
+                        let (count, depth) = (rows.len(), pairs.len());
+                        let target = aligned(&mut buffers.left, count * depth);
+                        let pack = PackRows { matrix, rows, pairs, target: &mut *target };
+                        let (row_stride, pair_stride) = pack.apart();
+                        arithmetic.vectorize(pack);
+                        PackedRows { pairs: target, rows: count, depth, row_stride, pair_stride }
+                    }
+                };
+                self.tiles(arithmetic, left, rows.start, &pairs, &mut buffers.edge);
+            }
+        }
+    }
+
+    /// Some rows, from `first_row` on, and some pairs of each sum.
+    #[inline(always)]
+    fn tiles<A: Arithmetic>(
+        &mut self,
+        arithmetic: A,
+        left: PackedRows<'_>,
+        first_row: usize,
+        pairs: &Range<usize>,
+        edge: &mut Vec<f32>,
+    ) {
+        let PackedColumns { pairs: data, columns, first, panel_stride, together, apart, .. } = self.right;
+        let (depth, accumulate, stride) = (pairs.len(), self.accumulate || pairs.start > 0, self.stride);
+        for panel in 0..columns.div_ceil(PANEL) {
+            let right_row = self.right.width(panel);
+            let data = &data[panel * panel_stride + (first + pairs.start) * right_row..];
+            for vectors in even((columns - panel * PANEL).min(PANEL).div_ceil(A::LANES), A::MOST_VECTORS) {
+                let width = vectors.len() * A::LANES;
+                let column = panel * PANEL + vectors.start * A::LANES;
+                let count = width.min(columns - column);
+                for tile in even(left.rows, most_rows::<A>(vectors.len())) {
+                    let operands = Operands {
+                        left: &left.pairs[tile.start * left.row_stride..],
+                        left_row: left.row_stride,
+                        left_pair: left.pair_stride,
+                        right: &data[vectors.start * A::LANES..],
+                        right_row,
+                        depth,
+                        together: together.min(depth),
+                        apart,
+                    };
+                    let output = &mut self.output[(first_row + tile.start) * stride + column..];
+                    if count == width {
+                        let target = Target { output, stride, accumulate };
+                        multiply_tile(arithmetic, tile.len(), vectors.len(), operands, target);
+                        continue;
+                    }
+                    // A tile that is wider than what is left is computed beside the output.
+                    let edge = aligned(edge, tile.len() * width);
+                    if accumulate {
+                        for (edge, output) in edge.chunks_exact_mut(width).zip(output.chunks(stride)) {
+                            edge[..count].copy_from_slice(&output[..count]);
+                        }
+                    }
+                    let target = Target { output: &mut *edge, stride: width, accumulate };
+                    multiply_tile(arithmetic, tile.len(), vectors.len(), operands, target);
+                    for (edge, output) in edge.chunks_exact(width).zip(output.chunks_mut(stride)) {
+                        output[..count].copy_from_slice(&edge[..count]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl PackedRows<'_> {
+    /// Without the first pairs of each row.
+    fn skip(self, pairs: usize) -> Self {
+        Self { pairs: &self.pairs[pairs * self.pair_stride..], depth: self.depth - pairs, ..self }
+    }
+}
