@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{
     Precision,
-    kernels::{self, ExponentialSum, Matrix},
+    kernels::{self, ExponentialSum, Matrix, Right},
     shape::BLOCK,
 };
 
@@ -34,8 +34,8 @@ pub(super) struct Queries<'a> {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn attend<'a>(
     queries: Queries<'_>,
-    key: impl Fn(Range<usize>) -> Matrix<'a>,
-    value: impl Fn(Range<usize>) -> Matrix<'a>,
+    key: impl Fn(Range<usize>) -> Right<'a>,
+    value: impl Fn(Range<usize>) -> Right<'a>,
     scores: &mut [f32],
     output: &mut [f32],
     stride: usize,
@@ -63,7 +63,7 @@ pub(super) fn attend<'a>(
         let mut at = start;
         while at < end {
             let value = value(at..end);
-            let probabilities = Matrix::new(&scores[at - start..], rows, value.rows(), STRIDE);
+            let probabilities = Matrix::new(&scores[at - start..], rows, value.rows().min(end - at), STRIDE);
             precision.multiply(output, stride, probabilities, value, at > 0);
             at += value.rows();
         }

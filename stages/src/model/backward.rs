@@ -7,7 +7,8 @@ use super::{
     feed::{FeedBuffers, FeedGradients},
     forward::{self, rotate},
     head,
-    kernels::{self, Matrix},
+    kernels::{self, Matrix, PackedColumns},
+    keys_values::KeysValues,
     layout::BlockLayout,
     linear::{Applied, take, weight_gradients},
     packed_weights::{Pass, Weights},
@@ -210,9 +211,11 @@ fn attend_backward(
     let scale = 1.0 / (head_dim as f32).sqrt();
     keys_values.fill(0.0);
     let (keys, values) = keys_values.split_at_mut(length * head_dim);
-    let [scores, score_gradients, ..] = scratch.get([BLOCK * STRIDE, BLOCK * STRIDE, 0, 0]);
+    let pairs = PackedColumns::len(BLOCK, head_dim);
+    let [scores, score_gradients, query_pairs, gradient_pairs] =
+        scratch.get([BLOCK * STRIDE, BLOCK * STRIDE, pairs, pairs]);
     let sequence = &state.projected[part.sequence * length * width..][..length * width];
-    let key_rows = &sequence[shape.key_column() + part.key_value_head * head_dim..];
+    let head_keys_values = KeysValues::new(shape, precision, state, part.sequence, part.key_value_head);
     for (slot, block) in (part.part..blocks).step_by(parts(shape)).enumerate() {
         let first = block * BLOCK;
         let rows = BLOCK.min(length - first);
@@ -222,17 +225,19 @@ fn attend_backward(
             let query = Matrix::new(&sequence[first * width + head * head_dim..], rows, head_dim, width);
             let gradient =
                 Matrix::new(&attended[row * attended_width + head * head_dim..], rows, head_dim, attended_width);
+            let of_query = precision.right(query, &mut query_pairs[..pairs]);
+            let of_output = precision.right(gradient, &mut gradient_pairs[..pairs]);
             let target = &mut queries[(slot * BLOCK * group + member) * head_dim..];
             for first_key in (0..first + rows).step_by(CHUNK) {
                 let count = CHUNK.min(first + rows - first_key);
-                for offset in (0..count).step_by(BLOCK) {
-                    let columns = BLOCK.min(count - offset);
-                    let key_block = part.sequence * blocks + (first_key + offset) / BLOCK;
-                    let place = key_block * shape.transposed_block() + part.key_value_head * head_dim * BLOCK;
-                    let key = Matrix::new(&state.keys[place..], head_dim, columns, BLOCK);
-                    let value = Matrix::new(&state.values[place..], head_dim, columns, BLOCK);
+                let mut offset = 0;
+                while offset < count {
+                    let positions = first_key + offset..first_key + count;
+                    let key = head_keys_values.keys_transposed(positions.clone());
+                    let value = head_keys_values.values_transposed(positions);
                     precision.multiply(&mut scores[offset..], STRIDE, query, key, false);
                     precision.multiply(&mut score_gradients[offset..], STRIDE, gradient, value, false);
+                    offset += key.columns();
                 }
                 kernels::attention_gradient(
                     scores,
@@ -250,9 +255,9 @@ fn attend_backward(
                 let probabilities = Matrix::new(scores, rows, count, STRIDE);
                 let score_gradient = Matrix::new(score_gradients, rows, count, STRIDE);
                 let range = first_key * head_dim..;
-                precision.multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), gradient, true);
-                precision.multiply(&mut keys[range], head_dim, score_gradient.transposed(), query, true);
-                let key = Matrix::new(&key_rows[first_key * width..], count, head_dim, width);
+                precision.multiply(&mut values[range.clone()], head_dim, probabilities.transposed(), of_output, true);
+                precision.multiply(&mut keys[range], head_dim, score_gradient.transposed(), of_query, true);
+                let key = head_keys_values.keys(first_key..first_key + count);
                 precision.multiply(target, group * head_dim, score_gradient, key, first_key > 0);
             }
         }

@@ -1,12 +1,11 @@
 //! The forward pass: one task for each block of rows and layer.
 
-use std::ops::Range;
-
 use super::{
     Model, Precision,
     attention::{self, Queries, STRIDE},
     feed::FeedOutput,
     kernels::{self, Matrix},
+    keys_values::{self, KeysValues},
     layout::BlockLayout,
     packed_weights::{Pass, Weights},
     rope::RopeTables,
@@ -19,6 +18,7 @@ use super::{
 /// apart, [`again`] computes the rest a second time.
 pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTables, workspace: &mut Workspace) {
     let layers = &model.layout().blocks;
+    let precision = model.precision();
     let count = workspace.states.len();
     let saved = workspace.saved.len();
     let embedding = &model.parameters()[model.layout().embedding.clone()];
@@ -29,7 +29,7 @@ pub(super) fn forward(model: &Model, shape: &Shape, ids: &[u32], tables: &RopeTa
     let tasks = shape
         .places()
         .zip(shape.split(&mut first.input, shape.hidden))
-        .zip(projections(shape, &mut first.projected, &mut first.keys, &mut first.values))
+        .zip(projections(shape, precision, &mut first.projected, &mut first.keys, &mut first.values))
         .collect();
     workspace.scratch.run(tasks, |((place, input), projection), scratch| {
         let ids = &ids[place.row..place.row + place.rows];
@@ -69,6 +69,7 @@ fn layer_forward(
     next: &mut State,
     scratch: &ScratchPool,
 ) {
+    let precision = weights.model.precision();
     let raised = if saved.raised.is_empty() { 0 } else { shape.raised };
     let tasks = shape
         .places()
@@ -77,11 +78,11 @@ fn layer_forward(
         .zip(shape.split(&mut saved.middle, shape.middle))
         .zip(shape.split(&mut saved.raised, raised))
         .zip(shape.split(&mut next.input, shape.hidden))
-        .zip(projections(shape, &mut next.projected, &mut next.keys, &mut next.values))
+        .zip(projections(shape, precision, &mut next.projected, &mut next.keys, &mut next.values))
         .collect();
     scratch.run(tasks, |task, scratch| {
         let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
-        attend(weights.model.precision(), shape, current, place, attended, log_sum, scratch);
+        attend(precision, shape, current, place, attended, log_sum, scratch);
         let input = place.of(&current.input, shape.hidden);
         let mut own = std::mem::take(&mut scratch.raised);
         let raised = if raised.is_empty() {
@@ -108,8 +109,11 @@ pub(super) fn again(model: &Model, shape: &Shape, index: usize, tables: &RopeTab
     let input = &first.input;
     workspace.packed.pack(model, Pass::Forward, layer.matrices(), &workspace.scratch);
     let weights = Weights::new(model, &workspace.packed);
-    let tasks =
-        shape.places().zip(projections(shape, &mut first.projected, &mut first.keys, &mut first.values)).collect();
+    let precision = model.precision();
+    let tasks = shape
+        .places()
+        .zip(projections(shape, precision, &mut first.projected, &mut first.keys, &mut first.values))
+        .collect();
     workspace.scratch.run(tasks, |(place, projection), scratch| {
         project(weights, layer, shape, tables, place, place.of(input, shape.hidden), projection, scratch);
     });
@@ -121,14 +125,15 @@ type Projection<'a> = ((&'a mut [f32], &'a mut [f32]), &'a mut [f32]);
 
 fn projections<'a>(
     shape: &Shape,
+    precision: Precision,
     projected: &'a mut [f32],
     keys: &'a mut [f32],
     values: &'a mut [f32],
 ) -> impl Iterator<Item = Projection<'a>> + use<'a> {
     shape
         .split(projected, shape.projected())
-        .zip(keys.chunks_mut(shape.transposed_block()))
-        .zip(values.chunks_mut(shape.transposed_block()))
+        .zip(keys.chunks_mut(keys_values::block_len(shape, precision)))
+        .zip(values.chunks_mut(keys_values::block_len(shape, precision)))
 }
 
 /// Norm, projection to queries, keys and values, rotation.
@@ -144,14 +149,11 @@ fn project(
     scratch: &mut Scratch,
 ) {
     let ((projected, keys), values) = projection;
-    let (width, head_dim) = (shape.projected(), shape.head_dim);
     let [normalized, ..] = scratch.get([place.rows * shape.hidden, 0, 0, 0]);
     layer.norm.apply(weights.model.parameters(), shape.epsilon, input, normalized);
     layer.query_key_value.apply(weights, normalized, projected, false);
     rotate(shape, tables, place, projected, 1.0);
-    let columns = shape.key_value_heads * head_dim;
-    kernels::transpose(&projected[shape.key_column()..], width, place.rows, columns, keys, BLOCK);
-    kernels::transpose(&projected[shape.value_column()..], width, place.rows, columns, values, BLOCK);
+    keys_values::write(shape, weights.model.precision(), projected, keys, values);
 }
 
 /// Rotates the queries and keys of a block of rows; `direction` is 1, or -1 for the gradient.
@@ -175,21 +177,14 @@ fn attend(
     let [scores, ..] = scratch.get([place.rows * STRIDE, 0, 0, 0]);
     let sequence = &state.projected[place.sequence * shape.length * width..][..shape.length * width];
     for head in 0..shape.heads {
-        let column = head / shape.group() * head_dim;
         let queries = Queries {
             matrix: Matrix::new(&sequence[place.first * width + head * head_dim..], place.rows, head_dim, width),
             first: place.first,
             precision,
         };
-        let key = |positions: Range<usize>| {
-            let block = place.sequence * shape.blocks() + positions.start / BLOCK;
-            let keys = &state.keys[block * shape.transposed_block() + column * BLOCK..];
-            Matrix::new(keys, head_dim, positions.len().min(BLOCK), BLOCK)
-        };
-        let value = |positions: Range<usize>| {
-            let values = &sequence[positions.start * width + shape.value_column() + column..];
-            Matrix::new(values, positions.len(), head_dim, width)
-        };
+        let keys_values = KeysValues::new(shape, precision, state, place.sequence, head / shape.group());
+        let (key, value) =
+            (|positions| keys_values.keys_transposed(positions), |positions| keys_values.values(positions));
         let (output, log_sum) = (&mut attended[head * head_dim..], &mut log_sum[head..]);
         attention::attend(queries, key, value, scores, output, output_width, log_sum, shape.heads);
     }

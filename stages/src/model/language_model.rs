@@ -171,7 +171,7 @@ impl Model {
         let mut workspace = taken(&self.scoring);
         for ids in ids.chunks(group) {
             let shape = Shape::new(&self.config, ids.len() / length, length);
-            workspace.prepare(&shape, self.config.layers, None);
+            workspace.prepare(&shape, self.precision, self.config.layers, None);
             forward::forward(self, &shape, ids, &tables, &mut workspace);
             head::forward(self, &shape, ids, &mut workspace, false);
             workspace.head.targets(&shape, &mut predictions);
@@ -234,7 +234,7 @@ impl Model {
         let tables = self.tables(length);
         let shape = Shape { dropout: self.dropout, ..Shape::new(&self.config, batch, length) };
         let mut workspace = taken(&self.training);
-        workspace.prepare(&shape, self.config.layers, Some(self.activations));
+        workspace.prepare(&shape, self.precision, self.config.layers, Some(self.activations));
         forward::forward(self, &shape, ids, &tables, &mut workspace);
         Ok((shape, tables, workspace))
     }

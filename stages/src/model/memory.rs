@@ -8,6 +8,7 @@ use super::{
     backward::{parts, query_part},
     head::{IDS, kept_blocks},
     kernels::{HeadRow, PackedColumns, PackedRows},
+    keys_values,
     language_model::scored_together,
     moments,
     packed_weights::{PackedWeights, Pass},
@@ -94,7 +95,7 @@ impl MemoryBudget {
         let (layers, hidden, vocabulary) = (config.layers as u64, shape.hidden as u64, shape.vocabulary as u64);
         let block = BLOCK as u64;
 
-        let keys_values = 2 * (batch * shape.blocks() * shape.transposed_block()) as u64;
+        let keys_values = 2 * (batch * shape.blocks() * keys_values::block_len(&shape, precision)) as u64;
         let state = rows * (hidden + shape.projected() as u64) + keys_values;
         let raised = shape.raised as u64;
         let saved = rows * ((shape.attended() + shape.heads + shape.middle) as u64 + raised);

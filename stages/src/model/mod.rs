@@ -33,6 +33,7 @@ mod gradients;
 mod head;
 mod initialize;
 mod kernels;
+mod keys_values;
 mod language_model;
 mod layout;
 mod linear;

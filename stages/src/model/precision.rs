@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kernels::{Left, Right, multiply, multiply_bf16};
+use super::kernels::{Left, Matrix, PANEL, PackedColumns, Right, as_pairs, multiply, multiply_bf16, pack_columns};
 
 /// In which numbers matrix products are taken. Everything else (norms, soft-max, activations, sums, the residual stream,
 /// losses, gradients, parameters in training, the optimizer) is f32 in any case.
@@ -17,6 +17,16 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// A matrix as the right factor of many products: packed into `room`, of [`PackedColumns::len`] numbers, or as it is.
+    pub(super) fn right<'a>(self, matrix: Matrix<'a>, room: &'a mut [f32]) -> Right<'a> {
+        if self == Self::F32 {
+            return matrix.into();
+        }
+        let pairs = as_pairs(room);
+        pack_columns(matrix, pairs, matrix.rows().div_ceil(2) * PANEL);
+        PackedColumns::new(pairs, matrix.rows(), matrix.columns()).into()
+    }
+
     /// `output = left * right` on the CPU, or added to what is in `output`; rows of `output` are `stride` apart. Each number
     /// is one chain, which depends on nothing but its factors. Those of bf16 may be packed.
     pub(super) fn multiply<'a>(

@@ -114,11 +114,6 @@ impl Shape {
         (self.heads + self.key_value_heads) * self.head_dim
     }
 
-    /// Numbers in one block of transposed keys (or values): `[key_value_heads, head_dim, BLOCK]`.
-    pub(super) fn transposed_block(&self) -> usize {
-        self.key_value_heads * self.head_dim * BLOCK
-    }
-
     /// All blocks, in the order of rows.
     pub(super) fn places(self) -> impl Iterator<Item = Place> {
         (0..self.batch).flat_map(move |sequence| {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{head::HeadBuffers, packed_weights::PackedWeights, shape::Shape};
+use super::{Precision, head::HeadBuffers, keys_values, packed_weights::PackedWeights, shape::Shape};
 
 /// What the forward pass of training leaves of each layer for the backward pass. The results are the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ pub(super) struct State {
     pub(super) input: Vec<f32>,
     /// Rotated queries and keys, and values, `[rows, projected]`.
     pub(super) projected: Vec<f32>,
-    /// Keys by block, `[batch, blocks, key_value_heads, head_dim, BLOCK]`.
+    /// Keys by block ([`keys_values`]).
     pub(super) keys: Vec<f32>,
-    /// Values in the same form.
+    /// Values likewise.
     pub(super) values: Vec<f32>,
 }
 
@@ -92,21 +92,21 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Sizes the buffers of a forward pass over so many layers; for scoring nothing is kept of them.
-    pub(super) fn prepare(&mut self, shape: &Shape, layers: usize, kept: Option<Activations>) {
+    pub(super) fn prepare(&mut self, shape: &Shape, precision: Precision, layers: usize, kept: Option<Activations>) {
         let rows = shape.rows();
         let keep = kept == Some(Activations::Keep);
         self.inputs.resize_with(if kept == Some(Activations::Recompute) { layers } else { 0 }, Vec::new);
         for input in &mut self.inputs {
             input.resize(rows * shape.hidden, 0.0);
         }
-        let transposed = shape.batch * shape.blocks() * shape.transposed_block();
+        let keys_values = shape.batch * shape.blocks() * keys_values::block_len(shape, precision);
         self.states.resize_with(if keep { layers + 1 } else { 2 }, State::default);
         self.saved.resize_with(if keep { layers } else { 1 }, Saved::default);
         for state in &mut self.states {
             state.input.resize(rows * shape.hidden, 0.0);
             state.projected.resize(rows * shape.projected(), 0.0);
-            state.keys.resize(transposed, 0.0);
-            state.values.resize(transposed, 0.0);
+            state.keys.resize(keys_values, 0.0);
+            state.values.resize(keys_values, 0.0);
         }
         for saved in &mut self.saved {
             saved.attended.resize(rows * shape.attended(), 0.0);

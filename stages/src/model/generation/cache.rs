@@ -55,7 +55,7 @@ impl Cache {
     /// Adds the pages that `count` more positions need.
     pub(super) fn reserve(&mut self, shape: &Shape, count: usize) {
         let pages = (self.length + count).div_ceil(BLOCK);
-        let size = shape.transposed_block();
+        let size = shape.key_value_heads * shape.head_dim * BLOCK;
         for layer in &mut self.layers {
             layer.resize_with(pages, || Page { keys: vec![0.0; size], values: vec![0.0; size] });
         }

@@ -10,7 +10,7 @@ use super::{
         Model, ModelError, Precision,
         attention::{self, Queries, STRIDE},
         feed::FeedOutput,
-        kernels::{self, Matrix},
+        kernels::{self, Matrix, Right},
         layout::BlockLayout,
         packed_weights::Weights,
         rope::RopeTables,
@@ -203,11 +203,11 @@ fn attend(shape: &Shape, pages: &[Page], first: usize, projected: &[f32], attend
         let together = |positions: &Range<usize>| positions.len().min(BLOCK - positions.start % BLOCK);
         let key = |positions: Range<usize>| {
             let keys = &pages[positions.start / BLOCK].keys[start + positions.start % BLOCK..];
-            Matrix::new(keys, head_dim, together(&positions), BLOCK)
+            Right::from(Matrix::new(keys, head_dim, together(&positions), BLOCK))
         };
         let value = |positions: Range<usize>| {
             let values = &pages[positions.start / BLOCK].values[start + positions.start % BLOCK * head_dim..];
-            Matrix::new(values, together(&positions), head_dim, head_dim)
+            Right::from(Matrix::new(values, together(&positions), head_dim, head_dim))
         };
         let matrix = Matrix::new(&projected[head * head_dim..], rows, head_dim, width);
         let queries = Queries { matrix, first, precision: Precision::F32 };

@@ -18,7 +18,10 @@ mod product;
 mod tests;
 mod tile;
 
-use pulp::{Arch, bytemuck::cast_slice_mut};
+use pulp::{
+    Arch,
+    bytemuck::{cast_slice, cast_slice_mut},
+};
 
 use super::dispatch::chosen;
 pub(in crate::model) use bf16::{Left, PANEL, PackedColumns, PackedRows, Right};
@@ -101,6 +104,11 @@ pub(in crate::model) fn multiply_bf16(
 /// Numbers as room for pairs.
 pub(in crate::model) fn as_pairs(numbers: &mut [f32]) -> &mut [u32] {
     cast_slice_mut(numbers)
+}
+
+/// Pairs in such room.
+pub(in crate::model) fn pairs(numbers: &[f32]) -> &[u32] {
+    cast_slice(numbers)
 }
 
 /// Rounds a left factor to bf16, into [`PackedRows::len`] pairs.

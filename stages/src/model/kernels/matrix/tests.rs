@@ -93,7 +93,7 @@ type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32, &'sta
 
 const FORMS: [Form; 2] = [
     ("f32", |number| number, exact, &[multiply_with]),
-    ("bf16", bf16, by_pairs, &[plain, packed_left, packed_right, packed]),
+    ("bf16", bf16, by_pairs, &[plain, packed_left, packed_right, packed_right_in_blocks, packed]),
 ];
 
 fn plain(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
@@ -111,6 +111,28 @@ fn packed_right(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>,
     pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
     let right = PackedColumns::new(&pairs, right.rows, right.columns);
     multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+}
+
+/// Rows of the right factor in blocks with room between them, and so its panels.
+fn packed_right_in_blocks(
+    arch: Arch,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    const ROWS: usize = 6;
+    let panel = ROWS / 2 * PANEL + 16;
+    let apart = right.columns.div_ceil(PANEL) * panel + 32;
+    let mut pairs = vec![1; right.rows.div_ceil(ROWS) * apart];
+    for first in (0..right.rows).step_by(ROWS) {
+        let block =
+            Matrix { data: &right.data[first * right.row_stride..], rows: ROWS.min(right.rows - first), ..right };
+        pack_columns_with(arch, block, &mut pairs[first / ROWS * apart..], panel);
+    }
+    let blocks = PackedColumns::new(&pairs, right.rows, right.columns).panels_apart(panel).in_blocks(ROWS, apart);
+    multiply_bf16_with(arch, output, stride, left.into(), blocks.into(), accumulate);
 }
 
 /// Both factors, a part of the rows of one and of the sums after the other.

@@ -86,6 +86,24 @@ impl<'a> From<PackedColumns<'a>> for Right<'a> {
     }
 }
 
+impl Right<'_> {
+    /// Rows; of a packed factor an odd number is filled up.
+    pub(in crate::model) fn rows(&self) -> usize {
+        match self {
+            Self::Plain(matrix) => matrix.rows,
+            Self::Packed(packed) => 2 * packed.depth,
+        }
+    }
+
+    /// Columns.
+    pub(in crate::model) fn columns(&self) -> usize {
+        match self {
+            Self::Plain(matrix) => matrix.columns,
+            Self::Packed(packed) => packed.columns,
+        }
+    }
+}
+
 /// Numbers in a row of a panel for so many columns.
 fn filled(columns: usize) -> usize {
     PANEL.min(columns.next_multiple_of(VECTOR))
@@ -123,7 +141,17 @@ impl<'a> PackedColumns<'a> {
         Self { pairs, columns, first: 0, depth, panel_stride: depth * PANEL, together: depth, apart: 0 }
     }
 
-    /// Some rows, from an even one on.
+    /// The same with so much between panels.
+    pub(in crate::model) fn panels_apart(self, panel_stride: usize) -> Self {
+        Self { panel_stride, ..self }
+    }
+
+    /// The same with rows in blocks of so many, a block `apart` after the one before.
+    pub(in crate::model) fn in_blocks(self, rows: usize, apart: usize) -> Self {
+        Self { together: rows / 2, apart, ..self }
+    }
+
+    /// Some rows, from an even one on, of a matrix whose rows are not in blocks.
     pub(in crate::model) fn of(self, rows: Range<usize>) -> Self {
         let depth = rows.len().div_ceil(2);
         Self { first: self.first + rows.start / 2, depth, together: depth, ..self }
