@@ -284,6 +284,7 @@ pub(super) fn backward(
     }
     buffers.packed.pack_columns(model, &workspace.scratch);
     let packed = &buffers.packed;
+    let is_packed = are_gradients_packed(model.precision(), &layout.head);
     let places: Vec<Place> = shape.places().collect();
     buffers.norm.clear();
     buffers.norm.resize(places.len() * norm_len, 0.0);
@@ -308,7 +309,8 @@ pub(super) fn backward(
         }
         workspace.scratch.run(tasks, |task, scratch| {
             let ((place, head_rows, cross_entropy), (logits, normalized), (output, norm_gradient)) = task;
-            let [columns, gradient, ..] = scratch.get([BLOCK * hidden, place.rows * hidden, 0, 0]);
+            let piece = if is_packed { BLOCK * IDS } else { 0 };
+            let [columns, gradient, packed_from, _] = scratch.get([BLOCK * hidden, place.rows * hidden, piece, 0]);
             let head = Head::new(model, packed, shape, place, input, normalized, columns);
             if forward == Forward::Due {
                 head_rows.fill(HeadRow::default());
@@ -328,10 +330,16 @@ pub(super) fn backward(
                 }
             }
             for piece in pieces(vocabulary) {
-                let logits = &mut logits[piece.start * BLOCK..piece.end * BLOCK];
+                let place_of_logits = &mut logits[piece.start * BLOCK..piece.end * BLOCK];
                 if forward == Forward::Read {
-                    head.logits(piece.clone(), logits);
+                    head.logits(piece.clone(), place_of_logits);
                 }
+                let logits = if is_packed {
+                    packed_from[..place_of_logits.len()].copy_from_slice(place_of_logits);
+                    &mut packed_from[..place_of_logits.len()]
+                } else {
+                    &mut *place_of_logits
+                };
                 kernels::head_gradient(logits, &log_sums, &factors);
                 for (index, factor) in factors[..place.rows].iter().enumerate() {
                     let target = ids.get(place.row + index + 1).map_or(0, |id| *id as usize);
@@ -342,6 +350,10 @@ pub(super) fn backward(
                 let weight = packed.right(model, &piece);
                 let logits = Matrix::new(logits, piece.len(), place.rows, BLOCK).transposed();
                 model.precision().multiply(gradient, hidden, logits, weight, piece.start > 0);
+                if is_packed {
+                    let logits = Matrix::new(packed_from, piece.len(), place.rows, BLOCK);
+                    pack_rows(logits, kernels::as_pairs(place_of_logits));
+                }
             }
             output.fill(0.0);
             let input = place.of(input, hidden);
@@ -368,6 +380,19 @@ pub(super) fn backward(
     for part in parts.chunks_exact(norm_len) {
         kernels::add(&mut gradients[layout.final_norm.range()], part);
     }
+}
+
+/// Whether gradients of logits are rounded where these were: nothing but products reads them then.
+fn are_gradients_packed(precision: Precision, head: &Linear) -> bool {
+    precision == Precision::Bf16 && head.bias.is_none()
+}
+
+/// Those of some ids of one piece, for a block of so many rows; those of other blocks follow.
+fn packed_gradients<'a>(logits: &'a [f32], vocabulary: usize, ids: &Range<usize>, rows: usize) -> PackedRows<'a> {
+    let first = ids.start / IDS * IDS;
+    let logits = &logits[first * BLOCK..];
+    let matrix = Matrix::new(logits, IDS.min(vocabulary - first), rows, BLOCK);
+    PackedRows::new(kernels::pairs(logits), &matrix).of(ids.start - first..ids.end - first)
 }
 
 /// Adds the gradients of the output layer's parameters for some blocks of rows, one block after the other.
@@ -400,6 +425,24 @@ fn weight_gradients(
         }
     };
     let tasks = gradients[head.weight.clone()].chunks_mut(TASK * hidden).enumerate().collect();
+    if are_gradients_packed(precision, head) {
+        let (len, vocabulary) = (PackedColumns::len(BLOCK, hidden), shape.vocabulary);
+        return scratch.run(tasks, |(task, target), _| {
+            let ids = task * TASK..task * TASK + target.len() / hidden;
+            let mut first = 0;
+            // Whole blocks one after the other are one product.
+            for run in places.chunk_by(|place, next| place.rows == BLOCK && next.rows == BLOCK) {
+                let rows = run.iter().map(|place| place.rows).sum();
+                let logits = &logits[first * vocabulary * BLOCK..];
+                let logits = packed_gradients(logits, vocabulary, &ids, run[0].rows);
+                let columns = PackedColumns::new(&packed[first * len..], rows, hidden)
+                    .panels_apart(run[0].rows.div_ceil(2) * PANEL)
+                    .in_blocks(BLOCK, len);
+                precision.multiply(target, hidden, logits.blocks(run.len(), vocabulary * BLOCK), columns, true);
+                first += run.len();
+            }
+        });
+    }
     scratch.run(tasks, |(task, target), _| {
         let ids = target.len() / hidden;
         let logits = logits.chunks_exact(shape.vocabulary * BLOCK);

@@ -93,7 +93,12 @@ type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32, &'sta
 
 const FORMS: [Form; 2] = [
     ("f32", |number| number, exact, &[multiply_with]),
-    ("bf16", bf16, by_pairs, &[plain, packed_left, packed_right, packed_right_in_blocks, packed]),
+    (
+        "bf16",
+        bf16,
+        by_pairs,
+        &[plain, packed_left, packed_right, packed_right_in_blocks, packed_left_in_blocks, packed],
+    ),
 ];
 
 fn plain(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
@@ -133,6 +138,36 @@ fn packed_right_in_blocks(
     }
     let blocks = PackedColumns::new(&pairs, right.rows, right.columns).panels_apart(panel).in_blocks(ROWS, apart);
     multiply_bf16_with(arch, output, stride, left.into(), blocks.into(), accumulate);
+}
+
+/// Columns of the left factor in blocks with room between them, and the other factor whole.
+fn packed_left_in_blocks(
+    arch: Arch,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    const COLUMNS: usize = 4;
+    let count = left.columns / COLUMNS;
+    if count == 0 || !left.columns.is_multiple_of(COLUMNS) {
+        return packed_right(arch, output, stride, left, right, accumulate);
+    }
+    let apart = PackedRows::len(left.rows, COLUMNS) + 3;
+    let mut pairs = vec![1; count * apart];
+    let block = |index: usize| {
+        let data = left.data.get(index * COLUMNS * left.column_stride..).unwrap_or_default();
+        Matrix { data, columns: COLUMNS, ..left }
+    };
+    for (index, pairs) in pairs.chunks_mut(apart).enumerate() {
+        pack_rows_with(arch, block(index), pairs);
+    }
+    let left = PackedRows::new(&pairs, &block(0)).blocks(count, apart);
+    let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
+    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    let right = PackedColumns::new(&pairs, right.rows, right.columns);
+    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
 }
 
 /// Both factors, a part of the rows of one and of the sums after the other.

@@ -27,6 +27,9 @@ pub(in super::super) trait Arithmetic: Copy {
     /// Adds to each sum the products of both numbers of a pair, the second ones first.
     fn add_products(self, left: Self::Pairs, right: Self::Pairs, sums: Self::Sums) -> Self::Sums;
 
+    /// Asks for pairs that will be read soon; any address will do.
+    fn prefetch(self, pairs: *const u32);
+
     /// Rounds numbers that follow one another to pairs. Their count is even.
     fn round(self, numbers: &[f32], pairs: &mut [u32]);
 
@@ -101,6 +104,9 @@ impl<S: Simd> Arithmetic for Emulated<S> {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u32) {}
+
+    #[inline(always)]
     fn round(self, numbers: &[f32], pairs: &mut [u32]) {
         let (numbers, _) = numbers.as_chunks::<2>();
         for ([first, second], pair) in numbers.iter().zip(pairs) {
@@ -136,9 +142,9 @@ pub(super) use native::Native;
 mod native {
     use std::{
         arch::x86_64::{
-            __m256bh, __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
-            _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_or_si512, _mm512_set1_epi32,
-            _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
+            __m256bh, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_cvtepu16_epi32,
+            _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_or_si512,
+            _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
         },
         mem::transmute,
     };
@@ -206,6 +212,12 @@ mod native {
             unsafe {
                 _mm512_dpbf16_ps(sums, transmute::<__m512i, __m512bh>(left), transmute::<__m512i, __m512bh>(right))
             }
+        }
+
+        #[inline(always)]
+        fn prefetch(self, pairs: *const u32) {
+            // SAFETY: nothing is read, so any address is allowed.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(pairs.cast()) };
         }
 
         #[inline(always)]

@@ -31,6 +31,9 @@ pub(in crate::model) struct PackedRows<'a> {
     depth: usize,
     row_stride: usize,
     pair_stride: usize,
+    /// How many pairs lie together, and from the first of these to the first of the next.
+    together: usize,
+    apart: usize,
 }
 
 /// A right factor rounded to pairs along the inner index: panels of [`PANEL`] columns, with a row of numbers for each pair.
@@ -119,7 +122,12 @@ impl<'a> PackedRows<'a> {
     pub(in crate::model) fn new(pairs: &'a [u32], matrix: &Matrix<'_>) -> Self {
         let (rows, depth) = (matrix.rows, matrix.columns.div_ceil(2));
         let (row_stride, pair_stride) = if matrix.column_stride == 1 { (depth, 1) } else { (1, rows) };
-        Self { pairs, rows, depth, row_stride, pair_stride }
+        Self { pairs, rows, depth, row_stride, pair_stride, together: depth, apart: 0 }
+    }
+
+    /// So many blocks of as many columns as the matrix has, an even number, a block `apart` after the one before.
+    pub(in crate::model) fn blocks(self, count: usize, apart: usize) -> Self {
+        Self { depth: count * self.depth, apart, ..self }
     }
 
     /// Some of its rows.
@@ -265,9 +273,13 @@ impl Call for PackedProduct<'_> {
 impl PackedProduct<'_> {
     #[inline(always)]
     fn run<A: Arithmetic>(&mut self, arithmetic: A, buffers: &mut Buffers) {
-        let PackedColumns { depth, together, .. } = self.right;
-        // Rows in blocks stay together.
-        let most = if together < depth { depth } else { PAIRS };
+        let depth = self.right.depth;
+        let left_together = match self.left {
+            Left::Plain(_) => depth,
+            Left::Packed(packed) => packed.together,
+        };
+        // Blocks stay together.
+        let most = if self.right.together.min(left_together) < depth { depth } else { PAIRS };
         for pairs in even(depth, most) {
             for rows in even(self.rows, ROWS) {
                 let left = match self.left {
@@ -279,7 +291,15 @@ impl PackedProduct<'_> {
                         let pack = PackRows { matrix, rows, pairs, target: &mut *target };
                         let (row_stride, pair_stride) = pack.apart();
                         arithmetic.vectorize(pack);
-                        PackedRows { pairs: target, rows: count, depth, row_stride, pair_stride }
+                        PackedRows {
+                            pairs: target,
+                            rows: count,
+                            depth,
+                            row_stride,
+                            pair_stride,
+                            together: depth,
+                            apart: 0,
+                        }
                     }
                 };
                 self.tiles(arithmetic, left, rows.start, &pairs, &mut buffers.edge);
@@ -298,6 +318,10 @@ impl PackedProduct<'_> {
         edge: &mut Vec<f32>,
     ) {
         let PackedColumns { pairs: data, columns, first, panel_stride, together, apart, .. } = self.right;
+        // Blocks of both factors have the same size, if both are in blocks.
+        let size = together.min(left.together).min(pairs.len());
+        // A long left factor comes from far away.
+        let is_streamed = matches!(self.left, Left::Packed(_)) && left.pair_stride == 1;
         let (depth, accumulate, stride) = (pairs.len(), self.accumulate || pairs.start > 0, self.stride);
         for panel in 0..columns.div_ceil(PANEL) {
             let right_row = self.right.width(panel);
@@ -314,8 +338,10 @@ impl PackedProduct<'_> {
                         right: &data[vectors.start * A::LANES..],
                         right_row,
                         depth,
-                        together: together.min(depth),
-                        apart,
+                        together: size,
+                        left_apart: if size < left.together { size * left.pair_stride } else { left.apart },
+                        right_apart: if size < together { size * right_row } else { apart },
+                        ahead: if is_streamed { tile.len() * left.row_stride } else { 0 },
                     };
                     let output = &mut self.output[(first_row + tile.start) * stride + column..];
                     if count == width {
@@ -342,7 +368,7 @@ impl PackedProduct<'_> {
 }
 
 impl PackedRows<'_> {
-    /// Without the first pairs of each row.
+    /// Without the first pairs of each row, which are not in blocks unless there are none to skip.
     fn skip(self, pairs: usize) -> Self {
         Self { pairs: &self.pairs[pairs * self.pair_stride..], depth: self.depth - pairs, ..self }
     }

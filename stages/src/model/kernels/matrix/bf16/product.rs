@@ -149,7 +149,18 @@ fn tiles<A: Arithmetic>(
         let right_row = panel.len() * A::LANES;
         for tile in even(rows, most_rows::<A>(panel.len())) {
             let left = &left[tile.start * left_row..];
-            let operands = Operands { left, left_row, left_pair, right, right_row, depth, together: depth, apart: 0 };
+            let operands = Operands {
+                left,
+                left_row,
+                left_pair,
+                right,
+                right_row,
+                depth,
+                together: depth,
+                left_apart: 0,
+                right_apart: 0,
+                ahead: 0,
+            };
             let output = &mut output[tile.start * stride + panel.start * A::LANES..];
             let target = Target { output, stride, accumulate };
             multiply_tile(arithmetic, tile.len(), panel.len(), operands, target);

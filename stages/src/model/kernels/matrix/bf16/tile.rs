@@ -14,9 +14,12 @@ pub(super) struct Operands<'a> {
     pub(super) right_row: usize,
     /// How many pairs there are, at least 1.
     pub(super) depth: usize,
-    /// Pairs whose rows follow one another in `right`; the next so many begin `apart` after the first of these.
+    /// Pairs whose rows follow one another in both; the next so many begin so much after the first of these.
     pub(super) together: usize,
-    pub(super) apart: usize,
+    pub(super) left_apart: usize,
+    pub(super) right_apart: usize,
+    /// How far from the rows those lie that come next, as many; zero if they need not be asked for.
+    pub(super) ahead: usize,
 }
 
 /// Where a tile's numbers go.
@@ -79,11 +82,15 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
     #[inline(always)]
     fn call<A: Arithmetic>(self, arithmetic: A) {
         let Self { operands, target: Target { output, stride, accumulate } } = self;
-        let Operands { left, left_row, left_pair, right, right_row, depth, together, apart } = operands;
+        let Operands { left, left_row, left_pair, right, right_row, depth, together, .. } = operands;
+        let Operands { left_apart, right_apart, ahead, .. } = operands;
         let width = VECTORS * A::LANES;
-        let last = (depth - 1) / together * apart + (depth - 1) % together * right_row;
-        assert!(depth <= together || together * right_row <= apart, "pairs follow one another");
-        assert!((ROWS - 1) * left_row + (depth - 1) * left_pair < left.len(), "the tile's rows");
+        let (blocks, pairs) = ((depth - 1) / together, (depth - 1) % together);
+        let left_last = (ROWS - 1) * left_row + blocks * left_apart + pairs * left_pair;
+        let last = blocks * right_apart + pairs * right_row;
+        let is_ordered = together * left_pair <= left_apart && together * right_row <= right_apart;
+        assert!(blocks == 0 || is_ordered, "pairs follow one another");
+        assert!(left_last < left.len(), "the tile's rows");
         assert!(width <= right_row && last + width <= right.len(), "the tile's columns");
         assert!((ROWS - 1) * stride + width <= output.len(), "the tile's place");
         let (left, right, output) = (left.as_ptr(), right.as_ptr(), output.as_mut_ptr());
@@ -94,6 +101,8 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
             if accumulate {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
+                        // The next tile's, most often.
+                        arithmetic.prefetch(output.wrapping_add((ROWS + row) * stride + vector * A::LANES).cast());
                         let from = output.add(row * stride + vector * A::LANES);
                         *sum = arithmetic.begin(from.cast::<A::Sums>().read_unaligned());
                     }
@@ -101,8 +110,10 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
             }
             let mut first = 0;
             while first < depth {
-                let (left, right) = (left.add(first * left_pair), right.add(first / together * apart));
+                let block = first / together;
+                let (left, right) = (left.add(block * left_apart), right.add(block * right_apart));
                 for pair in 0..together.min(depth - first) {
+                    arithmetic.prefetch(left.wrapping_add(ahead + pair * ROWS));
                     let mut columns = [arithmetic.splat(0); VECTORS];
                     for (vector, column) in columns.iter_mut().enumerate() {
                         *column = right.add(pair * right_row + vector * A::LANES).cast::<A::Pairs>().read_unaligned();
