@@ -142,6 +142,19 @@ impl Client {
         }
     }
 
+    /// A piece of an object, received on a thread of its own; `None` if there is no object.
+    pub(super) async fn get_piece(&self, object: &str, range: Range<u64>) -> Result<Option<Bytes>, RemoteError> {
+        let (_, path) = self.at(object)?;
+        let store = Arc::clone(&self.open()?.store);
+        let piece = tokio::spawn(async move { store.get_range(&path, range).await });
+        let piece = piece.await.map_err(|source| Error::JoinError { source });
+        match piece.and_then(|piece| piece) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", object, &error)),
+        }
+    }
+
     /// Creates an object, if there is none of that name.
     pub(super) async fn create(&self, object: &str, bytes: Vec<u8>) -> Result<Created, RemoteError> {
         let (store, path) = self.at(object)?;
@@ -166,6 +179,11 @@ impl Client {
         let (store, path) = self.at(object)?;
         let upload = store.put_multipart(&path).await.map_err(|error| self.failed("write", object, &error))?;
         Ok(WriteMultipart::new_with_chunk_size(upload, piece_of(size) as usize))
+    }
+
+    /// Counts a piece of a large object, or its end.
+    pub(super) fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An error of a large object on its way.

@@ -171,10 +171,11 @@ impl Remote {
 
     /// The same, unless it was asked a moment ago.
     pub fn refresh_now_and_then(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
-        if self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH) {
-            return Ok(Vec::new());
-        }
-        self.refresh(store)
+        if self.is_fresh() { Ok(Vec::new()) } else { self.refresh(store) }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH)
     }
 
     /// What is known here of the result of an action, without a request.

@@ -6,6 +6,8 @@ use std::{
     io::{self, Write},
     ops::Range,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use futures_util::{StreamExt, stream};
@@ -22,6 +24,8 @@ use crate::{
 
 /// So many packs and large objects are on their way at the same time.
 const OBJECTS_AT_ONCE: usize = 4;
+/// So many results are taken in at the same time.
+const ADMITTED_AT_ONCE: usize = 16;
 
 /// What came of fetching results.
 #[derive(Debug, Default)]
@@ -103,17 +107,11 @@ impl Remote {
         }
         let wanted = wanted(store, &jobs)?;
         let failed = if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(&wanted))? };
-        for Job { known, incoming } in jobs {
-            let key = known.record.key;
-            let trouble = incoming.manifest().files().iter().find_map(|entry| failed.get(&entry.digest));
-            match trouble {
-                None => match store.admit(incoming, &known.record) {
-                    Ok(()) => pulled.fetched.push(key),
-                    // What this machine had before has lost files, so that this one stands in its place.
-                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => pulled.fetched.push(key),
-                    Err(StoreError::Nondeterministic(two)) => pulled.missing.push((key, two.to_string())),
-                    Err(error) => return Err(error.into()),
-                },
+        let mut whole = Vec::new();
+        for job in jobs {
+            let key = job.known.record.key;
+            match job.incoming.manifest().files().iter().find_map(|entry| failed.get(&entry.digest)) {
+                None => whole.push(job),
                 Some(Trouble::Lost(problem)) => {
                     self.lose(store, key);
                     pulled.missing.push((key, problem.clone()));
@@ -124,6 +122,7 @@ impl Remote {
                 }
             }
         }
+        admit(store, whole, &mut pulled)?;
         let came = wanted.iter().filter(|(digest, _)| !failed.contains_key(digest));
         pulled.bytes = came.map(|(_, wanted)| wanted.size).sum();
         Ok(pulled)
@@ -231,10 +230,7 @@ impl Remote {
         let mut pieces = stream::iter(starts)
             .map(|start| {
                 let object = &object;
-                async move {
-                    let range = start..(start + PIECE).min(wanted.size);
-                    self.client.get_ranges(object, &[range]).await
-                }
+                async move { self.client.get_piece(object, start..(start + PIECE).min(wanted.size)).await }
             })
             .buffered(AT_ONCE);
         let mut file = File::create(first).map_err(|error| unwritten(first, &error))?;
@@ -242,10 +238,8 @@ impl Remote {
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| Trouble::Unreachable(error.to_string()))?;
             let piece = piece.ok_or_else(|| Trouble::Lost(format!("object {digest} is no longer there")))?;
-            for bytes in piece {
-                hasher.update_rayon(&bytes);
-                file.write_all(&bytes).map_err(|error| unwritten(first, &error))?;
-            }
+            hasher.update_rayon(&piece);
+            file.write_all(&piece).map_err(|error| unwritten(first, &error))?;
         }
         if Digest::from(hasher.finalize()) != *digest {
             // It goes with the folder that it lies in.
@@ -253,6 +247,38 @@ impl Remote {
         }
         others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
     }
+}
+
+/// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together.
+fn admit(store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) -> Result<(), RemoteError> {
+    let threads = jobs.len().min(ADMITTED_AT_ONCE);
+    let (jobs, taken) = (Mutex::new(jobs), Mutex::new((pulled, Ok(()))));
+    let work = || {
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(Job { known, incoming }) = job else { return };
+            let key = known.record.key;
+            let admitted = store.admit(incoming, &known.record);
+            let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+            match admitted {
+                Ok(()) => taken.0.fetched.push(key),
+                // What this machine had before has lost files, so that this one stands in its place.
+                Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.0.fetched.push(key),
+                Err(StoreError::Nondeterministic(two)) => taken.0.missing.push((key, two.to_string())),
+                Err(error) => {
+                    taken.1 = Err(error.into());
+                    return;
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    taken.into_inner().unwrap_or_else(PoisonError::into_inner).1
 }
 
 /// The content that is not here.

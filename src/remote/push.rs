@@ -84,10 +84,11 @@ impl Remote {
     /// Gives results to the remote store, in as few requests as it takes.
     pub fn push(&self, store: &Store, keys: &[Key]) -> Result<Pushed, RemoteError> {
         let mut pushed = Pushed::default();
-        let ((), problems) = self.with_index(store, async |index| {
-            if index.number() == 0 { index.refresh(&self.client, false).await } else { Ok(()) }
-        })?;
-        pushed.problems = problems;
+        // What this machine remembers may not be so any more, and nobody would know that a result is not there.
+        if !self.is_fresh() {
+            let read = self.with_index(store, async |index| index.refresh(&self.client, false).await);
+            pushed.problems = read?.1;
+        }
         let mut offers = Vec::new();
         let lost = self.state().lost.clone();
         for &key in keys.iter().collect::<std::collections::BTreeSet<_>>() {
@@ -265,6 +266,7 @@ impl Remote {
                 (Ok(0), Ok(())) => break,
                 (Ok(_), Ok(())) => {
                     hasher.update_rayon(&bytes);
+                    self.client.count();
                     upload.put(Bytes::from(bytes));
                 }
                 (Err(problem), _) => {
@@ -282,6 +284,7 @@ impl Remote {
             let _ = upload.abort().await;
             return Err(spoilt(&entry.digest));
         }
+        self.client.count();
         upload.finish().await.map(drop).map_err(|error| self.client.unwritten(&object, &error).to_string())
     }
 }

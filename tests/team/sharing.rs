@@ -33,6 +33,18 @@ fn what_one_machine_gives_another_one_gets_byte_by_byte() {
 }
 
 #[test]
+fn a_store_that_was_emptied_is_noticed_and_filled_again() {
+    let team = Team::in_a_folder();
+    let (first, second) = (team.machine(CHAIN), team.machine(CHAIN));
+    first.run_alone();
+    first.store("push");
+    let root = team.files("segments")[0].ancestors().nth(2).unwrap().to_owned();
+    std::fs::remove_dir_all(root).unwrap();
+    assert_eq!(first.store("push").1["stored"], 3);
+    assert_eq!(second.store("pull").1["fetched"], 3);
+}
+
+#[test]
 fn a_thousand_small_results_take_few_requests() {
     let Some(team) = Team::in_a_bucket() else { return };
     let stages = &[THOUSAND];
