@@ -3,6 +3,7 @@
     python benches/engine.py                            all cases, 2 rounds
     python benches/engine.py --cases "score 15m 2048 1" --rounds 3
     python benches/engine.py --preload /usr/lib/x86_64-linux-gnu/libjemalloc.so.2
+    python benches/engine.py --cases "recompute 1b 8192 1 bf16 cuda" --features cuda
 
 Run it from the repository with a Python that has PyTorch; it builds the other side itself. Each figure is the better
 round of a median over repetitions. `others` is how many cores other processes used meanwhile: above 0.1 the figure
@@ -27,26 +28,43 @@ CASES += [f"{case} bf16" for case in CASES if not case.startswith("decode")]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def build():
+def build(features):
     """Builds the benchmark and answers its path."""
     command = ["cargo", "bench", "--workspace", "--bench", "engine", "--no-run", "--message-format=json"]
+    command += ["--features", features] if features else []
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     built = [message for message in map(json.loads, lines) if message.get("target", {}).get("name") == "engine"]
     return next(message["executable"] for message in built if message.get("executable"))
 
 
+def device_mib():
+    """What all processes have of the first device's memory, its driver's part included."""
+    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(query, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def run(command, environment):
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    return json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
+    """What a side prints; on a device its peak is that of the device's memory, looked at by both sides' parent."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    before = peak = device_mib() if command[-1] == "cuda" else 0
+    while command[-1] == "cuda" and process.poll() is None:
+        peak = max(peak, device_mib())
+    output = process.communicate()[0]
+    if process.returncode != 0:
+        return None
+    found = json.loads(output.splitlines()[-1])
+    return {**found, "peak_mib": peak - before} if command[-1] == "cuda" else found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH [bf16], quoted")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH [bf16] [cuda], quoted")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--features", help="features of cargo that the program is built with, such as cuda")
+    parser.add_argument("--program", help="a program that was built before, instead of building one")
     parser.add_argument("--preload", help="an allocator for PyTorch, such as jemalloc's shared library")
     options = parser.parse_args()
-    ours = [build()]
+    ours = [options.program or build(options.features)]
     theirs = [sys.executable, str(ROOT / "benches" / "engine_torch.py")]
     plain = dict(os.environ)
     preloaded = {**plain, "LD_PRELOAD": options.preload} if options.preload else plain
@@ -68,7 +86,7 @@ def main():
         ours_, theirs_ = best["ours"], best["theirs"]
         speed = ours_["tokens_per_second"] / theirs_["tokens_per_second"]
         task, *_ = case.split()
-        ratios.setdefault(f"{task}{' bf16' * case.endswith('bf16')}", []).append(speed)
+        ratios.setdefault(" ".join([task, *case.split()[4:]]), []).append(speed)
         print(
             f"| {case} | {ours_['tokens_per_second']:.0f} | {theirs_['tokens_per_second']:.0f} | {speed:.2f}"
             f" | {ours_['peak_mib']} | {theirs_['peak_mib']} | {ours_['peak_mib'] / theirs_['peak_mib']:.2f}"

@@ -1,8 +1,9 @@
 """The PyTorch side of `engine.py`: the same shapes and tasks, eager, with scaled_dot_product_attention.
 
-    python engine_torch.py TASK MODEL LENGTH BATCH [bf16]
+    python engine_torch.py TASK MODEL LENGTH BATCH [bf16] [cuda]
 
-With `bf16`, scoring has the whole model in it, and training has autocast over parameters in f32. Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
+With `bf16`, scoring and decoding have the whole model in it, and training has autocast over parameters in f32.
+`recompute` trains with a checkpoint at each layer. Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
 and values that is allocated once and written in place.
 """
 
@@ -14,12 +15,14 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 512
 DECODED = 64  # tokens that one repetition of `decode` appends
 BUDGET, LEAST = 10.0, 3
 #        hidden, layers, heads, key-value heads, intermediate, vocabulary
-SHAPES = {"15m": (288, 6, 6, 6, 768, 32_000), "135m": (576, 30, 9, 3, 1536, 49_152)}
+SHAPES = {"15m": (288, 6, 6, 6, 768, 32_000), "135m": (576, 30, 9, 3, 1536, 49_152),
+          "1b": (2048, 16, 32, 8, 8192, 128_256), "8b": (4096, 32, 32, 8, 14_336, 128_256)}
 
 
 class Layer(nn.Module):
@@ -72,11 +75,15 @@ class Model(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, ids, caches=None, start=0):
+    def forward(self, ids, caches=None, start=0, recompute=False):
         x = self.embedding(ids)
-        end = start + ids.shape[1]
+        angles = (table[start : start + ids.shape[1]].to(x.dtype) for table in (self.cos, self.sin))
+        cos, sin = angles
         for layer, cache in zip(self.layers, caches or [None] * len(self.layers)):
-            x = layer(x, self.cos[start:end], self.sin[start:end], cache, start)
+            if recompute:
+                x = checkpoint(layer, x, cos, sin, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, cache, start)
         return self.norm(x)
 
 
@@ -88,10 +95,10 @@ def score(model, ids):
             functional.cross_entropy(logits.float(), targets[start : start + CHUNK], reduction="none")
 
 
-def train(model, optimizer, ids, rounded):
+def train(model, optimizer, ids, rounded, recompute):
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
-        logits = model(ids)[:, :-1] @ model.embedding.weight.T
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=rounded):
+        logits = model(ids, recompute=recompute)[:, :-1] @ model.embedding.weight.T
     functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -102,8 +109,9 @@ class Decoding:
         self.model, self.length = model, ids.shape[1]
         layer = model.layers[0]
         shape = (2, len(ids), layer.kv_heads, self.length + DECODED, layer.width)
+        kind = {"dtype": model.embedding.weight.dtype, "device": ids.device}
         with torch.inference_mode():
-            self.caches = [torch.zeros(shape) for _ in model.layers]
+            self.caches = [torch.zeros(shape, **kind) for _ in model.layers]
             self.first = self.best(ids, 0)
 
     def best(self, ids, start):
@@ -122,12 +130,17 @@ def machine_seconds():
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(work):
-    work()
+def measure(work, device):
+    def work_and_wait():
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    work_and_wait()
     seconds, started, busy, own = [], time.perf_counter(), machine_seconds(), time.process_time()
     while len(seconds) < LEAST or time.perf_counter() - started < BUDGET:
         before = time.perf_counter()
-        work()
+        work_and_wait()
         seconds.append(time.perf_counter() - before)
     wall = time.perf_counter() - started
     others = max(0.0, machine_seconds() - busy - (time.process_time() - own)) / wall
@@ -138,19 +151,20 @@ def main():
     task, name, length, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    rounded = sys.argv[5:] == ["bf16"]
-    model = Model(name, length + DECODED)
-    ids = torch.randint(0, SHAPES[name][5], (batch, length))
+    rounded, device = "bf16" in sys.argv[5:], "cuda" if "cuda" in sys.argv[5:] else "cpu"
+    with torch.device(device):
+        model = Model(name, length + DECODED)
+        ids = torch.randint(0, SHAPES[name][5], (batch, length))
+    if rounded and task in ("score", "decode"):
+        model.bfloat16()
     if task == "score":
-        if rounded:
-            model.bfloat16()
         work = lambda: score(model, ids)
     elif task == "decode":
         work = Decoding(model, ids)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-        work = lambda: train(model, optimizer, ids, rounded)
-    seconds, repetitions, others = measure(work)
+        work = lambda: train(model, optimizer, ids, rounded, task == "recompute")
+    seconds, repetitions, others = measure(work, device)
     peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
     print(json.dumps({
         "tokens_per_second": batch * (DECODED if task == "decode" else length) / seconds, "repetitions": repetitions, "peak_mib": peak, "others": others,

@@ -5,29 +5,33 @@
 //!     cargo bench --workspace --bench engine -- recompute 135m 2048 1
 //!     cargo bench --workspace --bench engine -- decode 135m 512 1
 //!     cargo bench --workspace --bench engine -- score 15m 2048 1 bf16
+//!     cargo bench --workspace --features cuda --bench engine -- recompute 1b 32768 1 bf16 cuda
 //!
-//! With `bf16` the factors of products are rounded to it.
+//! With `bf16` the factors of products are rounded to it; with `cuda` it runs on the first CUDA device.
 //! `recompute` trains with activation checkpointing, `lora` an adapter of rank 16 on all matrices, `lora-recompute` both.
+//! On a device there is `host`, too: as `recompute`, with the optimizer on the host and its moments in 8 bits.
 //! `decode` appends [`DECODED`] tokens to prompts of LENGTH; it counts and times these alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
+    cell::Cell,
     fs,
     time::{Duration, Instant},
 };
 
+use candle_core::Device;
 use serde_json::{Value, json};
 use twdag_stages::model::{
-    Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, Gradients, Model, ModelError, Precision,
-    Sampling,
+    Activations, AdamW, AdamWSettings, Adapter, AdapterSettings, Config, DeviceTraining, Generation, Gradients, Model,
+    ModelError, MomentStorage, Precision, Prompt, Sampling,
 };
 
 // As the program has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Repetitions after one to warm up: as many as fit this time, but no fewer than [`LEAST`].
+/// Repetitions after one to warm up: as many as fit this time, but no fewer than [`LEAST`], or one if it takes longer itself.
 const BUDGET: Duration = Duration::from_secs(10);
 const LEAST: usize = 3;
 
@@ -37,11 +41,18 @@ const DECODED: usize = 64;
 fn main() {
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let ([task, name, length, batch], precision) = (match &arguments[..] {
+    let (case, on_cuda) = match &arguments[..] {
+        [case @ .., device] if device == "cuda" => (case, true),
+        case => (case, false),
+    };
+    let ([task, name, length, batch], precision) = (match case {
         [case @ .., precision] if precision == "bf16" => (case, Precision::Bf16),
         case => (case, Precision::F32),
     }) else {
-        panic!("expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`, and perhaps `bf16`; found {arguments:?}");
+        panic!(
+            "expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`, and perhaps `bf16`, and perhaps `cuda`; \
+             found {arguments:?}"
+        );
     };
     let (length, batch): (usize, usize) = (length.parse().expect("a length"), batch.parse().expect("a batch"));
     let mut model = Model::initialize(config(name), 0.02, 0);
@@ -49,6 +60,7 @@ fn main() {
     let vocabulary = model.config().vocab_size as u32;
     let ids: Vec<u32> = (0..(batch * length) as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let measured = match task.as_str() {
+        _ if on_cuda => on_device(task, model, &ids, batch, precision),
         "score" => measure(|| {
             model.score(&ids, batch).expect("scores");
         }),
@@ -104,12 +116,78 @@ fn main() {
     );
 }
 
+/// The same on the first CUDA device, but for adapters, which are for the CPU alone.
+fn on_device(task: &str, mut model: Model, ids: &[u32], batch: usize, precision: Precision) -> Measured {
+    let device = Device::new_cuda(0).expect("a CUDA device");
+    let targets = ids.len() - batch;
+    match task {
+        "score" => {
+            let device =
+                DeviceTraining::with_host_optimizer(&model, &device, precision).expect("a model on the device");
+            drop(model);
+            measure(|| {
+                device.model().score(ids, batch).expect("scores");
+            })
+        }
+        "train" | "recompute" | "host" => {
+            let activations = if task == "train" { Activations::Keep } else { Activations::Recompute };
+            let moments = if task == "host" { MomentStorage::Blockwise8 } else { MomentStorage::F32 };
+            let mut optimizer = AdamW::new(&model, AdamWSettings { moments, ..AdamWSettings::default() });
+            let training = if task == "host" {
+                DeviceTraining::with_host_optimizer(&model, &device, precision)
+            } else {
+                DeviceTraining::new(&model, &optimizer, &device, precision)
+            };
+            let mut training = training.expect("a model on the device");
+            let coefficients = vec![1.0 / targets as f32; targets];
+            measure(|| {
+                let (on_device, gradients) = training.parts();
+                gradients.zero();
+                on_device.forward_backward_fixed(ids, batch, activations, &coefficients, gradients).expect("gradients");
+                let clip_factor = (1.0 / gradients.global_norm().expect("a norm")).min(1.0);
+                training.step(&mut model, &mut optimizer, 1e-4, clip_factor).expect("a step");
+                device.synchronize().expect("an idle device");
+            })
+        }
+        "decode" => {
+            let device =
+                DeviceTraining::with_host_optimizer(&model, &device, precision).expect("a model on the device");
+            drop(model);
+            let settings = Generation { tokens: DECODED + 1, stop: Vec::new(), sampling: Sampling::Greedy };
+            let prompts: Vec<_> = ids.chunks_exact(ids.len() / batch).map(|ids| Prompt { ids, stream: 0 }).collect();
+            // The prompts are read in the first `batch` looks.
+            let mut looks = 0;
+            let started = Cell::new(Instant::now());
+            let mut watch = || {
+                looks += 1;
+                if looks % (batch + DECODED) == batch {
+                    started.set(Instant::now());
+                }
+                Ok::<_, ModelError>(())
+            };
+            let mut seconds = Vec::new();
+            for _ in 0..=LEAST {
+                device.model().generate(&prompts, &settings, &mut watch).expect("texts");
+                seconds.push(started.get().elapsed().as_secs_f64());
+            }
+            seconds.remove(0);
+            seconds.sort_by(f64::total_cmp);
+            Measured { seconds: seconds[seconds.len() / 2], repetitions: seconds.len(), others: 0.0 }
+        }
+        other => {
+            panic!("unknown task `{other}` on a device, expected `score`, `train`, `recompute`, `host` or `decode`")
+        }
+    }
+}
+
 /// The shapes that both sides know.
 fn config(name: &str) -> Config {
     let (hidden, layers, heads, key_value_heads, intermediate, vocabulary) = match name {
         "15m" => (288, 6, 6, 6, 768, 32_000),
         "135m" => (576, 30, 9, 3, 1536, 49_152),
-        other => panic!("unknown model `{other}`, expected `15m` or `135m`"),
+        "1b" => (2048, 16, 32, 8, 8192, 128_256),
+        "8b" => (4096, 32, 32, 8, 14_336, 128_256),
+        other => panic!("unknown model `{other}`, expected `15m`, `135m`, `1b` or `8b`"),
     };
     let object = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
@@ -130,10 +208,12 @@ struct Measured {
 }
 
 fn measure(mut work: impl FnMut()) -> Measured {
+    let started = Instant::now();
     work();
+    let least = if started.elapsed() > BUDGET { 1 } else { LEAST };
     let mut seconds = Vec::new();
     let (started, busy, own) = (Instant::now(), machine_seconds(), own_seconds());
-    while seconds.len() < LEAST || started.elapsed() < BUDGET {
+    while seconds.len() < least || started.elapsed() < BUDGET {
         let started = Instant::now();
         work();
         seconds.push(started.elapsed().as_secs_f64());

@@ -35,6 +35,19 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     assert_eq!(class("device: Cpu(precision: Bf16)"), Some("cpu-bf16"));
     assert_eq!(class("device: Cuda()"), Some("cuda-f32"));
     assert_eq!(class("device: Cuda(precision: Bf16)"), Some("cuda-bf16"));
+    let measured = |rest: &str, score: &str| {
+        let text = format!("(tasks: {{\"n\": Needles(lengths: [64], depths: [0.5], samples: 1{score})}}, {rest})");
+        registry::find("Evaluate").unwrap().from_ron(&registry::ron_options(), &text).unwrap()
+    };
+    assert_eq!(measured("model: \"model\"", "").numeric_class(), Some("cpu-f32"));
+    assert_eq!(measured("model: \"model\", device: Cuda(precision: Bf16)", "").numeric_class(), Some("cuda-bf16"));
+    let rounded = "model: \"model\", device: Cpu(precision: Bf16)";
+    assert!(measured(rounded, "").check().is_ok());
+    let refused = measured(rounded, ", score: Generation(tokens: 4)").check().unwrap_err();
+    insta::assert_snapshot!(refused, @"setting `device` is Cpu(precision: Bf16), expected `Cpu()` or `Cuda(…)`: task `n` writes text, which the CPU does in f32 alone");
+    let found = "(tasks: {\"d\": FarTokenDetection(short: \"s\", long: \"l\", tokens: \"t\")}, device: Cuda())";
+    let found = registry::find("Evaluate").unwrap().from_ron(&registry::ron_options(), found).unwrap();
+    insta::assert_snapshot!(found.check().unwrap_err(), @"setting `device` is given, expected nothing without a `model`");
     let trained = |rest: &str| {
         let text = format!("(model: \"model\", tokens: \"tokens\", steps: 1, batch: 1, {rest})");
         registry::find("Train").unwrap().from_ron(&registry::ron_options(), &text).unwrap()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use device_support::{Expected, architectures, assert_close, devices, ids, random_llama, real_models, saved};
-use twdag_stages::model::{DeviceModel, Model, ModelError, Precision, Rope};
+use twdag_stages::model::{DeviceModel, Generation, Model, ModelError, Precision, Prompt, Rope, Sampling};
 
 fn open(folder: &std::path::Path, device: &Device, precision: Precision) -> DeviceModel {
     DeviceModel::open(folder, None, device, precision).unwrap()
@@ -46,6 +46,66 @@ fn losses_of_real_models_are_those_of_the_cpu_engine() {
             }
         }
     }
+}
+
+#[test]
+fn most_probable_tokens_are_those_of_the_cpu_engine() {
+    for device in devices() {
+        for folder in real_models() {
+            let (model, cpu) = (open(&folder, &device, Precision::F32), Model::open(&folder).unwrap());
+            let ids = ids(3 * 150, cpu.config().vocab_size);
+            let (found, expected) = (model.predict(&ids, 3).unwrap(), cpu.score(&ids, 3).unwrap());
+            assert_eq!(found.cross_entropy, model.score(&ids, 3).unwrap());
+            assert_eq!(found.argmax, expected.argmax, "{}", folder.display());
+        }
+    }
+}
+
+/// Prompts of more and of fewer tokens than a block of positions has, continued together and alone.
+#[test]
+fn texts_are_continued_as_by_the_cpu_engine() {
+    let cpu = random_llama(6, 2, 4, 2, true);
+    let folder = saved(&cpu);
+    let folders = real_models().into_iter().chain([folder.path().to_owned()]);
+    for (folder, device) in folders.flat_map(|folder| devices().into_iter().map(move |device| (folder.clone(), device)))
+    {
+        let (model, cpu) = (open(&folder, &device, Precision::F32), Model::open(&folder).unwrap());
+        let lengths = [1, 7, 511, 512, 530];
+        let prompts = lengths.map(|length| ids(length, cpu.config().vocab_size));
+        let prompts: Vec<_> =
+            prompts.iter().enumerate().map(|(number, ids)| Prompt { ids, stream: number as u64 }).collect();
+        let random = Sampling::Random { temperature: 0.7, top_k: Some(20), top_p: 0.95, seed: 3 };
+        for sampling in [Sampling::Greedy, random] {
+            let settings = Generation { tokens: 12, stop: vec![1], sampling };
+            let mut watch = || Ok::<_, ModelError>(());
+            let expected = cpu.generate(&prompts, &settings, &mut watch).unwrap();
+            let found = model.generate(&prompts, &settings, &mut watch).unwrap();
+            assert_eq!(found, expected, "{}, {sampling:?}", folder.display());
+            for (prompt, together) in prompts.iter().zip(&found) {
+                let alone = model.generate(&[*prompt], &settings, &mut watch).unwrap();
+                assert_eq!(alone[0], *together, "{}, {sampling:?}", folder.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn continuing_can_be_stopped_and_refused() {
+    let folder = saved(&random_llama(4, 2, 8, 1, true));
+    let model = open(folder.path(), &Device::Cpu, Precision::F32);
+    let settings = Generation { tokens: 5, stop: Vec::new(), sampling: Sampling::Greedy };
+    let prompts = [Prompt { ids: &[1, 2, 3], stream: 0 }];
+    let mut calls = 0;
+    let stopped = model.generate(&prompts, &settings, &mut || {
+        calls += 1;
+        if calls < 3 { Ok(()) } else { Err(ModelError::Device { problem: "stopped".to_owned() }) }
+    });
+    assert!(matches!(stopped, Err(ModelError::Device { problem }) if problem == "stopped") && calls == 3);
+    let mut watch = || Ok::<_, ModelError>(());
+    let outside = [Prompt { ids: &[1, 40], stream: 0 }];
+    insta::assert_snapshot!(model.generate(&outside, &settings, &mut watch).unwrap_err(), @"token 40 at sequence 0, position 1 is outside the model's vocabulary of 37; the tokens were made with another tokenizer");
+    let none = Generation { tokens: 0, ..settings };
+    assert_eq!(model.generate(&prompts, &none, &mut watch).unwrap()[0].ids, Vec::<u32>::new());
 }
 
 #[test]
@@ -98,16 +158,27 @@ fn another_rotary_embedding_is_followed() {
     }
 }
 
+/// On CUDA, products may give a row other bits in another place, so there it is the sequences before it that must be the same.
 #[test]
-fn a_sequence_gets_the_same_bits_alone_and_among_others() {
+fn a_sequence_gets_the_same_bits_whatever_follows_it() {
     for device in devices() {
-        for folder in architectures() {
-            let model = open(&folder, &device, Precision::F32);
+        for (folder, precision) in
+            architectures().into_iter().flat_map(|folder| [(folder.clone(), Precision::F32), (folder, Precision::Bf16)])
+        {
+            let model = open(&folder, &device, precision);
             let ids = ids(40 * 75, 23);
-            let together = model.score(&ids, 40).unwrap();
-            let alone: Vec<f32> = ids.chunks(75).flat_map(|ids| model.score(ids, 1).unwrap()).collect();
             let bits = |losses: &[f32]| losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&together) == bits(&alone), "{}", folder.display());
+            let all = bits(&model.score(&ids, 40).unwrap());
+            let what = format!("{}, {precision:?}, {device:?}", folder.display());
+            assert!(all == bits(&model.score(&ids, 40).unwrap()), "{what}: a second time");
+            for count in [1, 3, 30] {
+                let found = bits(&model.score(&ids[..count * 75], count).unwrap());
+                assert!(all[..count * 74] == found, "{what}: {count} sequences");
+            }
+            if device.is_cpu() {
+                let alone: Vec<_> = ids.chunks(75).flat_map(|ids| bits(&model.score(ids, 1).unwrap())).collect();
+                assert!(all == alone, "{what}: alone");
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ fn check(folder: &Path, length: usize, batch: usize) {
                 &mut gradients,
             )
             .unwrap();
-        assert_close(&found, &model.score(&ids, batch).unwrap(), 1e-5, &what);
+        assert_close(&found, &model.score(&ids, batch).unwrap(), 1e-4, &what);
         let values = gradients.values().unwrap();
         for tensor in cpu.layout().tensors() {
             let expected = &expected.values()[tensor.range.clone()];
@@ -156,6 +156,41 @@ fn gradients_of_bf16_products_point_the_same_way() {
             let (exact, rounded) = (gradients(Precision::F32), gradients(Precision::Bf16));
             let off = distance(&rounded, &exact);
             assert!(off > 1e-4 && off < 0.03, "{}: off by {off}", folder.display());
+        }
+    }
+}
+
+/// On CUDA by kernels of our own where these know a head's width (16 to 128), and else by candle's operations, tensor by
+/// tensor against f32 on the same device. The same bits come a second time.
+#[test]
+fn bf16_gradients_of_every_width_of_heads() {
+    for (heads, key_value_heads, head_dim) in [(4, 2, 16), (8, 2, 64), (3, 1, 80), (4, 1, 128), (2, 1, 12), (2, 1, 144)]
+    {
+        let folder = saved(&random_llama(heads, key_value_heads, head_dim, 2, false));
+        let layout = Model::open(folder.path()).unwrap().layout().clone();
+        for (device, (length, batch)) in devices()
+            .into_iter()
+            .flat_map(|device| [(3, 2), (64, 1), (129, 2), (700, 1)].map(|size| (device.clone(), size)))
+        {
+            let ids = ids(length * batch, 37);
+            let coefficients = weights(batch * (length - 1));
+            let run = |precision| {
+                let model = open(folder.path(), &device, precision);
+                let mut gradients = DeviceGradients::zeros_like(&model);
+                let losses = model
+                    .forward_backward_fixed(&ids, batch, Activations::Recompute, &coefficients, &mut gradients)
+                    .unwrap();
+                (losses, gradients.values().unwrap())
+            };
+            let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+            let what = format!("{heads} heads of {head_dim}, {batch} times {length} tokens, {device:?}");
+            assert!(run(Precision::Bf16) == rounded, "{what}: other bits");
+            assert!(distance(&rounded.0, &exact.0) < 0.02, "{what}: losses");
+            // With so few keys the gradients of queries are small differences of large numbers.
+            for tensor in layout.tensors().iter().filter(|_| length > 3) {
+                let off = distance(&rounded.1[tensor.range.clone()], &exact.1[tensor.range.clone()]);
+                assert!(off < 0.15, "{what}: {} is off by {off}", tensor.name);
+            }
         }
     }
 }

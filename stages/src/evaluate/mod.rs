@@ -15,7 +15,7 @@ pub use long_ppl::{is_key, perplexity};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ComputeDevice, ModelError, Sampling, Scoring, scoring_work},
+    model::{ComputeDevice, ModelError, Precision, Sampling, Scoring, scoring_work},
     stage::{
         Context, Estimate, FinishedPart, Kind, Numerics, Outlook, Outlooks, Part, Reference, SettingError, Split,
         StageError,
@@ -31,6 +31,9 @@ pub struct Evaluate {
     pub model: Option<Reference>,
     /// What to measure, by the name under which it is reported.
     pub tasks: indexmap::IndexMap<String, Task>,
+    /// Where the model runs. It is in the key: results of another device differ in their last digits.
+    #[serde(default, skip_serializing_if = "ComputeDevice::is_default")]
+    pub device: ComputeDevice,
 }
 
 /// One thing to measure.
@@ -242,16 +245,28 @@ impl Kind for Evaluate {
                 let expected = format!("a model: task `{name}` ({}) needs one", task.kind());
                 return Err(SettingError::new("model", "absent", expected));
             }
+            let writes = matches!(task, Task::Needles { score: NeedleScore::Generation { .. }, .. });
+            if writes && self.device.is_cpu() && self.device.precision() == Precision::Bf16 {
+                let expected =
+                    format!("`Cpu()` or `Cuda(…)`: task `{name}` writes text, which the CPU does in f32 alone");
+                return Err(SettingError::new("device", "Cpu(precision: Bf16)", expected));
+            }
+        }
+        if self.model.is_none() && !self.device.is_default() {
+            return Err(SettingError::new("device", "given", "nothing without a `model`"));
         }
         Ok(())
+    }
+
+    fn numeric_class(&self) -> Option<&'static str> {
+        Some(self.device.numeric_class())
     }
 
     fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
         let scorings: Option<Vec<Vec<Scoring>>> = self.tasks.values().map(|task| task.scorings(inputs)).collect();
         let config = self.model.as_ref().and_then(|model| inputs(model).config);
-        let work = config
-            .zip(scorings)
-            .and_then(|(config, scorings)| scoring_work(config, &scorings.concat(), ComputeDevice::default()));
+        let work =
+            config.zip(scorings).and_then(|(config, scorings)| scoring_work(config, &scorings.concat(), self.device));
         Estimate { outlook: Outlook::default(), work }
     }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     data::{read_json, write_json},
+    model::ComputeDevice,
     stage::{Context, FinishedPart, Part, Reference, Split, Stage, StageError},
 };
 
@@ -24,6 +25,7 @@ pub(super) fn split(settings: &Evaluate) -> Result<Option<Split>, StageError> {
     let parts = settings.sorted_tasks().into_iter().map(|(name, task)| {
         let mut alone = Evaluate {
             model: settings.model.clone().filter(|_| task.needs_model()),
+            device: if task.needs_model() { settings.device } else { ComputeDevice::default() },
             tasks: IndexMap::from([(name.clone(), task.clone())]),
         };
         let inputs: Vec<Reference> = alone.references().into_iter().map(|(_, reference)| reference).collect();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Evaluate, Task, choice, detection, facts, long_ppl, needles, position};
 use crate::{
     data::{sorted_json, write_json},
-    model::Model,
+    model::PlacedModel,
     stage::{Context, Reference, StageError},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Findings {
 pub(super) struct Bench<'a> {
     pub(super) context: &'a Context,
     reference: Option<&'a Reference>,
-    model: Option<Model>,
+    model: Option<PlacedModel>,
     name: &'a str,
 }
 
@@ -32,7 +32,7 @@ const UNITS: u64 = 1000;
 
 impl Bench<'_> {
     /// The model and its reference.
-    pub(super) fn model(&self) -> Result<(&Reference, &Model), StageError> {
+    pub(super) fn model(&self) -> Result<(&Reference, &PlacedModel), StageError> {
         let missing = || StageError::Bug("a task without its model".to_owned());
         Ok((self.reference.ok_or_else(missing)?, self.model.as_ref().ok_or_else(missing)?))
     }
@@ -52,7 +52,9 @@ pub(super) fn measure_all(
     context: &Context,
 ) -> Result<Vec<(String, Findings)>, StageError> {
     let model = match &settings.model {
-        Some(model) if tasks.iter().any(|(_, task)| task.needs_model()) => Some(Model::open(context.input(model)?)?),
+        Some(model) if tasks.iter().any(|(_, task)| task.needs_model()) => {
+            Some(PlacedModel::open(context.input(model)?, None, settings.device)?)
+        }
         _ => None,
     };
     let mut bench = Bench { context, reference: settings.model.as_ref(), model, name: "" };

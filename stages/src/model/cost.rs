@@ -5,11 +5,8 @@ use std::{num::NonZero, path::Path, thread};
 
 use serde_json::{Map, Value};
 
-use super::{ComputeDevice, Config, Layout, MemoryBudget, ModelError, Precision, Purpose};
+use super::{ComputeDevice, Config, Layout, MemoryBudget, ModelError, Precision, Purpose, device::device_memory};
 use crate::stage::{Outlook, Work};
-
-/// Bytes of a number in bf16.
-const BF16: u64 = 2;
 
 /// A model of which the configuration is known.
 #[derive(Debug)]
@@ -54,10 +51,8 @@ impl Cost {
         2.0 * (layers * heads * head_dim) as f64 * length as f64
     }
 
-    /// Bytes at the peak with `batch` sequences of `length` tokens at a time, in the memory of the device
-    /// if it is not the CPU. There activations are counted as on the CPU, and what is multiplied with in bf16 is
-    /// kept in bf16: instead of the parameters in f32 in scoring, beside them in training.
-    /// If the optimizer is on the host, so are the parameters that are trained and the moments.
+    /// Bytes at the peak with `batch` sequences of `length` tokens at a time, in the memory of the device if it is not the CPU.
+    /// Products in f32 on a device are counted as on the CPU: operations are candle's there, with more rows at a time.
     ///
     /// # Errors
     /// An adapter that does not fit the model.
@@ -69,24 +64,19 @@ impl Cost {
         device: ComputeDevice,
         is_optimizer_on_host: bool,
     ) -> Result<u64, ModelError> {
+        if !device.is_cpu() && device.precision() == Precision::Bf16 {
+            return Ok(device_memory(&self.config, batch as usize, length as usize, purpose, is_optimizer_on_host));
+        }
         // Of the buffers that each thread has a device has one.
         let threads = if device.is_cpu() { threads() } else { 1 };
         let (batch, length) = (batch as usize, length as usize);
         let precision = if device.is_cpu() { device.precision() } else { Precision::F32 };
         let mut budget = MemoryBudget::new(&self.config, batch, length, threads, precision, purpose)?;
-        if device.is_cpu() {
-            return Ok(budget.total());
-        }
-        budget.process = 0;
-        if device.precision() == Precision::Bf16 {
-            let rounded = BF16 * self.parameters;
-            budget.parameters = match purpose {
-                Purpose::Train { .. } if !is_optimizer_on_host => budget.parameters + rounded,
-                _ => rounded,
-            };
-        }
-        if is_optimizer_on_host {
-            budget.moments = 0;
+        if !device.is_cpu() {
+            budget.process = 0;
+            if is_optimizer_on_host {
+                budget.moments = 0;
+            }
         }
         Ok(budget.total())
     }

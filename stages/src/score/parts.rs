@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Score, WindowPlan, Windows,
-    run::{Engine, Work, score_all},
+    run::{Work, open_model, score_all},
 };
 use crate::{
     data::{ArrayKind, Item, Origin, TensorFile, TensorOut, TokenSet, groups, part_name, write_tensors},
@@ -151,7 +151,7 @@ pub(super) fn run(settings: &Score, part: &Part, context: &Context) -> Result<()
         Some(windows) => Some(WindowPlan::new(keyed.length, windows, keyed.bos, "windows.")?),
         None => None,
     };
-    let model = Engine::open(settings, context)?;
+    let model = open_model(settings, context)?;
     let losses = score_all(settings, context, (&model, &tokens, plan), &sequences, |done| {
         context.progress(done, part.size, "tokens", "");
     })?;

@@ -8,7 +8,7 @@ use std::{
 use super::{Score, WindowPlan, suits};
 use crate::{
     data::{ArrayKind, ArraySetWriter, ScoreWindows, TensorFile, TokenSet, part_name},
-    model::{ComputeDevice, Config, DeviceModel, Model, ModelError},
+    model::{Config, PlacedModel},
     stage::{Context, StageError},
 };
 
@@ -55,43 +55,13 @@ impl Work {
     }
 }
 
-/// The model, where it is to run.
-pub(super) enum Engine {
-    Cpu(Model),
-    Device(DeviceModel),
-}
-
-impl Engine {
-    pub(super) fn open(settings: &Score, context: &Context) -> Result<Self, StageError> {
-        let (folder, rope) = (context.input(&settings.model)?, settings.rope.clone());
-        Ok(match (settings.device, rope) {
-            (ComputeDevice::Cpu { precision }, rope) => {
-                let mut model = rope.map_or_else(|| Model::open(folder), |rope| Model::open_with_rope(folder, rope))?;
-                model.set_precision(precision);
-                Self::Cpu(model)
-            }
-            (device, rope) => Self::Device(DeviceModel::open(folder, rope, &device.open()?, device.precision())?),
-        })
-    }
-
-    fn config(&self) -> &Config {
-        match self {
-            Self::Cpu(model) => model.config(),
-            Self::Device(model) => model.config(),
-        }
-    }
-
-    /// Cross entropy of every target of `ids`, `[batch, length]`.
-    fn score(&self, ids: &[u32], batch: usize) -> Result<Vec<f32>, ModelError> {
-        match self {
-            Self::Cpu(model) => Ok(model.score(ids, batch)?.cross_entropy),
-            Self::Device(model) => model.score(ids, batch),
-        }
-    }
+/// Opens the model where it is to run.
+pub(super) fn open_model(settings: &Score, context: &Context) -> Result<PlacedModel, StageError> {
+    Ok(PlacedModel::open(context.input(&settings.model)?, settings.rope.clone(), settings.device)?)
 }
 
 pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError> {
-    let model = Engine::open(settings, context)?;
+    let model = open_model(settings, context)?;
     let work = Work::open(settings, context)?;
     work.check(settings, model.config(), context)?;
     let tokens = &work.tokens;
@@ -128,7 +98,7 @@ pub(super) fn run(settings: &Score, context: &Context) -> Result<(), StageError>
 pub(super) fn score_all(
     settings: &Score,
     context: &Context,
-    (model, tokens, plan): (&Engine, &TokenSet, Option<WindowPlan>),
+    (model, tokens, plan): (&PlacedModel, &TokenSet, Option<WindowPlan>),
     sequences: &[usize],
     mut tell: impl FnMut(u64),
 ) -> Result<Vec<f32>, StageError> {
@@ -153,7 +123,7 @@ pub(super) fn score_all(
 
 fn score(
     context: &Context,
-    model: &Engine,
+    model: &PlacedModel,
     tokens: &TokenSet,
     plan: Option<WindowPlan>,
     sequences: &[usize],
@@ -162,7 +132,7 @@ fn score(
     let ids = sequences.iter().map(|&sequence| tokens.sequence(sequence)).collect::<Result<Vec<_>, _>>()?;
     let mut once = |ids: &[u32], batch: usize| {
         context.check_canceled()?;
-        Ok::<_, StageError>(model.score(ids, batch)?)
+        Ok::<_, StageError>(model.cross_entropy(ids, batch)?)
     };
     let Some(plan) = plan else { return once(&ids.concat(), count) };
     let mut losses = vec![0.0; count * (tokens.length() - 1)];

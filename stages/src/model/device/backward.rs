@@ -1,14 +1,15 @@
 //! The backward pass, written out: candle's own keeps every intermediate tensor alive, and loses gradients without a word
 //! at its fused operations.
 
-use candle_core::{Result as DeviceResult, Tensor};
+use candle_core::{DType, Result as DeviceResult, Tensor};
 
 use super::{
     DeviceGradients, DeviceModel, activation,
     block::Saved,
     gradients::sum_by_id,
-    head::{chunks, of_targets, read},
+    head::{chunks, logit_gradients, of_targets, read},
     positions::Positions,
+    precision::converted,
     refused,
     structure::{Block, Feed, Linear},
 };
@@ -64,7 +65,7 @@ impl DeviceModel {
         let length = self.config.check_batch(ids, batch)?;
         let shape = Shape::new(&self.config, batch, length);
         let forward = || {
-            let positions = self.positions(length)?;
+            let positions = self.positions(length, length)?;
             let mut kept = Vec::with_capacity(self.structure.blocks.len());
             let mut stream = self.embed(ids)?;
             for block in &self.structure.blocks {
@@ -131,25 +132,21 @@ impl DeviceModel {
         let coefficients = Tensor::from_vec(coefficients, (shape.rows(), 1), &self.device)?;
         let (head, norm) = (self.structure.head, self.structure.final_norm);
         let (mut losses, mut outputs) = (Vec::new(), Vec::new());
-        for rows in chunks(shape) {
+        for rows in chunks(shape, self.precision.row_dtype(&self.device)) {
             let part = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len());
             let (output, targets, coefficients) = (part(output)?, part(&targets)?, part(&coefficients)?);
             let normalized = self.normalize(norm, &output)?;
             let logits = self.apply(head, &normalized)?;
             let reading = read(&logits, &targets)?;
+            let gradient = logit_gradients(logits, &reading, &targets, &coefficients)?;
             losses.push(reading.cross_entropy);
-            // coefficient * (soft-max - 1 at the target)
-            let probabilities = logits.broadcast_sub(&reading.log_sum)?.exp()?;
-            drop(logits);
-            let gradient =
-                probabilities.broadcast_mul(&coefficients)?.scatter_add(&targets, &coefficients.neg()?, 1)?;
             let gradient = self.linear_backward(head, &normalized, &gradient, gradients)?;
             outputs.push(self.norm_backward(norm, &output, &gradient, gradients)?);
         }
         Ok((of_targets(shape, &losses)?, Tensor::cat(&outputs, 0)?))
     }
 
-    /// Adds the gradients of a matrix that was applied to rows `x`, and gives that of the rows.
+    /// Adds the gradients of a matrix that was applied to rows `x`, and gives that of the rows, in the type of rows.
     fn linear_backward(
         &self,
         linear: Linear,
@@ -157,11 +154,12 @@ impl DeviceModel {
         gradient: &Tensor,
         gradients: &mut DeviceGradients,
     ) -> DeviceResult<Tensor> {
-        gradients.add(linear.weight, self.precision.product(&gradient.t()?, x)?)?;
         if let Some(bias) = linear.bias {
-            gradients.add(bias, gradient.sum(0)?)?;
+            gradients.add(bias, converted(gradient, DType::F32)?.sum(0)?)?;
         }
-        self.precision.product(gradient, &self.values[linear.weight])
+        let gradient = converted(gradient, self.precision.row_dtype(&self.device))?;
+        gradients.add(linear.weight, self.precision.factors_product(&gradient.t()?, x)?)?;
+        self.precision.row_product(&gradient, &self.values[linear.weight])
     }
 
     /// From the gradient of a block's output to that of its input.
@@ -196,7 +194,7 @@ impl DeviceModel {
         drop((heads, attended));
         let mut inner = self.linear_backward(block.query_key_value, &normalized, &projected, gradients)?;
         if let Some(past) = past {
-            inner = (inner + past)?;
+            inner = (converted(&inner, DType::F32)? + converted(&past, DType::F32)?)?;
         }
         stream + self.norm_backward(block.norm, &input, &inner, gradients)?
     }

@@ -7,6 +7,7 @@ use super::{
     DeviceModel, activation,
     attention::{Attended, Heads},
     positions::Positions,
+    precision::{converted, sum},
     structure::{Block, Feed, Linear},
 };
 use crate::model::shape::Shape;
@@ -23,14 +24,20 @@ pub(super) struct Saved {
     pub(super) raised: Tensor,
 }
 
+/// A block's output, and what its backward pass reads of the way there, as in [`Saved`].
+pub(super) struct AfterAttention {
+    pub(super) output: Tensor,
+    middle: Option<Tensor>,
+    raised: Tensor,
+}
+
 impl DeviceModel {
-    /// `x * weight^T + bias` for `[rows, inputs]`.
+    /// `x * weight^T + bias` for `[rows, inputs]`, in the type of rows.
     pub(super) fn apply(&self, linear: Linear, x: &Tensor) -> Result<Tensor> {
-        let product = self.precision.product(x, &self.values[linear.weight].t()?)?;
-        match linear.bias {
-            Some(bias) => product.broadcast_add(&self.values[bias]),
-            None => Ok(product),
-        }
+        let weight = self.values[linear.weight].t()?;
+        let Some(bias) = linear.bias else { return self.precision.row_product(x, &weight) };
+        let sum = self.precision.product(x, &weight)?.broadcast_add(&self.values[bias])?;
+        converted(&sum, self.precision.row_dtype(&self.device))
     }
 
     /// A block's output for its input, both `[batch * length, hidden]`, and what its backward pass reads.
@@ -44,21 +51,32 @@ impl DeviceModel {
         let normalized = self.normalize(block.norm, &input)?;
         let projected = self.apply(block.query_key_value, &normalized)?;
         let heads = Heads::new(shape, positions, self.precision, &projected)?;
-        let attended = heads.attend(positions, self.precision)?;
-        let rest = self.apply(block.output, &attended.rows(shape)?)?;
-        let after = (&input + rest)?;
-        let (output, middle, raised) = match block.feed {
+        let attended = heads.attend(shape, positions, self.precision)?;
+        let AfterAttention { output, middle, raised } =
+            self.after_attention(block, &input, &normalized, &attended.rows(shape)?)?;
+        Ok((output, Saved { heads, attended, input, middle, raised }))
+    }
+
+    /// The rest of a block, for its input, the normalized input and what attention gave, all rows.
+    pub(super) fn after_attention(
+        &self,
+        block: &Block,
+        input: &Tensor,
+        normalized: &Tensor,
+        attended: &Tensor,
+    ) -> Result<AfterAttention> {
+        let after = sum(input, &self.apply(block.output, attended)?)?;
+        match block.feed {
             Feed::Llama { norm, gate_up, down } => {
                 let raised = self.apply(gate_up, &self.normalize(norm, &after)?)?;
-                let output = (&after + self.apply(down, &activation::gated(&raised)?)?)?;
-                (output, Some(after), raised)
+                let output = sum(&after, &self.apply(down, &activation::gated(&raised)?)?)?;
+                Ok(AfterAttention { output, middle: Some(after), raised })
             }
             Feed::Phi { up, down } => {
-                let raised = self.apply(up, &normalized)?;
-                let output = (after + self.apply(down, &activation::gelu(&raised)?)?)?;
-                (output, None, raised)
+                let raised = self.apply(up, normalized)?;
+                let output = sum(&after, &self.apply(down, &activation::gelu(&raised)?)?)?;
+                Ok(AfterAttention { output, middle: None, raised })
             }
-        };
-        Ok((output, Saved { heads, attended, input, middle, raised }))
+        }
     }
 }

@@ -2,7 +2,14 @@
 
 use candle_core::{D, DType, Result as DeviceResult, Tensor};
 
-use super::{DeviceModel, refused, structure::Slot};
+#[cfg(feature = "cuda")]
+use super::cuda::{self, rows};
+use super::{
+    DeviceModel,
+    precision::{converted, sum},
+    refused,
+    structure::Slot,
+};
 use crate::model::ModelError;
 
 /// One gradient for each parameter of a [`DeviceModel`], f32 on its device.
@@ -28,9 +35,14 @@ impl DeviceGradients {
         self.tensors.fill(None);
     }
 
-    /// Root of the sum of all squares; the rows of a matrix are summed on the device, what they give in f64.
+    /// Root of the sum of all squares; rows or pieces of a tensor are summed on the device, what they give in f64.
     pub fn global_norm(&self) -> Result<f64, ModelError> {
         let squares = |tensor: &Tensor| -> DeviceResult<f64> {
+            #[cfg(feature = "cuda")]
+            if tensor.device().is_cuda() {
+                let pieces = rows::squares(&tensor.contiguous()?)?.to_vec1::<f32>()?;
+                return Ok(pieces.into_iter().map(f64::from).sum());
+            }
             let rows = if tensor.rank() > 1 { tensor.sqr()?.sum(D::Minus1)? } else { tensor.sqr()? };
             Ok(rows.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
         };
@@ -51,6 +63,8 @@ impl DeviceGradients {
         for (slot, tensor) in self.slots.iter().zip(&self.tensors) {
             let values = &mut values[slot.range.clone()];
             match tensor {
+                #[cfg(feature = "cuda")]
+                Some(tensor) if tensor.device().is_cuda() => cuda::read(tensor, values).map_err(refused)?,
                 Some(tensor) => {
                     let found = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).map_err(refused)?;
                     values.copy_from_slice(&found);
@@ -66,13 +80,13 @@ impl DeviceGradients {
         self.tensors[slot].as_ref()
     }
 
-    /// Adds to the gradient of a slot.
+    /// Adds to the gradient of a slot, which is f32 whatever comes.
     pub(super) fn add(&mut self, slot: usize, gradient: Tensor) -> DeviceResult<()> {
-        let sum = match self.tensors[slot].take() {
-            Some(before) => (before + gradient)?,
-            None => gradient,
-        };
-        self.tensors[slot] = Some(sum);
+        let before = self.tensors[slot].take();
+        self.tensors[slot] = Some(match before {
+            Some(before) => sum(&before, &gradient)?,
+            None => converted(&gradient, DType::F32)?,
+        });
         Ok(())
     }
 

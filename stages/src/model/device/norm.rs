@@ -1,21 +1,27 @@
 //! RMSNorm (arXiv 1910.07467) and LayerNorm (arXiv 1607.06450) over rows of the residual stream.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::ops;
 
-use super::{DeviceGradients, DeviceModel, structure::Norm};
+#[cfg(feature = "cuda")]
+use super::cuda::rows;
+use super::{DeviceGradients, DeviceModel, precision::converted, structure::Norm};
 
 impl DeviceModel {
-    /// Normalizes rows, `[rows, hidden]`.
+    /// Normalizes rows of the residual stream, `[rows, hidden]` f32, to the type of rows.
     pub(super) fn normalize(&self, norm: Norm, x: &Tensor) -> Result<Tensor> {
         let epsilon = self.config.norm_epsilon as f32;
-        match norm {
-            Norm::Rms { weight } => ops::rms_norm(x, &self.values[weight], epsilon),
-            Norm::Layer { weight, bias } => ops::layer_norm(x, &self.values[weight], &self.values[bias], epsilon),
-        }
+        let dtype = self.precision.row_dtype(&self.device);
+        let normalized = match norm {
+            #[cfg(feature = "cuda")]
+            Norm::Rms { weight } if dtype == DType::BF16 => return rows::rms_norm(x, &self.values[weight], epsilon),
+            Norm::Rms { weight } => ops::rms_norm(x, &self.values[weight], epsilon)?,
+            Norm::Layer { weight, bias } => ops::layer_norm(x, &self.values[weight], &self.values[bias], epsilon)?,
+        };
+        converted(&normalized, dtype)
     }
 
-    /// Adds the gradients of a norm's parameters, and gives that of the rows `x` from that of the normalized rows.
+    /// Adds the gradients of a norm's parameters, and gives that of the rows `x`, f32, from that of the normalized rows.
     pub(super) fn norm_backward(
         &self,
         norm: Norm,
@@ -23,6 +29,14 @@ impl DeviceModel {
         gradient: &Tensor,
         gradients: &mut DeviceGradients,
     ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let (Norm::Rms { weight }, DType::BF16) = (norm, gradient.dtype()) {
+            let epsilon = self.config.norm_epsilon as f32;
+            let [inner, of_weight] = rows::rms_norm_backward(x, &self.values[weight], gradient, epsilon)?;
+            gradients.add(weight, of_weight)?;
+            return Ok(inner);
+        }
+        let gradient = &converted(gradient, DType::F32)?;
         let (weight, centered) = match norm {
             Norm::Rms { weight } => (weight, x.clone()),
             Norm::Layer { weight, bias } => {

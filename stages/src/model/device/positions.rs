@@ -6,12 +6,13 @@ use candle_nn::rotary_emb;
 use super::attention::BLOCK;
 use crate::model::Config;
 
-/// Tables for sequences of one length.
+/// Tables for sequences of one length, and for those that grow to more.
 #[derive(Debug)]
 pub(super) struct Positions {
     pub(super) length: usize,
-    rotary_dim: usize,
-    /// `[length, rotary_dim / 2]`, as are the others.
+    /// Positions that have angles.
+    pub(super) capacity: usize,
+    /// `[capacity, rotary_dim / 2]`, as are the others.
     cos: Tensor,
     sin: Tensor,
     /// Of the opposite angles: the transposed rotation, which gradients go through.
@@ -22,15 +23,15 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    pub(super) fn new(config: &Config, length: usize, device: &Device) -> Result<Self> {
+    pub(super) fn new(config: &Config, length: usize, capacity: usize, device: &Device) -> Result<Self> {
         let rotary_dim = config.rotary_dim();
-        let tables = config.rope.tables(rotary_dim, length);
-        let table = |values: Vec<f32>| Tensor::from_vec(values, (length, rotary_dim / 2), device);
+        let tables = config.rope.tables(rotary_dim, capacity);
+        let table = |values: Vec<f32>| Tensor::from_vec(values, (capacity, rotary_dim / 2), device);
         let sin = table(tables.sin)?;
         let mask = |rows: usize| (rows > 0).then(|| mask(rows, device)).transpose();
         Ok(Self {
             length,
-            rotary_dim,
+            capacity,
             cos: table(tables.cos)?,
             opposite_sin: sin.neg()?,
             sin,
@@ -45,23 +46,35 @@ impl Positions {
 
     /// Rotates the first numbers of each head by the position: `heads` is `[batch, heads, length, head_dim]`.
     pub(super) fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
-        self.rotate_by(heads, &self.sin)
+        rotate(heads, &self.cos, &self.sin)
+    }
+
+    /// Cosines and sines of all positions, `[capacity, rotary_dim / 2]` each.
+    #[cfg(feature = "cuda")]
+    pub(super) fn tables(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
+    /// Cosines and sines of one position, `[1, rotary_dim / 2]` each.
+    pub(super) fn angles(&self, position: usize) -> Result<[Tensor; 2]> {
+        Ok([self.cos.narrow(0, position, 1)?, self.sin.narrow(0, position, 1)?])
     }
 
     /// The same by the opposite angles.
     pub(super) fn rotate_back(&self, heads: &Tensor) -> Result<Tensor> {
-        self.rotate_by(heads, &self.opposite_sin)
+        rotate(heads, &self.cos, &self.opposite_sin)
     }
+}
 
-    fn rotate_by(&self, heads: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let width = heads.dim(3)?;
-        if width == self.rotary_dim {
-            return rotary_emb::rope(&heads.contiguous()?, &self.cos, sin);
-        }
-        let rotated = heads.narrow(3, 0, self.rotary_dim)?.contiguous()?;
-        let rest = heads.narrow(3, self.rotary_dim, width - self.rotary_dim)?;
-        Tensor::cat(&[rotary_emb::rope(&rotated, &self.cos, sin)?, rest], 3)
+/// Rotates heads `[batch, heads, length, head_dim]` by angles `[length or more, rotary_dim / 2]`, row by row.
+pub(super) fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (width, rotary_dim) = (heads.dim(3)?, 2 * cos.dim(1)?);
+    if width == rotary_dim {
+        return rotary_emb::rope(&heads.contiguous()?, cos, sin);
     }
+    let rotated = heads.narrow(3, 0, rotary_dim)?.contiguous()?;
+    let rest = heads.narrow(3, rotary_dim, width - rotary_dim)?;
+    Tensor::cat(&[rotary_emb::rope(&rotated, cos, sin)?, rest], 3)
 }
 
 fn mask(rows: usize, device: &Device) -> Result<Tensor> {

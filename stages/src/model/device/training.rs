@@ -1,7 +1,13 @@
 //! Training on a device: f32 masters and moments of AdamW (arXiv 1711.05101) beside the model, or on the host.
 
+use std::borrow::Cow;
+
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{Device, Result as DeviceResult, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda::rows;
 use super::{DeviceGradients, DeviceModel, Precision, refused, structure::Slot};
 use crate::model::{AdamW, AdamWSettings, Gradients, Model, ModelError, kernels::AdamWStep};
 
@@ -136,7 +142,7 @@ fn refuse_adapter(model: &Model) -> Result<(), ModelError> {
 }
 
 fn on_device(model: &Model, device: &Device, precision: Precision) -> Result<DeviceModel, ModelError> {
-    let values = |slot: &Slot| Ok(model.parameters()[slot.range.clone()].to_vec());
+    let values = |slot: &Slot| Ok(Cow::Borrowed(&model.parameters()[slot.range.clone()]));
     DeviceModel::new(model.config().clone(), model.layout(), device, precision, values)
 }
 
@@ -149,6 +155,15 @@ fn step_on_device(
     for (number, slot) in model.structure.slots.iter().enumerate() {
         let step = if slot.is_matrix() { decayed } else { step };
         let state = &states[number];
+        #[cfg(feature = "cuda")]
+        if let Some(gradient) = gradients.of(number)
+            && model.device.is_cuda()
+            && model.values[number].dtype() == DType::BF16
+        {
+            let moments = [&state.master, &state.first, &state.second];
+            rows::adamw(step, &gradient.contiguous()?, moments, &model.values[number], 0..slot.range.len())?;
+            continue;
+        }
         state.step(step, gradients.of(number))?;
         if slot.is_matrix() && model.precision != Precision::F32 {
             model.values[number] = state.master.reshape(slot.shape.as_slice())?.to_dtype(model.precision.dtype())?;

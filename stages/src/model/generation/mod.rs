@@ -55,50 +55,28 @@ impl Model {
         watch: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Vec<Generated>, E> {
         settings.sampling.check()?;
-        let mut generated = vec![Generated { ids: Vec::new(), stopped: None }; prompts.len()];
         let mut caches = Vec::with_capacity(prompts.len());
         for (number, prompt) in prompts.iter().enumerate() {
             self.config().check_tokens(number, 0, prompt.ids)?;
             caches.push(self.cache(prompt.ids.len() + settings.tokens)?);
         }
         if settings.tokens == 0 || prompts.is_empty() {
-            return Ok(generated);
+            return Ok(vec![Generated { ids: Vec::new(), stopped: None }; prompts.len()]);
         }
         let mut sequences: Vec<_> = caches.iter_mut().zip(prompts).map(|(cache, prompt)| (cache, prompt.ids)).collect();
-        let mut logits = self.prefill(&mut sequences, watch)?;
+        let logits = self.prefill(&mut sequences, watch)?;
         let mut decoder = Decoder::default();
-        let mut running: Vec<usize> = (0..prompts.len()).collect();
-        loop {
-            let mut next = Vec::new();
-            for (&number, logits) in running.iter().zip(logits.chunks_exact(self.config().vocab_size)) {
-                let index = generated[number].ids.len();
-                if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
-                    let position = prompts[number].ids.len() + index;
-                    return Err(ModelError::Logit { logit: logits[id], id, sequence: number, position }.into());
-                }
-                let id = settings.sampling.choose(logits, prompts[number].stream, index);
-                if settings.stop.contains(&id) {
-                    generated[number].stopped = Some(id);
-                    continue;
-                }
-                generated[number].ids.push(id);
-                if index + 1 < settings.tokens {
-                    next.push((number, id));
-                }
-            }
-            if next.is_empty() {
-                return Ok(generated);
-            }
-            running = next.iter().map(|(number, _)| *number).collect();
+        continue_all(prompts, settings, self.config().vocab_size, logits, &mut |next| {
             let mut wanted = next.iter().peekable();
             let mut sequences: Vec<_> = caches
                 .iter_mut()
                 .enumerate()
                 .filter_map(|(number, cache)| Some((cache, wanted.next_if(|(next, _)| *next == number)?.1)))
                 .collect();
-            logits = self.decode_with(&mut decoder, &mut sequences);
+            let logits = self.decode_with(&mut decoder, &mut sequences);
             watch()?;
-        }
+            Ok(logits)
+        })
     }
 
     /// Reads on in sequences; answers the logits of each one's next token, `[sequences, vocabulary]`.
@@ -141,6 +119,44 @@ impl Model {
         let mut logits = vec![0.0; stream.len() / layout.head.inputs * layout.head.outputs];
         decode::apply(&layout.head, self, &normalized, &mut logits, products, false);
         logits
+    }
+}
+
+/// Chooses token after token from the logits of the first ones, `[prompts, vocabulary]`, on. `step` appends a token to each
+/// of the sequences with these numbers, which ascend, and answers the logits of their next tokens.
+#[allow(clippy::type_complexity)]
+pub(super) fn continue_all<E: From<ModelError>>(
+    prompts: &[Prompt<'_>],
+    settings: &Generation,
+    vocabulary: usize,
+    mut logits: Vec<f32>,
+    step: &mut dyn FnMut(&[(usize, u32)]) -> Result<Vec<f32>, E>,
+) -> Result<Vec<Generated>, E> {
+    let mut generated = vec![Generated { ids: Vec::new(), stopped: None }; prompts.len()];
+    let mut running: Vec<usize> = (0..prompts.len()).collect();
+    loop {
+        let mut next = Vec::new();
+        for (&number, logits) in running.iter().zip(logits.chunks_exact(vocabulary)) {
+            let index = generated[number].ids.len();
+            if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
+                let position = prompts[number].ids.len() + index;
+                return Err(ModelError::Logit { logit: logits[id], id, sequence: number, position }.into());
+            }
+            let id = settings.sampling.choose(logits, prompts[number].stream, index);
+            if settings.stop.contains(&id) {
+                generated[number].stopped = Some(id);
+                continue;
+            }
+            generated[number].ids.push(id);
+            if index + 1 < settings.tokens {
+                next.push((number, id));
+            }
+        }
+        if next.is_empty() {
+            return Ok(generated);
+        }
+        running = next.iter().map(|(number, _)| *number).collect();
+        logits = step(&next)?;
     }
 }
 

@@ -1,20 +1,19 @@
-//! Causal attention by blocks of queries and keys: scores exist for one pair of blocks at a time.
+//! Attention composed of candle's operations, by blocks of queries and keys: scores exist for one pair of blocks at a time.
 //!
 //! The forward pass keeps the highest score and the sum of exponentials of each query while it goes over the keys (online
 //! soft-max, arXiv 2205.14135). Query heads that share a key head stand below each other as rows of one product.
 
 use candle_core::{D, Result, Tensor};
 
-use super::positions::Positions;
-use crate::model::Precision;
-use crate::model::shape::Shape;
-
-/// Most queries, and keys, of a block. Results depend on it, so it is fixed.
-pub(super) const BLOCK: usize = 512;
+use super::{
+    super::positions::Positions,
+    {BLOCK, scale},
+};
+use crate::model::{Precision, shape::Shape};
 
 /// Rotated queries and keys, and values, in the type of the products; one tensor for each block of positions.
 #[derive(Debug)]
-pub(super) struct Heads {
+pub(in super::super) struct Heads {
     /// Divided by the root of the width of a head, `[batch * key_value_heads, group * rows, head_dim]`.
     queries: Vec<Tensor>,
     /// `[batch * key_value_heads, rows, head_dim]`, as are the values.
@@ -24,11 +23,11 @@ pub(super) struct Heads {
 
 /// What attention gives, block by block.
 #[derive(Debug)]
-pub(super) struct Attended {
+pub(in super::super) struct Attended {
     /// `[batch * key_value_heads, group * rows, head_dim]`.
-    pub(super) outputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
     /// Logarithm of the sum of exponentials of each query's scores, `[batch * key_value_heads, group * rows, 1]`.
-    pub(super) log_sums: Vec<Tensor>,
+    log_sums: Vec<Tensor>,
 }
 
 impl Heads {
@@ -87,6 +86,16 @@ impl Heads {
         Ok(attended)
     }
 
+    /// Writes keys and values of the one sequence to the first positions of these, `[key_value_heads, capacity, head_dim]`.
+    pub(super) fn copy_to(&self, [keys, values]: &[Tensor; 2]) -> Result<()> {
+        for (to, blocks) in [(keys, &self.keys), (values, &self.values)] {
+            for (number, block) in blocks.iter().enumerate() {
+                to.slice_set(block, 1, number * BLOCK)?;
+            }
+        }
+        Ok(())
+    }
+
     /// From the gradient of the outputs to that of the rows of queries, keys and values, `[batch * length, projected]`:
     /// probabilities are computed again from the kept sums. Each sum goes over the blocks in their order.
     pub(super) fn backward(
@@ -132,11 +141,6 @@ fn add(sum: &mut Option<Tensor>, product: Tensor) -> Result<()> {
         None => product,
     });
     Ok(())
-}
-
-/// What scores are multiplied with.
-fn scale(shape: &Shape) -> f64 {
-    1.0 / (shape.head_dim as f64).sqrt()
 }
 
 /// Cuts `[batch, heads, length, head_dim]` into blocks `[batch * key_value_heads, heads / key_value_heads * rows,
