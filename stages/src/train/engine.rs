@@ -34,6 +34,10 @@ impl Engine {
         state: &State,
     ) -> Result<Self, ModelError> {
         let training = match optimizer {
+            // It is small there, and the same for every device.
+            _ if state.model.adapter().is_some() => {
+                DeviceTraining::with_host_optimizer(&state.model, device, precision)?
+            }
             OptimizerPlace::Device => DeviceTraining::new(&state.model, &state.optimizer, device, precision)?,
             OptimizerPlace::Host => DeviceTraining::with_host_optimizer(&state.model, device, precision)?,
         };

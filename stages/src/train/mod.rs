@@ -93,11 +93,11 @@ pub struct Train {
     /// What is kept of each layer for its backward pass. The result does not depend on it, nor does the key.
     #[serde(default)]
     pub activations: Manner<Activations>,
-    /// Where the model is trained. It is in the key: results of another device differ in their last digits. Adapters are
-    /// for the CPU alone, moments in 8 bits for it or for an optimizer on the host.
+    /// Where the model is trained. It is in the key: results of another device differ in their last digits. Moments in 8 bits
+    /// are for the CPU, for adapters, or for an optimizer on the host.
     #[serde(default, skip_serializing_if = "ComputeDevice::is_default")]
     pub device: ComputeDevice,
-    /// Where AdamW is, for a model on a device.
+    /// Where AdamW is, for a model on a device that is trained whole; that of an adapter is on the host in any case.
     #[serde(default, skip_serializing_if = "OptimizerPlace::is_default")]
     pub optimizer: OptimizerPlace,
 }
@@ -324,11 +324,12 @@ impl Kind for Train {
             lora.check()?;
         }
         if !self.device.is_cpu() {
-            if self.lora.is_some() {
-                let expected = "nothing with `lora`: adapters are trained on the CPU alone";
-                return Err(SettingError::new("device", "Cuda", expected));
+            if self.lora.is_some() && self.optimizer == OptimizerPlace::Host {
+                let expected = "nothing with `lora`: an adapter's optimizer is on the host in any case";
+                return Err(SettingError::new("optimizer", "Host", expected));
             }
-            if self.moments != MomentStorage::F32 && self.optimizer == OptimizerPlace::Device {
+            let is_on_device = self.optimizer == OptimizerPlace::Device && self.lora.is_none();
+            if self.moments != MomentStorage::F32 && is_on_device {
                 let expected = "`F32` with `device: Cuda()`, or `optimizer: Host`: a device has no moments in 8 bits";
                 return Err(SettingError::new("moments", "Blockwise8", expected));
             }

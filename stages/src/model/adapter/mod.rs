@@ -111,6 +111,15 @@ impl Adapter {
         Some(&self.values[tensor.range.clone()])
     }
 
+    /// For each adapted matrix: where the matrix that it is applied with starts among the model's parameters, its columns in
+    /// the rows which that gives, its inputs, and the places of A and B in [`Self::values`].
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, Range<usize>, usize, [Range<usize>; 2])> {
+        self.parts.iter().map(|part| {
+            let columns = part.column..part.column + part.outputs;
+            (part.linear, columns, part.inputs, [part.a.clone(), part.b.clone()])
+        })
+    }
+
     pub(super) fn values_mut(&mut self) -> &mut [f32] {
         &mut self.values
     }

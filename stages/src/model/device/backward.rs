@@ -106,8 +106,10 @@ impl DeviceModel {
                 };
                 gradient = self.block_backward(block, shape, positions, saved, gradient, gradients)?;
             }
-            let (sums, picks) = sum_by_id(&gradient, ids, shape.vocabulary)?;
-            gradients.add_rows(self.structure.embedding, &sums, &picks)?;
+            if self.adapter.is_none() {
+                let (sums, picks) = sum_by_id(&gradient, ids, shape.vocabulary)?;
+                gradients.add_rows(self.structure.embedding, &sums, &picks)?;
+            }
             Ok(losses)
         };
         backward().map_err(refused)
@@ -146,7 +148,7 @@ impl DeviceModel {
         Ok((of_targets(shape, &losses)?, Tensor::cat(&outputs, 0)?))
     }
 
-    /// Adds the gradients of a matrix that was applied to rows `x`, and gives that of the rows, in the type of rows.
+    /// Adds the gradients of a matrix that was applied to rows `x`, or of the adapter beside it, and gives that of the rows, in the type of rows.
     fn linear_backward(
         &self,
         linear: Linear,
@@ -154,12 +156,21 @@ impl DeviceModel {
         gradient: &Tensor,
         gradients: &mut DeviceGradients,
     ) -> DeviceResult<Tensor> {
+        let weight = &self.values[linear.weight];
+        if let Some(adapter) = &self.adapter {
+            let gradient = converted(gradient, self.precision.row_dtype(&self.device))?;
+            let Some(added) = adapter.backward(linear.weight, self.precision, x, &gradient, gradients)? else {
+                return self.precision.row_product(&gradient, weight);
+            };
+            let sum = (self.precision.product(&gradient, weight)? + added)?;
+            return converted(&sum, self.precision.row_dtype(&self.device));
+        }
         if let Some(bias) = linear.bias {
             gradients.add(bias, converted(gradient, DType::F32)?.sum(0)?)?;
         }
         let gradient = converted(gradient, self.precision.row_dtype(&self.device))?;
         gradients.add(linear.weight, self.precision.factors_product(&gradient.t()?, x)?)?;
-        self.precision.row_product(&gradient, &self.values[linear.weight])
+        self.precision.row_product(&gradient, weight)
     }
 
     /// From the gradient of a block's output to that of its input.

@@ -32,12 +32,20 @@ pub(super) struct AfterAttention {
 }
 
 impl DeviceModel {
-    /// `x * weight^T + bias` for `[rows, inputs]`, in the type of rows.
+    /// `x * weight^T + bias` for `[rows, inputs]`, and what an adapter adds, in the type of rows.
     pub(super) fn apply(&self, linear: Linear, x: &Tensor) -> Result<Tensor> {
         let weight = self.values[linear.weight].t()?;
-        let Some(bias) = linear.bias else { return self.precision.row_product(x, &weight) };
-        let sum = self.precision.product(x, &weight)?.broadcast_add(&self.values[bias])?;
-        converted(&sum, self.precision.row_dtype(&self.device))
+        let product = match linear.bias {
+            None => self.precision.row_product(x, &weight)?,
+            Some(bias) => {
+                let sum = self.precision.product(x, &weight)?.broadcast_add(&self.values[bias])?;
+                converted(&sum, self.precision.row_dtype(&self.device))?
+            }
+        };
+        match &self.adapter {
+            Some(adapter) => adapter.add_to(linear.weight, self.precision, x, product),
+            None => Ok(product),
+        }
     }
 
     /// A block's output for its input, both `[batch * length, hidden]`, and what its backward pass reads.

@@ -6,13 +6,14 @@ use candle_core::{D, DType, Result as DeviceResult, Tensor};
 use super::cuda::{self, rows};
 use super::{
     DeviceModel,
+    adapter::DeviceAdapter,
     precision::{converted, sum},
     refused,
     structure::Slot,
 };
 use crate::model::ModelError;
 
-/// One gradient for each parameter of a [`DeviceModel`], f32 on its device.
+/// One gradient for each trained parameter of a [`DeviceModel`], f32 on its device.
 #[derive(Debug)]
 pub struct DeviceGradients {
     slots: Vec<Slot>,
@@ -24,9 +25,9 @@ pub struct DeviceGradients {
 const ROWS: usize = 4096;
 
 impl DeviceGradients {
-    /// Zeros for each parameter of a model.
+    /// Zeros for each parameter of a model, or of its adapter.
     pub fn zeros_like(model: &DeviceModel) -> Self {
-        let slots = model.structure.slots.clone();
+        let slots = model.adapter.as_ref().map_or(&model.structure.slots[..], DeviceAdapter::slots).to_vec();
         Self { tensors: vec![None; slots.len()], slots }
     }
 
@@ -50,7 +51,7 @@ impl DeviceGradients {
         Ok(sums.map_err(refused)?.iter().sum::<f64>().sqrt())
     }
 
-    /// All gradients on the host, in the order of the [`crate::model::Layout`].
+    /// All gradients on the host, in the order of the [`crate::model::Layout`], or of the adapter.
     pub fn values(&self) -> Result<Vec<f32>, ModelError> {
         let len = self.slots.iter().map(|slot| slot.range.end).max().unwrap_or(0);
         let mut values = vec![0.0; len];

@@ -39,7 +39,7 @@ pub(in crate::model) fn device_memory(
             let block = 3 * F32 * hidden + BF16 * (2 * hidden + projected + raised + inner) + of_attention;
             weights + (rows * block).max(rows * F32 * hidden + logits)
         }
-        Purpose::Train { activations, .. } => {
+        Purpose::Train { activations, adapter, .. } => {
             let saved = of_attention + F32 * hidden * 2 + BF16 * raised;
             let kept = match activations {
                 Activations::Keep => layers * saved,
@@ -47,11 +47,13 @@ pub(in crate::model) fn device_memory(
             };
             // What a block computes again or has saved, the gradients on their way, and the unit's output and its gradients.
             let block = saved + 2 * F32 * hidden + BF16 * (2 * hidden + 2 * inner + raised + projected);
-            let of_optimizer = if is_optimizer_on_host { 0 } else { 3 * F32 * parameters };
-            let largest = (BF16 + F32) * (shape.vocabulary as u64 * hidden);
+            // An adapter is small, and all else is frozen beside it.
+            let trained = if adapter.is_some() { 0 } else { parameters };
+            let of_optimizer = if is_optimizer_on_host { 0 } else { 3 * F32 * trained };
+            let largest = if adapter.is_some() { 0 } else { (BF16 + F32) * shape.vocabulary as u64 * hidden };
             // The gradient of the output layer comes first, while all blocks wait; then each block's comes as what it kept goes.
             let at_first = rows * kept + largest + 2 * logits;
-            let at_last = F32 * parameters + rows * block;
+            let at_last = F32 * trained + rows * block;
             weights + of_optimizer + at_first.max(at_last)
         }
     };

@@ -9,6 +9,7 @@
 //! other last bits in other places (measured: 4e-6 nats). Whoever scores must cut groups in a way that is in the key.
 
 mod activation;
+mod adapter;
 mod attention;
 mod backward;
 mod block;
@@ -41,6 +42,7 @@ use rayon::prelude::*;
 use super::{
     Config, Layout, ModelError, Precision, Predictions, Rope, checkpoint::Folder, safetensors_file::root, shape::Shape,
 };
+use adapter::DeviceAdapter;
 use positions::Positions;
 use structure::{Slot, Structure};
 
@@ -54,6 +56,8 @@ pub struct DeviceModel {
     structure: Structure,
     /// One for each slot: matrices in the type of the products, norms and biases in f32.
     values: Vec<Tensor>,
+    /// Beside which the parameters are frozen.
+    adapter: Option<DeviceAdapter>,
     device: Device,
     precision: Precision,
     positions: Mutex<Option<Arc<Positions>>>,
@@ -89,7 +93,15 @@ impl DeviceModel {
         let structure = Structure::new(layout, config.hidden_size);
         let value = |slot: &Slot| tensor(slot, &numbers(slot)?, precision, device);
         let values = structure.slots.iter().map(value).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { config, structure, values, device: device.clone(), precision, positions: Mutex::default() })
+        Ok(Self {
+            config,
+            structure,
+            values,
+            adapter: None,
+            device: device.clone(),
+            precision,
+            positions: Mutex::default(),
+        })
     }
 
     /// Puts other parameters in the place of those it has, in the order of the [`Layout`].

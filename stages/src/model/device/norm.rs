@@ -21,7 +21,7 @@ impl DeviceModel {
         converted(&normalized, dtype)
     }
 
-    /// Adds the gradients of a norm's parameters, and gives that of the rows `x`, f32, from that of the normalized rows.
+    /// Adds the gradients of a norm's parameters, unless they are frozen, and gives that of the rows `x`, f32, from that of the normalized rows.
     pub(super) fn norm_backward(
         &self,
         norm: Norm,
@@ -33,20 +33,26 @@ impl DeviceModel {
         if let (Norm::Rms { weight }, DType::BF16) = (norm, gradient.dtype()) {
             let epsilon = self.config.norm_epsilon as f32;
             let [inner, of_weight] = rows::rms_norm_backward(x, &self.values[weight], gradient, epsilon)?;
-            gradients.add(weight, of_weight)?;
+            if self.adapter.is_none() {
+                gradients.add(weight, of_weight)?;
+            }
             return Ok(inner);
         }
         let gradient = &converted(gradient, DType::F32)?;
         let (weight, centered) = match norm {
             Norm::Rms { weight } => (weight, x.clone()),
             Norm::Layer { weight, bias } => {
-                gradients.add(bias, gradient.sum(0)?)?;
+                if self.adapter.is_none() {
+                    gradients.add(bias, gradient.sum(0)?)?;
+                }
                 (weight, x.broadcast_sub(&x.mean_keepdim(1)?)?)
             }
         };
         let scale = (centered.sqr()?.mean_keepdim(1)? + self.config.norm_epsilon)?.sqrt()?.recip()?;
         let unit = centered.broadcast_mul(&scale)?;
-        gradients.add(weight, (gradient * &unit)?.sum(0)?)?;
+        if self.adapter.is_none() {
+            gradients.add(weight, (gradient * &unit)?.sum(0)?)?;
+        }
         let mut inner = gradient.broadcast_mul(&self.values[weight])?;
         let along = (&inner * &unit)?.mean_keepdim(1)?;
         if let Norm::Layer { .. } = norm {

@@ -8,7 +8,7 @@ use candle_core::{Device, Result as DeviceResult, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda::rows;
-use super::{DeviceGradients, DeviceModel, Precision, refused, structure::Slot};
+use super::{DeviceGradients, DeviceModel, Precision, adapter::DeviceAdapter, refused, structure::Slot};
 use crate::model::{AdamW, AdamWSettings, Gradients, Model, ModelError, kernels::AdamWStep};
 
 /// Numbers that one step of the optimizer goes through at once: what it needs beside the state is some buffers of so many.
@@ -45,10 +45,12 @@ struct State {
 }
 
 impl DeviceTraining {
-    /// Puts a model and the state of its optimizer on a device. Adapters are for the CPU alone; moments in 8 bits are
-    /// for [`Self::with_host_optimizer`].
+    /// Puts a model and the state of its optimizer on a device. Adapters, which are small, and moments in 8 bits are for
+    /// [`Self::with_host_optimizer`].
     pub fn new(model: &Model, optimizer: &AdamW, device: &Device, precision: Precision) -> Result<Self, ModelError> {
-        refuse_adapter(model)?;
+        if model.adapter().is_some() {
+            return Err(unfit("adapters"));
+        }
         let Some([first, second]) = optimizer.full_moments() else { return Err(unfit("moments in 8 bits")) };
         let on_device = on_device(model, device, precision)?;
         let states = || {
@@ -69,11 +71,15 @@ impl DeviceTraining {
         })
     }
 
-    /// Puts a model on a device, and leaves the parameters that are trained and the optimizer to the host: the device
-    /// holds parameters in the type of products, gradients, and what passes leave. [`Self::step`] changes the host's model.
+    /// Puts a model, with its adapter if it has one, on a device, and leaves the parameters that are trained and the optimizer
+    /// to the host: the device holds parameters in the type of products, gradients, and what passes leave. [`Self::step`]
+    /// changes the host's model.
     pub fn with_host_optimizer(model: &Model, device: &Device, precision: Precision) -> Result<Self, ModelError> {
-        refuse_adapter(model)?;
-        let on_device = on_device(model, device, precision)?;
+        let mut on_device = on_device(model, device, precision)?;
+        if let Some(adapter) = model.adapter() {
+            let slots = &on_device.structure.slots;
+            on_device.adapter = Some(DeviceAdapter::new(adapter, slots, device, precision)?);
+        }
         Ok(Self {
             optimizer: Optimizer::Host(Gradients::zeros_like(model)),
             gradients: DeviceGradients::zeros_like(&on_device),
@@ -109,7 +115,11 @@ impl DeviceTraining {
             Optimizer::Host(gradients) => {
                 self.gradients.read(gradients.values_mut())?;
                 optimizer.step(model, gradients, learning_rate, clip_factor)?;
-                self.model.set_parameters(model.parameters())
+                let DeviceModel { adapter, device, precision, .. } = &mut self.model;
+                match (adapter, model.adapter()) {
+                    (Some(on_device), Some(adapter)) => on_device.set(adapter.values(), device, *precision),
+                    _ => self.model.set_parameters(model.parameters()),
+                }
             }
         }
     }
@@ -134,11 +144,7 @@ impl DeviceTraining {
 }
 
 fn unfit(what: &'static str) -> ModelError {
-    ModelError::Size { what, found: 1, expected: "none in training on a device".into() }
-}
-
-fn refuse_adapter(model: &Model) -> Result<(), ModelError> {
-    if model.adapter().is_some() { Err(unfit("adapters")) } else { Ok(()) }
+    ModelError::Size { what, found: 1, expected: "none where the optimizer is on the device".into() }
 }
 
 fn on_device(model: &Model, device: &Device, precision: Precision) -> Result<DeviceModel, ModelError> {
