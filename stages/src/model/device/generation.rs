@@ -18,8 +18,8 @@ use crate::model::{
     shape::Shape,
 };
 
-/// Rows that go through the layers together, some of them empty: products of one shape alone, so that what a sequence gets
-/// does not depend on how many others are continued with it.
+/// Rows that go through the layers together. Each sequence has its row as long as any of them goes on, and those of others stay
+/// empty once they have ended: products have one shape alone, and nothing depends on when others end.
 const ROWS: usize = 16;
 
 /// What one sequence has so far.
@@ -56,7 +56,7 @@ impl DeviceModel {
         }
         continue_all(prompts, settings, self.config.vocab_size, logits, &mut |next| {
             let mut logits = Vec::with_capacity(next.len() * self.config.vocab_size);
-            for next in next.chunks(ROWS) {
+            for next in next.chunk_by(|(one, _), (other, _)| one / ROWS == other / ROWS) {
                 logits.extend(self.decode(&mut caches, next).map_err(refused)?);
             }
             watch()?;
@@ -87,22 +87,27 @@ impl DeviceModel {
         Tensor::zeros((shape.key_value_heads, capacity, shape.head_dim), self.precision.dtype(), &self.device)
     }
 
-    /// Appends tokens to the sequences of these numbers, at most [`ROWS`]; answers the logits of each one's next token.
+    /// Appends tokens to the sequences of these numbers, which share one group of rows; answers the logits of each one's next
+    /// token.
     fn decode(&self, caches: &mut [Cache], next: &[(usize, u32)]) -> DeviceResult<Vec<f32>> {
         let shape = Shape::new(&self.config, 1, 1);
         let (heads, shared, dtype) = (shape.heads, shape.key_value_heads, self.precision.dtype());
-        let mut ids: Vec<u32> = next.iter().map(|(_, id)| *id).collect();
-        ids.resize(ROWS, 0);
+        let mut ids = [0; ROWS];
+        let mut of_rows = [None; ROWS];
+        for (number, id) in next {
+            ids[number % ROWS] = *id;
+            of_rows[number % ROWS] = Some(*number);
+        }
         let angles = |of: usize| {
-            let row = |row: usize| match next.get(row) {
-                Some((number, _)) => caches[*number].positions.angles(caches[*number].length),
+            let row = |number: &Option<usize>| match number {
+                Some(number) => caches[*number].positions.angles(caches[*number].length),
                 None => caches[next[0].0].positions.angles(0),
             };
-            let rows = (0..ROWS).map(|at| Ok(row(at)?[of].clone())).collect::<DeviceResult<Vec<_>>>()?;
+            let rows = of_rows.iter().map(|number| Ok(row(number)?[of].clone())).collect::<DeviceResult<Vec<_>>>()?;
             Tensor::cat(&rows, 0)
         };
         let (cos, sin) = (angles(0)?, angles(1)?);
-        let empty = Tensor::zeros((ROWS - next.len(), shape.attended()), DType::F32, &self.device)?;
+        let empty = Tensor::zeros((1, shape.attended()), DType::F32, &self.device)?;
         let mut stream = self.embed(&ids)?;
         for (layer, block) in self.structure.blocks.iter().enumerate() {
             let normalized = self.normalize(block.norm, &stream)?;
@@ -114,8 +119,12 @@ impl DeviceModel {
             let queries = (rotated.narrow(1, 0, heads)? * scale(&shape))?.to_dtype(dtype)?;
             let keys = rotated.narrow(1, heads, shared)?.to_dtype(dtype)?;
             let values = all.narrow(1, heads + shared, shared)?.to_dtype(dtype)?;
-            let mut rows = Vec::with_capacity(next.len() + 1);
-            for (row, (number, _)) in next.iter().enumerate() {
+            let mut rows = Vec::with_capacity(ROWS);
+            for (row, number) in of_rows.iter().enumerate() {
+                let Some(number) = number else {
+                    rows.push(empty.clone());
+                    continue;
+                };
                 let cache = &caches[*number];
                 let of_row = |tensor: &Tensor, rows: usize| {
                     tensor.narrow(2, row, 1)?.contiguous()?.reshape((shared, rows, shape.head_dim))
@@ -129,15 +138,15 @@ impl DeviceModel {
                 let attended = attend_one(self.precision, &queries, &seen(keys)?, &seen(values)?)?;
                 rows.push(attended.reshape((1, shape.attended()))?);
             }
-            if next.len() < ROWS {
-                rows.push(empty.clone());
-            }
             stream = self.after_attention(block, &stream, &normalized, &Tensor::cat(&rows, 0)?)?.output;
         }
+        let logits = of_host(&self.logits(&stream)?)?;
+        let mut found = Vec::with_capacity(next.len() * shape.vocabulary);
         for (number, _) in next {
             caches[*number].length += 1;
+            found.extend_from_slice(&logits[number % ROWS * shape.vocabulary..][..shape.vocabulary]);
         }
-        of_host(&self.logits(&stream)?.narrow(0, 0, next.len())?)
+        Ok(found)
     }
 }
 

@@ -31,12 +31,14 @@ pub(in crate::model) fn device_memory(
     let (projected, attended) = (shape.projected() as u64, shape.attended() as u64);
     // Rotated queries, keys and values, and what attention gives.
     let of_attention = BF16 * (projected + attended) + F32 * shape.heads as u64;
+    // It is composed of operations over f32 rows.
+    let gelu = if raised == inner { F32 * inner } else { 0 };
     let logits = BF16 * (rows * shape.vocabulary as u64).min(LOGITS[1] as u64);
     let weights = BF16 * parameters;
     let passing = match purpose {
         // The stream before, between and after, the normalized rows, the projected ones, and what passes the unit.
         Purpose::Score => {
-            let block = 3 * F32 * hidden + BF16 * (2 * hidden + projected + raised + inner) + of_attention;
+            let block = 3 * F32 * hidden + BF16 * (2 * hidden + projected + raised + inner) + of_attention + 2 * gelu;
             weights + (rows * block).max(rows * F32 * hidden + logits)
         }
         Purpose::Train { activations, adapter, .. } => {
@@ -46,7 +48,7 @@ pub(in crate::model) fn device_memory(
                 Activations::Recompute => layers * F32 * hidden,
             };
             // What a block computes again or has saved, the gradients on their way, and the unit's output and its gradients.
-            let block = saved + 2 * F32 * hidden + BF16 * (2 * hidden + 2 * inner + raised + projected);
+            let block = saved + 2 * F32 * hidden + BF16 * (2 * hidden + 2 * inner + raised + projected) + 5 * gelu;
             // An adapter is small, and all else is frozen beside it.
             let trained = if adapter.is_some() { 0 } else { parameters };
             let of_optimizer = if is_optimizer_on_host { 0 } else { 3 * F32 * trained };

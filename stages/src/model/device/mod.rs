@@ -1,4 +1,5 @@
-//! The same models on an accelerator, composed of candle's operations, with the same formulas on every device of candle's.
+//! The same models on an accelerator, with the same formulas on every device of candle's: composed of its operations, or of
+//! kernels of our own (`cuda`) where rows come in bf16.
 //!
 //! A [`DeviceModel`] holds its parameters on the device and computes what [`super::Model`] computes on the CPU, from the
 //! same files: products are cuBLAS's on CUDA. Nothing of the size length x length or length x vocabulary exists.

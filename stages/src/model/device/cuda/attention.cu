@@ -6,7 +6,7 @@
 // place, and the order of all sums is fixed.
 //
 // HEAD_DIM, a multiple of 16, is an option of the compiler, and LITTLE_MEMORY for devices whose blocks have less than 104 KiB
-// of shared memory (kernels.rs knows how much each kernel takes). Rows of tiles are eight numbers longer than they need to be, so
+// of shared memory (attention.rs knows how much each kernel takes). Rows of tiles are eight numbers longer than they need to be, so
 // that the eight rows that a warp reads at once lie in different banks.
 
 typedef unsigned int u32;

@@ -66,6 +66,11 @@ impl Launch<'_> {
         outputs: [(DType, &[usize]); N],
         numbers: &[Number],
     ) -> Result<[Tensor; N]> {
+        let (Ok(_), Ok(_), Ok(_)) =
+            (i32::try_from(self.grid.0), u16::try_from(self.grid.1), u16::try_from(self.grid.2))
+        else {
+            bail!("`{}` would need {:?} blocks, more than a device starts", self.kernel, self.grid)
+        };
         let Device::Cuda(device) = inputs[0].device() else { bail!("a kernel for CUDA devices on another device") };
         let function = device
             .get_or_load_custom_func(self.kernel, &self.source.name, &compiled(self.source)?)?

@@ -149,27 +149,27 @@ extern "C" __global__ void rms_norm_backward(
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
-// silu(gate) * up for rows [gate, up]; `width`, a multiple of 8, is that of the result. Grid: pieces of a row, rows.
+// silu(gate) * up for rows [gate, up]; `width`, a multiple of 8, is that of the result. Grid: rows, pieces of a row.
 extern "C" __global__ void gated(const bf16* raised, bf16* to, int width) {
-    const int column = (blockIdx.x * THREADS + threadIdx.x) * 8;
+    const int column = (blockIdx.y * THREADS + threadIdx.x) * 8;
     if (column >= width) return;
-    const bf16* row = raised + (size_t)blockIdx.y * 2 * width + column;
+    const bf16* row = raised + (size_t)blockIdx.x * 2 * width + column;
     const Eight gate = load_eight(row), up = load_eight(row + width);
     float all[8];
 #pragma unroll
     for (int at = 0; at < 8; ++at) all[at] = gate.get(at) * sigmoid(gate.get(at)) * up.get(at);
     Eight result;
     result.set(all);
-    store_eight(to + (size_t)blockIdx.y * width + column, result);
+    store_eight(to + (size_t)blockIdx.x * width + column, result);
 }
 
 // The gradient of [gate, up] from that of the result. Grid as above.
 extern "C" __global__ void gated_backward(const bf16* raised, const bf16* gradient, bf16* to, int width) {
-    const int column = (blockIdx.x * THREADS + threadIdx.x) * 8;
+    const int column = (blockIdx.y * THREADS + threadIdx.x) * 8;
     if (column >= width) return;
-    const size_t start = (size_t)blockIdx.y * 2 * width + column;
+    const size_t start = (size_t)blockIdx.x * 2 * width + column;
     const Eight gate = load_eight(raised + start), up = load_eight(raised + start + width);
-    const Eight inner = load_eight(gradient + (size_t)blockIdx.y * width + column);
+    const Eight inner = load_eight(gradient + (size_t)blockIdx.x * width + column);
     float of_gate[8], of_up[8];
 #pragma unroll
     for (int at = 0; at < 8; ++at) {
@@ -261,7 +261,7 @@ extern "C" __global__ void read_logits(
             sum = sum * __expf(highest - logit) + 1.0f;
             highest = logit;
             place = at;
-        } else {
+        } else if (logit > MINUS_INFINITY || isnan(logit)) {
             sum += __expf(logit - highest);
         }
     }
@@ -280,14 +280,14 @@ extern "C" __global__ void read_logits(
     }
 }
 
-// coefficient * (soft-max - 1 at the target). Grid: pieces of a row, rows.
+// coefficient * (soft-max - 1 at the target). Grid: rows, pieces of a row.
 extern "C" __global__ void logit_gradients(
     const bf16* logits, const float* log_sums, const u32* targets, const float* coefficients, bf16* to, int width) {
-    const int column = blockIdx.x * THREADS + threadIdx.x;
+    const int column = blockIdx.y * THREADS + threadIdx.x;
     if (column >= width) return;
-    const size_t at = (size_t)blockIdx.y * width + column;
-    const float share = __expf(widened(logits[at]) - log_sums[blockIdx.y]);
-    to[at] = rounded(coefficients[blockIdx.y] * (share - (column == targets[blockIdx.y] ? 1.0f : 0.0f)));
+    const size_t at = (size_t)blockIdx.x * width + column;
+    const float share = __expf(widened(logits[at]) - log_sums[blockIdx.x]);
+    to[at] = rounded(coefficients[blockIdx.x] * (share - (column == targets[blockIdx.x] ? 1.0f : 0.0f)));
 }
 
 // Sums of squares of pieces. Grid: as many pieces.

@@ -35,7 +35,15 @@ fn int(number: usize) -> Number {
     Number::Int(number as i32)
 }
 
+/// The tensor at a place that 16 bytes can be read from at once: parts of others may start elsewhere.
+fn aligned(tensor: &Tensor) -> Result<Tensor> {
+    let is_whole = tensor.is_contiguous() && tensor.layout().start_offset().is_multiple_of(EIGHT);
+    if is_whole { Ok(tensor.clone()) } else { tensor.force_contiguous() }
+}
+
 fn elementwise(kernel: &str, inputs: &[&Tensor], dtype: DType) -> Result<Tensor> {
+    let inputs = inputs.iter().map(|input| aligned(input)).collect::<Result<Vec<_>>>()?;
+    let inputs = &inputs.iter().collect::<Vec<_>>();
     let (count, source) = (inputs[0].elem_count(), source());
     // SAFETY: these are the parameters of the kernels that are called here, and inputs have as many numbers as the output.
     let [made] = unsafe {
@@ -109,11 +117,11 @@ pub(in super::super) fn knows_gated(width: usize) -> bool {
 
 /// `silu(gate) * up` of rows `[rows, 2 * width]`, bf16.
 pub(in super::super) fn gated(raised: &Tensor) -> Result<Tensor> {
-    let ((rows, twice), source) = (raised.dims2()?, source());
+    let ((rows, twice), source, raised) = (raised.dims2()?, source(), &aligned(raised)?);
     let width = twice / 2;
     // SAFETY: these are the parameters of the kernel, and there is a thread for each eight numbers of each row.
     let [made] = unsafe {
-        launch(&source, "gated", (by_eight(width).0, rows)).call(
+        launch(&source, "gated", (rows, by_eight(width).0)).call(
             &[raised],
             [(DType::BF16, &[rows, width])],
             &[int(width)],
@@ -125,9 +133,10 @@ pub(in super::super) fn gated(raised: &Tensor) -> Result<Tensor> {
 /// The gradient of what [`gated`] was given from that of its result, `[rows, width]` bf16.
 pub(in super::super) fn gated_backward(raised: &Tensor, gradient: &Tensor) -> Result<Tensor> {
     let ((rows, twice), source) = (raised.dims2()?, source());
+    let (raised, gradient) = (&aligned(raised)?, &aligned(gradient)?);
     // SAFETY: these are the parameters of the kernel, and there is a thread for each eight numbers of each row.
     let [made] = unsafe {
-        launch(&source, "gated_backward", (by_eight(twice / 2).0, rows)).call(
+        launch(&source, "gated_backward", (rows, by_eight(twice / 2).0)).call(
             &[raised, gradient],
             [(DType::BF16, raised.dims())],
             &[int(twice / 2)],
@@ -221,7 +230,7 @@ pub(in super::super) fn logit_gradients(
     let ((rows, width), source) = (logits.dims2()?, source());
     // SAFETY: these are the parameters of the kernel, and there is a thread for each number.
     let [made] = unsafe {
-        launch(&source, "logit_gradients", (width.div_ceil(THREADS), rows)).call(
+        launch(&source, "logit_gradients", (rows, width.div_ceil(THREADS))).call(
             &[logits, log_sums, targets, coefficients],
             [(DType::BF16, logits.dims())],
             &[int(width)],
