@@ -73,6 +73,11 @@ impl Address {
         let prefix = Path::from_url_path(self.0.path()).map_err(|error| unusable(error.to_string()))?;
         let store: Arc<dyn ObjectStore> = match self.0.scheme() {
             "s3" => {
+                if endpoint().is_some_and(|endpoint| holds_credentials(&endpoint)) {
+                    let problem = "the URL of its server in AWS_ENDPOINT_URL holds a user or a password; put credentials into \
+                                   AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+                    return Err(unusable(problem.to_owned()));
+                }
                 let key = AmazonS3ConfigKey::Client;
                 let mut builder = AmazonS3Builder::from_env()
                     .with_url(self.0.as_str())
@@ -122,6 +127,14 @@ fn endpoint() -> Option<String> {
     ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
         .into_iter()
         .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+/// Whether a URL names a user, so that messages that show it might tell a secret.
+fn holds_credentials(endpoint: &str) -> bool {
+    match Url::parse(endpoint) {
+        Ok(url) => !url.username().is_empty() || url.password().is_some(),
+        Err(_) => endpoint.contains('@'),
+    }
 }
 
 /// Whether an address without encryption never leaves this machine.

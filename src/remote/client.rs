@@ -12,8 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use object_store::{
-    BackoffConfig, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart, path::Path,
+    BackoffConfig, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
+    path::Path,
 };
 use tokio::runtime::Runtime;
 
@@ -23,6 +25,10 @@ use super::{Address, RemoteError};
 pub(super) const PIECE: u64 = 8 << 20;
 /// So many requests for one large object are on their way at the same time.
 pub(super) const AT_ONCE: usize = 6;
+/// The most bytes that are asked for in one request: more than any pack has.
+const MOST_AT_ONCE: u64 = 320 << 20;
+/// Pieces with so few bytes between them come in one request.
+const CLOSE: u64 = 1 << 20;
 /// A multipart upload has at most 10,000 pieces.
 const MOST_PIECES: u64 = 9_000;
 
@@ -117,28 +123,92 @@ impl Client {
         RemoteError::Damaged { address: self.address.clone(), object: object.to_owned(), problem: problem.into() }
     }
 
-    /// An object as a whole; `None` if there is none.
-    pub(super) async fn get(&self, object: &str) -> Result<Option<Bytes>, RemoteError> {
+    /// An object as a whole; `None` if there is none. One that has more bytes than `most` is refused as damaged.
+    pub(super) async fn get(&self, object: &str, most: u64) -> Result<Option<Bytes>, RemoteError> {
         let (store, path) = self.at(object)?;
-        let read = async { store.get(&path).await?.bytes().await };
-        match read.await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", object, &error)),
+        let found = match store.get(&path).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed("read", object, &error)),
+        };
+        let size = found.meta.size;
+        if size > most {
+            return Err(self.damaged(object, format!("it has {size} bytes; expected {most} at most")));
         }
+        found.bytes().await.map(Some).map_err(|error| self.failed("read", object, &error))
     }
 
-    /// Pieces of an object; those that lie close together come in one request. `None` if there is no object.
+    /// Pieces of an object; those that lie close together come in one request. `None` if there is no object. A piece that is
+    /// unbelievably long, or lies beyond the object's end, is an error: the object, or what told of it, is damaged.
     pub(super) async fn get_ranges(
         &self,
         object: &str,
         ranges: &[Range<u64>],
     ) -> Result<Option<Vec<Bytes>>, RemoteError> {
+        let merged = self.merge(object, ranges)?;
         let (store, path) = self.at(object)?;
-        match store.get_ranges(&path, ranges).await {
-            Ok(pieces) => Ok(Some(pieces)),
+        let mut parts = stream::iter(merged.clone())
+            .map(|range| self.get_whole_range(store, &path, object, range))
+            .buffered(AT_ONCE);
+        let mut fetched = Vec::with_capacity(merged.len());
+        while let Some(part) = parts.next().await {
+            let Some(part) = part? else { return Ok(None) };
+            fetched.push(part);
+        }
+        let piece = |range: &Range<u64>| {
+            let number = merged.partition_point(|part| part.start <= range.start) - 1;
+            let begins = (range.start - merged[number].start) as usize;
+            fetched[number].slice(begins..begins + (range.end - range.start) as usize)
+        };
+        Ok(Some(ranges.iter().map(piece).collect()))
+    }
+
+    /// The ranges in their order, with those that lie close together made one.
+    fn merge(&self, object: &str, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, RemoteError> {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in sorted {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end.saturating_add(CLOSE) => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        match merged.iter().find(|range| range.end.saturating_sub(range.start) > MOST_AT_ONCE) {
+            Some(Range { start, end }) => {
+                let problem = format!("bytes {start} to {end} are named; expected {MOST_AT_ONCE} at most");
+                Err(self.damaged(object, problem))
+            }
+            None => Ok(merged),
+        }
+    }
+
+    /// A piece of an object with all its bytes.
+    async fn get_whole_range(
+        &self,
+        store: &dyn ObjectStore,
+        path: &Path,
+        object: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, RemoteError> {
+        let short = |size: u64| {
+            self.damaged(object, format!("it has {size} bytes; expected bytes {} to {}", range.start, range.end))
+        };
+        let options = GetOptions::default().with_range(Some(range.clone()));
+        let read = async {
+            let found = store.get_opts(path, options).await?;
+            let size = found.meta.size;
+            Ok((size, if size < range.end { Bytes::new() } else { found.bytes().await? }))
+        };
+        match read.await {
+            Ok((size, bytes)) if size >= range.end && bytes.len() as u64 == range.end - range.start => Ok(Some(bytes)),
+            Ok((size, _)) => Err(short(size)),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", object, &error)),
+            // Servers word it differently that a piece begins beyond the end.
+            Err(error) => match store.head(path).await {
+                Ok(found) if found.size < range.end => Err(short(found.size)),
+                _ => Err(self.failed("read", object, &error)),
+            },
         }
     }
 

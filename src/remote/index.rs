@@ -1,14 +1,15 @@
 //! The index: all that the segments say, read up to some number.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{cmp::Ordering, collections::HashMap, fs, path::Path, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
     RemoteError,
     client::{AT_ONCE, Client, Created},
-    segment::{Heading, Operation, Published, decode, encode},
+    segment::{Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, decode, encode},
     signing::Keys,
 };
 use crate::{
@@ -19,6 +20,14 @@ use crate::{
 const LATEST: &str = "v1/latest";
 /// After so many segments comes a checkpoint: who knows nothing reads at most so many segments besides it.
 const EVERY: u64 = 8;
+/// So many missing segments in a row are passed over; where more are missing, the hint is wrong.
+const MISSING: usize = 32;
+/// The hint is short: what is longer is none.
+const MOST_OF_LATEST: u64 = 64 << 10;
+/// So many problems are told of.
+const PROBLEMS: usize = 20;
+/// So often somebody else may be first, before publishing is given up.
+const TRIES: u32 = 20;
 
 /// All published results, up to a segment.
 #[derive(Debug, Default)]
@@ -50,12 +59,28 @@ fn checkpoint_name(number: u64) -> String {
     format!("v1/checkpoints/{number:012}")
 }
 
+/// What of the index was found under a name.
+enum Found {
+    Bytes(Bytes),
+    /// It is larger than such an object ever is.
+    TooLarge(String),
+    Nothing,
+}
+
+async fn find(client: &Client, object: &str, most: u64) -> Result<Found, RemoteError> {
+    match client.get(object, most).await {
+        Ok(bytes) => Ok(bytes.map_or(Found::Nothing, Found::Bytes)),
+        Err(RemoteError::Damaged { problem, .. }) => Ok(Found::TooLarge(problem)),
+        Err(error) => Err(error),
+    }
+}
+
 impl Index {
     /// The copy that this machine keeps; an empty index if there is none that can be read.
     pub(super) fn kept(store: &Store, folder: &Path) -> Self {
         let mut index = Self::default();
         if let Ok(bytes) = fs::read(store.derived(folder.join("index")))
-            && let Ok((heading, operations)) = decode(&bytes)
+            && let Ok((heading, operations)) = decode(&bytes, MOST_OF_CHECKPOINT)
         {
             index.begin_at(heading, operations);
         }
@@ -90,9 +115,14 @@ impl Index {
         self.published.contains_key(key)
     }
 
-    /// Whether the same result was published by the same signer.
+    /// Whether the same result was published by the same signer. What only says so does not count.
     pub(super) fn has(&self, new: &Published) -> bool {
-        let same = |old: &Published| old.artifact == new.artifact && old.signer() == new.signer();
+        let same = |old: &Published| {
+            old.artifact == new.artifact
+                && old.signer() == new.signer()
+                && old.signature.as_ref().is_none_or(|signature| signature.holds(&old.record))
+                && old.read().is_ok()
+        };
         self.published.get(&new.key).is_some_and(|published| published.iter().any(same))
     }
 
@@ -107,6 +137,14 @@ impl Index {
 
     pub(super) fn take_problems(&mut self) -> Vec<String> {
         std::mem::take(&mut self.problems)
+    }
+
+    fn tell(&mut self, problem: String) {
+        match self.problems.len().cmp(&PROBLEMS) {
+            Ordering::Less => self.problems.push(problem),
+            Ordering::Equal => self.problems.push("more is wrong there; the rest is not listed".to_owned()),
+            Ordering::Greater => {}
+        }
     }
 
     fn begin_at(&mut self, heading: Heading, operations: Vec<Operation>) {
@@ -156,29 +194,37 @@ impl Index {
     }
 
     /// Takes the next segment in. One that is damaged or missing is passed over: its results count as not there.
-    fn take(&mut self, number: u64, bytes: Option<&[u8]>) {
-        let read = match bytes {
-            Some(bytes) => decode(bytes).and_then(|(heading, operations)| {
+    fn take(&mut self, number: u64, found: &Found) {
+        let read = match found {
+            Found::Bytes(bytes) => decode(bytes, MOST).and_then(|(heading, operations)| {
                 let is_it = heading.number == number && (number == 1 || heading.origin == self.origin);
                 if is_it { Ok(operations) } else { Err("it belongs to another place".to_owned()) }
             }),
-            None => Err("it is missing".to_owned()),
+            Found::TooLarge(problem) => Err(problem.clone()),
+            Found::Nothing => Err("it is missing".to_owned()),
         };
         self.number = number;
         if number == 1 {
-            self.origin = bytes.map(Digest::of);
+            self.origin = if let Found::Bytes(bytes) = found { Some(Digest::of(bytes)) } else { None };
         }
         match read {
             Ok(operations) => self.apply(operations),
-            Err(problem) => {
-                self.problems.push(format!("{}: {problem}; its results are not used", segment_name(number)));
-            }
+            Err(problem) => self.tell(format!("{}: {problem}; its results are not used", segment_name(number))),
         }
     }
 
     /// Reads what was published since; with `probe`, also what the hint does not tell of.
     pub(super) async fn refresh(&mut self, client: &Client, probe: bool) -> Result<(), RemoteError> {
-        let latest: Option<Latest> = client.get(LATEST).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let latest = match find(client, LATEST, MOST_OF_LATEST).await? {
+            Found::Bytes(bytes) => serde_json::from_slice::<Latest>(&bytes).ok(),
+            Found::TooLarge(_) | Found::Nothing => None,
+        };
+        // Numbers that no segment has tell nothing; which log it is counts all the same.
+        let latest = latest.map(|latest| Latest {
+            segment: latest.segment.min(LAST),
+            checkpoint: if latest.checkpoint <= LAST { latest.checkpoint } else { 0 },
+            ..latest
+        });
         if self.number > 0 && latest.as_ref().map(|latest| latest.origin) != self.origin {
             // It is another bucket than it was.
             *self = Self::default();
@@ -186,31 +232,64 @@ impl Index {
         if let Some(latest) = latest {
             if latest.checkpoint > self.number + 2 {
                 let name = checkpoint_name(latest.checkpoint);
-                let read = client.get(&name).await?.map(|bytes| decode(&bytes));
-                match read {
-                    Some(Ok((heading, operations)))
-                        if heading.number == latest.checkpoint && heading.origin == Some(latest.origin) =>
-                    {
-                        self.begin_at(heading, operations);
-                    }
-                    Some(Ok(_)) => self.problems.push(format!("{name}: it belongs to another place; it is not used")),
-                    Some(Err(problem)) => self.problems.push(format!("{name}: {problem}; it is not used")),
-                    None => self.problems.push(format!("{name}: it is missing")),
+                let problem = match find(client, &name, MOST_OF_CHECKPOINT).await? {
+                    Found::Bytes(bytes) => match decode(&bytes, MOST_OF_CHECKPOINT) {
+                        Ok((heading, operations))
+                            if heading.number == latest.checkpoint && heading.origin == Some(latest.origin) =>
+                        {
+                            self.begin_at(heading, operations);
+                            None
+                        }
+                        Ok(_) => Some("it belongs to another place".to_owned()),
+                        Err(problem) => Some(problem),
+                    },
+                    Found::TooLarge(problem) => Some(problem),
+                    Found::Nothing => Some("it is missing".to_owned()),
+                };
+                if let Some(problem) = problem {
+                    self.tell(format!("{name}: {problem}; it is not used"));
                 }
             }
-            self.checkpoint = self.checkpoint.max(latest.checkpoint);
-            let numbers = self.number + 1..=latest.segment;
-            let mut segments = stream::iter(numbers)
-                .map(|number| async move { (number, client.get(&segment_name(number)).await) })
-                .buffered(AT_ONCE);
-            while let Some((number, bytes)) = segments.next().await {
-                self.take(number, bytes?.as_deref());
+            self.read_up_to(client, latest.segment).await?;
+            if latest.checkpoint <= self.number {
+                self.checkpoint = self.checkpoint.max(latest.checkpoint);
             }
         }
-        if probe {
-            while let Some(bytes) = client.get(&segment_name(self.number + 1)).await? {
-                self.take(self.number + 1, Some(&bytes));
+        while probe && self.number < LAST {
+            match find(client, &segment_name(self.number + 1), MOST).await? {
+                Found::Nothing => break,
+                found => self.take(self.number + 1, &found),
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the segments up to one that the hint names. It may name any number, so a long row of missing ones ends it.
+    async fn read_up_to(&mut self, client: &Client, last: u64) -> Result<(), RemoteError> {
+        let mut missing = Vec::new();
+        let mut segments = stream::iter(self.number + 1..=last)
+            .map(|number| async move { (number, find(client, &segment_name(number), MOST).await) })
+            .buffered(AT_ONCE);
+        while let Some((number, found)) = segments.next().await {
+            let found = found?;
+            if matches!(found, Found::Nothing) {
+                missing.push(number);
+                if missing.len() > MISSING {
+                    let first = segment_name(missing[0]);
+                    self.tell(format!(
+                        "{LATEST} names segment {last}, but there is none from {first} on; it is not used"
+                    ));
+                    return Ok(());
+                }
+                continue;
+            }
+            for number in missing.drain(..) {
+                self.take(number, &Found::Nothing);
+            }
+            self.take(number, &found);
+        }
+        for number in missing {
+            self.take(number, &Found::Nothing);
         }
         Ok(())
     }
@@ -222,7 +301,7 @@ impl Index {
         client: &Client,
         mut choose: impl FnMut(&Self) -> Vec<Operation>,
     ) -> Result<(), RemoteError> {
-        loop {
+        for tries in 0..TRIES {
             let operations = choose(self);
             if operations.is_empty() {
                 return Ok(());
@@ -231,13 +310,19 @@ impl Index {
             let bytes = encode(&self.heading(number), &operations);
             match client.create(&segment_name(number), bytes.clone()).await? {
                 Created::Yes => {
-                    self.take(number, Some(&bytes));
+                    self.take(number, &Found::Bytes(bytes.into()));
                     self.hint(client).await;
                     return Ok(());
                 }
                 Created::Taken => self.refresh(client, true).await?,
             }
+            if self.number < number {
+                // It is there and cannot be read: the server is late, or lies.
+                tokio::time::sleep(Duration::from_millis(50 << tries.min(5))).await;
+            }
         }
+        let problem = format!("others were first, or it cannot be read, {TRIES} times in a row; try again later");
+        Err(client.damaged(&segment_name(self.number + 1), problem))
     }
 
     /// Tells where the log ends. All of it is derived: if it fails, readers take longer.
@@ -246,14 +331,14 @@ impl Index {
             let created = client.create(&checkpoint_name(self.number), self.as_checkpoint()).await;
             match created {
                 Ok(_) => self.checkpoint = self.number,
-                Err(error) => self.problems.push(error.to_string()),
+                Err(error) => self.tell(error.to_string()),
             }
         }
         let Some(origin) = self.origin else { return };
         let latest = Latest { origin, segment: self.number, checkpoint: self.checkpoint };
         let bytes = serde_json::to_vec(&latest).unwrap_or_default();
         if let Err(error) = client.put(LATEST, bytes).await {
-            self.problems.push(error.to_string());
+            self.tell(error.to_string());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::segment::{Heading, Operation, Published, decode, encode};
+use super::segment::{Heading, MOST, Operation, Published, decode, encode};
 use crate::{
     digest::Key,
     store::{Manifest, Record, Store},
@@ -30,7 +30,7 @@ fn path(folder: &Path, key: &Key) -> PathBuf {
 /// What was noted of the result of an action.
 pub(super) fn noted(store: &Store, folder: &Path, key: &Key) -> Option<Known> {
     let bytes = fs::read(store.derived(path(folder, key))).ok()?;
-    match decode(&bytes).ok()?.1.into_iter().next()? {
+    match decode(&bytes, MOST).ok()?.1.into_iter().next()? {
         Operation::Publish(published) => published.open(key).ok(),
         _ => None,
     }

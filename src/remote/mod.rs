@@ -211,7 +211,8 @@ impl Remote {
     /// Whether results of an action are published, and none of them by somebody whose key is trusted here.
     pub fn is_untrusted(&self, key: &Key) -> bool {
         let state = self.state();
-        state.index.as_ref().is_some_and(|index| index.knows(key) && index.published(key, &self.keys).is_none())
+        !self.keys.trusted.is_empty()
+            && state.index.as_ref().is_some_and(|index| index.knows(key) && index.published(key, &self.keys).is_none())
     }
 
     /// How many results the index has, and the number of its last segment.

@@ -27,6 +27,9 @@ const OBJECTS_AT_ONCE: usize = 4;
 /// So many results are taken in at the same time.
 const ADMITTED_AT_ONCE: usize = 16;
 
+/// A longer list of files is an attack: it would have more than a million files.
+const LONGEST_LIST: u64 = 256 << 20;
+
 /// What came of fetching results.
 #[derive(Debug, Default)]
 pub struct Pulled {
@@ -69,6 +72,13 @@ impl Wanted {
         }
         let write = |place: &PathBuf| fs::write(place, bytes).map_err(|error| unwritten(place, &error));
         self.places.iter().try_for_each(write)
+    }
+}
+
+fn trouble(error: &RemoteError) -> Trouble {
+    match error {
+        RemoteError::Damaged { .. } => Trouble::Lost(error.to_string()),
+        _ => Trouble::Unreachable(error.to_string()),
     }
 }
 
@@ -148,6 +158,9 @@ impl Remote {
             return Err(refuse("v1/segments", format!("no list of files is published for {artifact}")));
         };
         let object = named("packs", &pack);
+        if length > LONGEST_LIST {
+            return Err(refuse(&object, format!("a list of files of {length} bytes; expected {LONGEST_LIST} at most")));
+        }
         let range = offset..offset.saturating_add(length);
         let bytes = self.client.block_on(self.client.get_ranges(&object, &[range]))??;
         let Some(bytes) = bytes.as_ref().and_then(|pieces| pieces.first()) else {
@@ -215,7 +228,7 @@ impl Remote {
                 results.extend(full.into_iter().map(|(digest, _)| (digest, Err(gone.clone()))));
             }
             Err(error) => {
-                let trouble = Trouble::Unreachable(error.to_string());
+                let trouble = trouble(&error);
                 results.extend(full.into_iter().map(|(digest, _)| (digest, Err(trouble.clone()))));
             }
         }

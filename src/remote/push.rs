@@ -16,7 +16,7 @@ use super::{
     index::Index,
     pack::{Draft, SMALL},
     pull::named,
-    segment::{Operation, Packed, Published, Slice},
+    segment::{MOST, Operation, Packed, Published, Slice},
     signing::Keys,
 };
 use crate::{
@@ -124,28 +124,32 @@ impl Remote {
         });
         let publications: Vec<(Published, bool)> =
             offers.iter().map(|offer| (offer.published(&places, &self.keys), offer.anew)).collect();
-        let mut chosen = (Vec::new(), Vec::new());
-        let committed = self.with_index(store, async |index| {
-            index
-                .commit(&self.client, |index| {
-                    let operations;
-                    (operations, chosen) = choose(index, &publications, &self.keys);
-                    operations
-                })
-                .await
-        });
-        match committed {
-            Ok(((), problems)) => {
-                pushed.problems.extend(problems);
-                (pushed.stored, pushed.conflicts) = chosen;
-                let mut state = self.state();
-                for key in &pushed.stored {
-                    state.lost.remove(key);
+        for publications in in_segments(&publications) {
+            let mut chosen = (Vec::new(), Vec::new());
+            let committed = self.with_index(store, async |index| {
+                index
+                    .commit(&self.client, |index| {
+                        let operations;
+                        (operations, chosen) = choose(index, publications, &self.keys);
+                        operations
+                    })
+                    .await
+            });
+            match committed {
+                Ok(((), problems)) => {
+                    pushed.problems.extend(problems);
+                    let mut state = self.state();
+                    for key in &chosen.0 {
+                        state.lost.remove(key);
+                    }
+                    pushed.stored.append(&mut chosen.0);
+                    pushed.conflicts.append(&mut chosen.1);
                 }
-            }
-            Err(error) => {
-                let problem = error.to_string();
-                pushed.failed.extend(offers.iter().map(|offer| (offer.record.key, problem.clone())));
+                Err(error) => {
+                    let problem = error.to_string();
+                    let keys = publications.iter().map(|(published, _)| published.key);
+                    pushed.failed.extend(keys.map(|key| (key, problem.clone())));
+                }
             }
         }
         Ok(pushed)
@@ -331,6 +335,22 @@ impl Offer {
             packed: packed.into_iter().map(|(pack, files)| Packed { pack, files }).collect(),
         }
     }
+}
+
+/// Results that share a segment, so that none becomes too large to be read.
+fn in_segments(publications: &[(Published, bool)]) -> impl Iterator<Item = &[(Published, bool)]> {
+    let mut rest = publications;
+    std::iter::from_fn(move || {
+        let mut size = 0;
+        let fits = |(published, _): &&(Published, bool)| {
+            size += serde_json::to_string(published).map_or(0, |text| text.len() as u64 + 128);
+            size <= MOST / 2
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        (!now.is_empty()).then_some(now)
+    })
 }
 
 /// Where the content of published results lies.

@@ -17,8 +17,12 @@ use crate::{
 };
 
 const MAGIC: &[u8; 16] = b"twdag segment 1\n";
-/// More than any index has: what unpacks to more is an attack.
-const MOST: u64 = 4 << 30;
+/// The most bytes of a segment, packed or not: what unpacks to more is an attack. Whoever publishes more makes several.
+pub(super) const MOST: u64 = 64 << 20;
+/// The most bytes of a checkpoint, packed or not. A larger index is read from its segments.
+pub(super) const MOST_OF_CHECKPOINT: u64 = 512 << 20;
+/// The last number that has twelve digits.
+pub(super) const LAST: u64 = 999_999_999_999;
 /// How much work goes into packing: the usual amount.
 const LEVEL: i32 = 3;
 
@@ -95,8 +99,17 @@ impl Published {
 
     /// What was published for an action; says what is wrong with it otherwise.
     pub(super) fn open(&self, key: &Key) -> Result<Known, String> {
+        if self.key != *key {
+            return Err(format!("it belongs to action {}", self.key));
+        }
+        let (record, manifest) = self.read()?;
+        Ok(Known { record, manifest, published: self.clone() })
+    }
+
+    /// The record and the list of files, which must be those of the action and the result that they stand under.
+    pub(super) fn read(&self) -> Result<(Record, Option<Manifest>), String> {
         let record = Record::from_text(self.record.as_bytes()).map_err(|problem| format!("the record: {problem}"))?;
-        if record.key != *key || self.key != *key {
+        if record.key != self.key {
             return Err(format!("the record belongs to action {}", record.key));
         }
         if record.artifact != self.artifact {
@@ -104,7 +117,7 @@ impl Published {
         }
         let manifest = self.manifest.as_ref().map(|text| Manifest::of_artifact(&self.artifact, text.as_bytes()));
         let manifest = manifest.transpose().map_err(|problem| format!("the list of files: {problem}"))?;
-        Ok(Known { record, manifest, published: self.clone() })
+        Ok((record, manifest))
     }
 }
 
@@ -120,19 +133,25 @@ pub(super) fn encode<'a>(heading: &Heading, operations: impl IntoIterator<Item =
     [&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat()
 }
 
-/// Reads what [`encode`] wrote; says what is wrong otherwise.
-pub(super) fn decode(bytes: &[u8]) -> Result<(Heading, Vec<Operation>), String> {
+/// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise.
+pub(super) fn decode(bytes: &[u8], most: u64) -> Result<(Heading, Vec<Operation>), String> {
     let content = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(32));
     let Some((_, packed)) = content.filter(|(check, packed)| *check == Digest::of(packed).as_bytes()) else {
         return Err("it is damaged (cut short or changed), or was written by another version of twdag".to_owned());
     };
     let mut text = String::new();
     zstd::stream::read::Decoder::new(packed)
-        .and_then(|unpacked| unpacked.take(MOST).read_to_string(&mut text))
+        .and_then(|unpacked| unpacked.take(most + 1).read_to_string(&mut text))
         .map_err(|error| format!("it cannot be unpacked: {error}"))?;
+    if text.len() as u64 > most {
+        return Err(format!("it unpacks to more than {most} bytes"));
+    }
     let mut lines = text.lines();
     let heading = serde_json::from_str(lines.next().unwrap_or_default());
-    let heading = heading.map_err(|error| format!("its heading cannot be read: {error}"))?;
+    let heading: Heading = heading.map_err(|error| format!("its heading cannot be read: {error}"))?;
+    if heading.number > LAST || heading.checkpoint > LAST {
+        return Err(format!("its heading bears a number beyond {LAST}"));
+    }
     // What later versions say besides is theirs: a line that is not known here does nothing.
     Ok((heading, lines.filter_map(|line| serde_json::from_str(line).ok()).collect()))
 }
@@ -147,11 +166,22 @@ mod tests {
         let heading = Heading { number: 7, origin: Some(Digest::of(b"first")), checkpoint: 0 };
         let operations = [Operation::Remove(key), Operation::Differs { key, artifact: Digest::of(b"other").into() }];
         let bytes = encode(&heading, &operations);
-        assert_eq!(decode(&bytes), Ok((heading, operations.to_vec())));
+        assert_eq!(decode(&bytes, MOST), Ok((heading, operations.to_vec())));
         for position in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[position] ^= 1;
-            assert!(decode(&changed).is_err() && decode(&bytes[..position]).is_err(), "{position}");
+            assert!(decode(&changed, MOST).is_err() && decode(&bytes[..position], MOST).is_err(), "{position}");
+        }
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_or_bears_no_number_is_refused() {
+        let bomb = zstd::bulk::compress(&vec![b'\n'; MOST as usize + 1], LEVEL).unwrap();
+        let bomb = [&MAGIC[..], Digest::of(&bomb).as_bytes(), &bomb].concat();
+        assert!(bomb.len() < 1 << 20);
+        assert_eq!(decode(&bomb, MOST).unwrap_err(), format!("it unpacks to more than {MOST} bytes"));
+        for (number, checkpoint) in [(u64::MAX, 0), (1, u64::MAX)] {
+            assert!(decode(&encode(&Heading { number, origin: None, checkpoint }, []), MOST).is_err());
         }
     }
 }

@@ -120,7 +120,8 @@ fn message(record: &str) -> [u8; 32] {
 }
 
 impl Signature {
-    fn holds(&self, record: &str) -> bool {
+    /// Whether its key signed a record.
+    pub(super) fn holds(&self, record: &str) -> bool {
         let mut bytes = [0; 64];
         if self.signature.len() != 128 || !self.signature.is_ascii() {
             return false;
@@ -144,9 +145,10 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Whether a published result is used here.
+    /// Whether a published result is used here. A signed record that stands under another action or result is none: it must
+    /// not take the place of the right one.
     pub(super) fn accept(&self, published: &Published) -> bool {
         let holds = |signature: &Signature| self.trusted.contains(&signature.by) && signature.holds(&published.record);
-        self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)
+        (self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)) && published.read().is_ok()
     }
 }

@@ -117,6 +117,8 @@ pub(crate) enum Treat {
     Cut(u64),
     /// A byte of the answer's body is another one.
     Flip,
+    /// The object is shorter than the piece that is asked for: the answer is whole, and half as long.
+    Shorten,
 }
 
 /// A request that went by.
@@ -205,9 +207,38 @@ fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &D
             }
             client.write_all(&answer).ok()?;
         }
+        Treat::Shorten => {
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer).ok()?;
+            client.write_all(&shortened(&answer)?).ok()?;
+        }
         _ => drop(std::io::copy(&mut server, &mut client)),
     }
     client.shutdown(Shutdown::Both).ok()
+}
+
+/// The answer of a server whose object ends in the middle of the piece that was asked for.
+fn shortened(answer: &[u8]) -> Option<Vec<u8>> {
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let (head, body) = answer.split_at(head);
+    let body = &body[..body.len() / 2];
+    let mut short = Vec::new();
+    for line in std::str::from_utf8(head).ok()?.lines() {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let line = match name.to_ascii_lowercase().as_str() {
+            "content-length" => format!("{name}: {}", body.len()),
+            "content-range" => {
+                let begin: usize = value.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()?;
+                let end = begin + body.len();
+                format!("{name}: bytes {begin}-{}/{end}", end - 1)
+            }
+            _ => line.to_owned(),
+        };
+        short.extend_from_slice(line.as_bytes());
+        short.extend_from_slice(b"\r\n");
+    }
+    short.extend_from_slice(body);
+    Some(short)
 }
 
 /// A part of the bucket that no other test uses.

@@ -7,7 +7,10 @@ use twdag::{
     store::{Entry, Manifest},
 };
 
-use crate::place::{CHAIN, Machine, Team};
+use crate::{
+    bucket_server::Treat,
+    place::{CHAIN, Machine, THOUSAND, Team},
+};
 
 fn filled(team: &Team) -> Machine<'_> {
     let machine = team.machine(CHAIN);
@@ -179,4 +182,83 @@ fn a_segment_that_was_cut_short_changed_or_moved_is_passed_over_and_told() {
         let third = team.machine(CHAIN);
         assert_eq!(third.store("pull").1["fetched"], 3, "{attack}");
     }
+}
+
+#[test]
+fn an_unbelievably_long_list_of_files_is_refused() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&[THOUSAND]);
+    machine.run_alone();
+    machine.store("push");
+    for length in [1_u64 << 20, 1 << 60, u64::MAX] {
+        rewrite(&team.files("segments")[0], |text| {
+            let (heading, operation) = text.split_once('\n').unwrap();
+            let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
+            operation["publish"]["list"]["length"] = length.into();
+            format!("{heading}\n{operation}")
+        });
+        let victim = team.machine(&[THOUSAND]);
+        let said = victim.output(&["store", "pull", "graph.ron"]);
+        assert_eq!(said.code, Some(1), "{length}: {said:#?}");
+        assert!(said.stderr.contains("expected"), "{length}: {said:#?}");
+        victim.run_alone();
+    }
+}
+
+#[test]
+fn a_pack_that_a_server_has_shortened_is_a_miss() {
+    let is_pack = |target: &str| target.contains("/packs/");
+    let team =
+        Team::behind(
+            move |request| {
+                if request.method == "GET" && is_pack(&request.target) { Treat::Shorten } else { Treat::Well }
+            },
+        );
+    let Some(team) = team else { return };
+    for stages in [CHAIN, &[THOUSAND]] {
+        let (machine, victim) = (team.machine(stages), team.machine(stages));
+        machine.run_alone();
+        assert_eq!(machine.store("push").0, Some(0));
+        let said = victim.output(&["store", "pull", "graph.ron"]);
+        assert_eq!(said.code, Some(1), "{said:#?}");
+        assert!(said.stderr.contains("bytes; expected bytes") && !said.stderr.contains("panicked"), "{said:#?}");
+        victim.run_alone();
+    }
+}
+
+#[test]
+fn a_hint_that_names_segments_which_are_not_there_costs_nothing_but_a_word() {
+    for number in [40_u64, 1 << 39, 1 << 60, u64::MAX] {
+        let team = Team::in_a_folder();
+        let machine = team.machine(&CHAIN[..1]);
+        machine.run_alone();
+        machine.store("push");
+        let latest = team.files("").into_iter().find(|path| path.ends_with("latest")).unwrap();
+        let mut hint: serde_json::Value = serde_json::from_slice(&fs::read(&latest).unwrap()).unwrap();
+        hint["segment"] = number.into();
+        hint["checkpoint"] = number.into();
+        fs::write(&latest, hint.to_string()).unwrap();
+        let victim = team.machine(CHAIN);
+        let said = victim.output(&["store", "pull", "graph.ron"]);
+        assert_eq!((said.code, victim.here()), (Some(0), vec!["one".to_owned()]), "{number}: {said:#?}");
+        assert!(said.stderr.lines().count() < 40, "{said:#?}");
+        // The log goes on where it ends.
+        victim.run_alone();
+        assert_eq!(victim.store("push").1["stored"], 2, "{number}");
+        assert_eq!(team.files("segments").len(), 2, "{number}");
+        assert_eq!(team.machine(CHAIN).store("pull").1["fetched"], 3, "{number}");
+    }
+}
+
+#[test]
+fn a_segment_that_unpacks_to_too_much_is_passed_over() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&CHAIN[..1]);
+    machine.run_alone();
+    machine.store("push");
+    rewrite(&team.files("segments")[0], |text| text + &"\n".repeat(65 << 20));
+    let victim = team.machine(&CHAIN[..1]);
+    let said = victim.output(&["store", "pull", "graph.ron"]);
+    assert!(said.code == Some(0) && said.stderr.contains("it unpacks to more than"), "{said:#?}");
+    assert_eq!(victim.here(), Vec::<String>::new());
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     bucket_server::{SECRET_KEY, Treat},
     place::{CHAIN, Machine, THOUSAND, Team},
+    run_support::Said,
 };
 
 #[test]
@@ -175,4 +176,20 @@ fn the_workspace_file_may_name_the_shared_store() {
     assert_eq!(pushed["remote_store"], team.address.as_str());
     let none = machine.place.output(&["store", "push", "graph.ron", "--remote", "off"]);
     assert_eq!(none.code, Some(2), "{none:#?}");
+}
+
+#[test]
+fn a_password_in_the_address_of_the_server_is_refused_and_not_shown() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&CHAIN[..1]);
+    for variable in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        let mut command = machine.place.twdag(&["store", "status", "graph.ron", "--remote-store", "s3://team/x"]);
+        command.env(variable, "http://user:geheim@127.0.0.1:9");
+        let said = Said::from(command.output().unwrap());
+        assert!(said.stderr.contains("holds a user or a password"), "{said:#?}");
+        assert!(
+            said.code != Some(0) && !said.stderr.contains("geheim") && !said.stdout.contains("geheim"),
+            "{said:#?}"
+        );
+    }
 }

@@ -129,6 +129,33 @@ fn no_signature_stands_for_another_record_and_none_is_forged() {
 }
 
 #[test]
+fn a_signed_record_under_another_action_or_result_does_not_stand_before_the_right_one() {
+    for what in ["key", "artifact", "manifest"] {
+        let team = Team::in_a_folder();
+        let (ci, member) = (team.machine(CHAIN), team.machine(CHAIN));
+        let (file, public) = key(&ci, "ci.key");
+        trust(&member, &[&public]);
+        trust(&ci, &[&public]);
+        ci.run_alone();
+        push_with(&ci, &file);
+        rewrite(&team.files("segments")[0], |text| {
+            let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let honest = lines.split_off(1);
+            for (number, line) in honest.iter().enumerate() {
+                let mut copy = line.clone();
+                copy["publish"][what] = honest[(number + 1) % honest.len()]["publish"][what].clone();
+                lines.push(copy);
+            }
+            lines.extend(honest);
+            lines.iter().map(|line| line.to_string() + "\n").collect()
+        });
+        let (code, pulled) = member.store("pull");
+        assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(3)), "{what}: {pulled}");
+        assert_eq!(push_with(&ci, &file)["there"], 3, "{what}");
+    }
+}
+
+#[test]
 fn what_was_noted_of_who_is_trusted_no_more_is_not_used() {
     let team = Team::in_a_folder();
     let (ci, member) = (team.machine(CHAIN), team.machine(CHAIN));
