@@ -58,6 +58,14 @@ pub enum RemoteError {
         /// What is wrong.
         problem: String,
     },
+    /// Something that is to be stored has no form as bytes.
+    #[error("internal error: {what} cannot be written as bytes: {source}; please report it")]
+    Encoding {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The system refused to start threads.
     #[error("cannot set up the connection to the remote store: {0}")]
     System(#[source] std::io::Error),
@@ -72,6 +80,7 @@ impl RemoteError {
         match self {
             Self::Address { .. } | Self::Key { .. } => Blame::Input,
             Self::Unusable { .. } | Self::Request { .. } | Self::Damaged { .. } | Self::System(_) => Blame::Environment,
+            Self::Encoding { .. } => Blame::Bug,
             Self::Store(error) => error.blame(),
         }
     }

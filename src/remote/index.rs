@@ -88,12 +88,14 @@ impl Index {
     }
 
     /// Keeps a copy. If it cannot be written, more has to be read next time.
-    pub(super) fn keep(&self, store: &Store, folder: &Path) {
+    pub(super) fn keep(&mut self, store: &Store, folder: &Path) {
         let path = folder.join("index");
-        if self.number > 0 {
-            let _ = store.keep_derived(path, &self.as_checkpoint());
-        } else {
-            let _ = store.drop_derived(path);
+        let kept = match self.number {
+            0 => store.drop_derived(path).map_err(RemoteError::from),
+            _ => self.as_checkpoint().and_then(|bytes| Ok(store.keep_derived(path, &bytes)?)),
+        };
+        if let Err(error) = kept {
+            self.tell(format!("what was read of the index is not kept, so that it is read again next time: {error}"));
         }
     }
 
@@ -179,7 +181,7 @@ impl Index {
         }
     }
 
-    fn as_checkpoint(&self) -> Vec<u8> {
+    fn as_checkpoint(&self) -> Result<Vec<u8>, RemoteError> {
         let mut published: Vec<&Published> = self.published.values().flatten().collect();
         // Of two that write the same checkpoint, it does not matter who wins.
         published.sort_by_key(|published| published.key);
@@ -307,7 +309,7 @@ impl Index {
                 return Ok(());
             }
             let number = self.number + 1;
-            let bytes = encode(&self.heading(number), &operations);
+            let bytes = encode(&self.heading(number), &operations)?;
             match client.create(&segment_name(number), bytes.clone()).await? {
                 Created::Yes => {
                     self.take(number, &Found::Bytes(bytes.into()));
@@ -328,7 +330,10 @@ impl Index {
     /// Tells where the log ends. All of it is derived: if it fails, readers take longer.
     async fn hint(&mut self, client: &Client) {
         if self.number >= self.checkpoint + EVERY {
-            let created = client.create(&checkpoint_name(self.number), self.as_checkpoint()).await;
+            let created = match self.as_checkpoint() {
+                Ok(bytes) => client.create(&checkpoint_name(self.number), bytes).await,
+                Err(error) => Err(error),
+            };
             match created {
                 Ok(_) => self.checkpoint = self.number,
                 Err(error) => self.tell(error.to_string()),
@@ -336,8 +341,11 @@ impl Index {
         }
         let Some(origin) = self.origin else { return };
         let latest = Latest { origin, segment: self.number, checkpoint: self.checkpoint };
-        let bytes = serde_json::to_vec(&latest).unwrap_or_default();
-        if let Err(error) = client.put(LATEST, bytes).await {
+        let written = match serde_json::to_vec(&latest) {
+            Ok(bytes) => client.put(LATEST, bytes).await,
+            Err(error) => Err(RemoteError::Encoding { what: LATEST, source: error.into() }),
+        };
+        if let Err(error) = written {
             self.tell(error.to_string());
         }
     }

@@ -8,7 +8,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Known,
+    Known, RemoteError,
     signing::{PublicKey, Signature},
 };
 use crate::{
@@ -122,15 +122,18 @@ impl Published {
 }
 
 /// A segment or checkpoint as bytes.
-pub(super) fn encode<'a>(heading: &Heading, operations: impl IntoIterator<Item = &'a Operation>) -> Vec<u8> {
-    // Strings, numbers and digests always have a JSON form.
-    let mut text = serde_json::to_string(heading).unwrap_or_default();
+pub(super) fn encode<'a>(
+    heading: &Heading,
+    operations: impl IntoIterator<Item = &'a Operation>,
+) -> Result<Vec<u8>, RemoteError> {
+    let unwritten = |source| RemoteError::Encoding { what: "a segment of the index", source };
+    let mut text = serde_json::to_vec(heading).map_err(|error| unwritten(error.into()))?;
     for operation in operations {
-        text.push('\n');
-        text += &serde_json::to_string(operation).unwrap_or_default();
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, operation).map_err(|error| unwritten(error.into()))?;
     }
-    let packed = zstd::bulk::compress(text.as_bytes(), LEVEL).unwrap_or_default();
-    [&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat()
+    let packed = zstd::bulk::compress(&text, LEVEL).map_err(unwritten)?;
+    Ok([&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat())
 }
 
 /// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise.
@@ -165,7 +168,7 @@ mod tests {
         let key: Key = Digest::of(b"key").into();
         let heading = Heading { number: 7, origin: Some(Digest::of(b"first")), checkpoint: 0 };
         let operations = [Operation::Remove(key), Operation::Differs { key, artifact: Digest::of(b"other").into() }];
-        let bytes = encode(&heading, &operations);
+        let bytes = encode(&heading, &operations).unwrap();
         assert_eq!(decode(&bytes, MOST), Ok((heading, operations.to_vec())));
         for position in 0..bytes.len() {
             let mut changed = bytes.clone();
@@ -181,7 +184,8 @@ mod tests {
         assert!(bomb.len() < 1 << 20);
         assert_eq!(decode(&bomb, MOST).unwrap_err(), format!("it unpacks to more than {MOST} bytes"));
         for (number, checkpoint) in [(u64::MAX, 0), (1, u64::MAX)] {
-            assert!(decode(&encode(&Heading { number, origin: None, checkpoint }, []), MOST).is_err());
+            let bytes = encode(&Heading { number, origin: None, checkpoint }, []).unwrap();
+            assert!(decode(&bytes, MOST).is_err());
         }
     }
 }
