@@ -23,6 +23,7 @@ mod push;
 mod segment;
 mod signing;
 mod tiers;
+mod voucher;
 
 use std::{
     collections::HashSet,

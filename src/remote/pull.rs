@@ -16,6 +16,7 @@ use super::{
     Known, Remote, RemoteError,
     client::{AT_ONCE, PIECE},
     segment::Slice,
+    voucher::Brought,
 };
 use crate::{
     digest::{Digest, Key},
@@ -132,7 +133,7 @@ impl Remote {
                 }
             }
         }
-        admit(store, whole, &mut pulled)?;
+        self.admit(store, whole, &mut pulled)?;
         let came = wanted.iter().filter(|(digest, _)| !failed.contains_key(digest));
         pulled.bytes = came.map(|(_, wanted)| wanted.size).sum();
         Ok(pulled)
@@ -260,38 +261,38 @@ impl Remote {
         }
         others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
     }
-}
 
-/// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together.
-fn admit(store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) -> Result<(), RemoteError> {
-    let threads = jobs.len().min(ADMITTED_AT_ONCE);
-    let (jobs, taken) = (Mutex::new(jobs), Mutex::new((pulled, Ok(()))));
-    let work = || {
-        loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(Job { known, incoming }) = job else { return };
-            let key = known.record.key;
-            let admitted = store.admit(incoming, &known.record);
-            let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
-            match admitted {
-                Ok(()) => taken.0.fetched.push(key),
-                // What this machine had before has lost files, so that this one stands in its place.
-                Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.0.fetched.push(key),
-                Err(StoreError::Nondeterministic(two)) => taken.0.missing.push((key, two.to_string())),
-                Err(error) => {
-                    taken.1 = Err(error.into());
-                    return;
+    /// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together.
+    fn admit(&self, store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) -> Result<(), RemoteError> {
+        let threads = jobs.len().min(ADMITTED_AT_ONCE);
+        let (jobs, taken) = (Mutex::new(jobs), Mutex::new((pulled, Ok(()))));
+        let work = || {
+            loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some(Job { known, incoming }) = job else { return };
+                let key = known.record.key;
+                let admitted = store.admit(incoming, &known.record, &Brought::new(&self.address, &known));
+                let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+                match admitted {
+                    Ok(()) => taken.0.fetched.push(key),
+                    // What this machine had before has lost files, so that this one stands in its place.
+                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.0.fetched.push(key),
+                    Err(StoreError::Nondeterministic(two)) => taken.0.missing.push((key, two.to_string())),
+                    Err(error) => {
+                        taken.1 = Err(error.into());
+                        return;
+                    }
                 }
             }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    taken.into_inner().unwrap_or_else(PoisonError::into_inner).1
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        taken.into_inner().unwrap_or_else(PoisonError::into_inner).1
+    }
 }
 
 /// The content that is not here.

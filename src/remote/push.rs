@@ -18,6 +18,7 @@ use super::{
     pull::named,
     segment::{MOST, Operation, Packed, Published, Slice},
     signing::Keys,
+    voucher::Voucher,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -44,6 +45,8 @@ pub struct Pushed {
     pub conflicts: Vec<Conflict>,
     /// Results that it did not get, and why.
     pub failed: Vec<(Key, String)>,
+    /// Results that are not given, and why: they came from elsewhere, and nobody who is trusted vouches for them.
+    pub withheld: Vec<(Key, String)>,
     /// What was found wrong there and passed over.
     pub problems: Vec<String>,
 }
@@ -63,6 +66,7 @@ pub struct Conflict {
 struct Offer {
     record: Record,
     manifest: Manifest,
+    voucher: Voucher,
     /// Whether what was published before has lost its bytes.
     anew: bool,
 }
@@ -96,8 +100,13 @@ impl Remote {
                 pushed.failed.push((key, "the store of this machine does not have it".to_owned()));
                 continue;
             };
+            let voucher = Voucher::of(store, &record)?;
+            if let Some(refusal) = voucher.refusal(&self.keys) {
+                pushed.withheld.push((key, refusal));
+                continue;
+            }
             let manifest = store.manifest(&record.artifact)?;
-            offers.push(Offer { record, manifest, anew: lost.contains(&key) });
+            offers.push(Offer { record, manifest, voucher, anew: lost.contains(&key) });
         }
         let mut places = HashMap::new();
         {
@@ -324,11 +333,19 @@ impl Offer {
             Place::Alone => None,
         });
         let manifest = long.is_none().then(|| String::from_utf8_lossy(&self.manifest.bytes()).into_owned());
-        let record = self.record.to_text();
+        let (record, signature) = match &self.voucher {
+            Voucher::Own => {
+                let record = self.record.to_text();
+                let signature = keys.signing.as_ref().map(|key| key.sign(&record));
+                (record, signature)
+            }
+            Voucher::Signer { record, signature } => (record.clone(), Some((**signature).clone())),
+            Voucher::Nobody => (self.record.to_text(), None),
+        };
         Published {
             key: self.record.key,
             artifact: self.record.artifact,
-            signature: keys.signing.as_ref().map(|key| key.sign(&record)),
+            signature,
             record,
             manifest,
             list,

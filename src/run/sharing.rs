@@ -242,10 +242,14 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>) -> Given {
     let mut waiting: Vec<Key> = Vec::new();
     let mut take = |keys: &[Key]| -> Vec<Key> {
         match remote.push(store, keys) {
-            Ok(Pushed { stored, bytes, conflicts, failed, problems, .. }) => {
+            Ok(Pushed { stored, bytes, conflicts, failed, withheld, problems, .. }) => {
                 given.stored += stored.len();
                 given.bytes += bytes;
                 given.warnings.extend(problems);
+                let withheld = withheld.into_iter();
+                given
+                    .warnings
+                    .extend(withheld.map(|(key, why)| format!("the result of action {key} is not given: {why}")));
                 let conflicts = conflicts.into_iter();
                 given.conflicts.extend(conflicts.map(|conflict| Differing {
                     key: conflict.key,

@@ -15,7 +15,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Entry, Store, StoreError, folder, object, seals::Seals, verdict};
+use super::{Entry, Store, StoreError, folder, object, origin, seals::Seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// A half-written file outside the rooms that a check has to itself is nobody's after this time.
@@ -259,7 +259,7 @@ impl Store {
 
     fn remove_leftovers(&self, checked: &mut Checked) -> Result<(), StoreError> {
         let mut leftovers = Vec::new();
-        for room in ["objects", "trees", "actions", verdict::ROOM] {
+        for room in ["objects", "trees", "actions", verdict::ROOM, origin::ROOM] {
             leftovers.extend(self.stock(room)?.drafts);
         }
         leftovers.extend(folder::entries(&self.root().join("pins"))?.into_iter().filter(|path| folder::is_draft(path)));

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{InUse, Manifest, Store, StoreError, folder, inventory::length, seals, verdict};
+use super::{InUse, Manifest, Store, StoreError, folder, inventory::length, origin, seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// Something that keeps artifacts.
@@ -302,6 +302,13 @@ impl Sweep<'_> {
         }
         for (digest, path) in self.store.stock(verdict::ROOM)?.named {
             if !self.store.named("actions", &digest).exists() {
+                self.take(&path, length(&path))?;
+            }
+        }
+        for (digest, path) in self.store.stock(origin::ROOM)?.named {
+            // One that cannot be read may be of a record that stays.
+            let key = self.store.origin_of(&digest);
+            if key.is_some_and(|key| !self.store.named("actions", key.digest()).exists()) {
                 self.take(&path, length(&path))?;
             }
         }

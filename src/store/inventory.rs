@@ -30,6 +30,7 @@ const ROOMS: &[&str] = &[
     "trees",
     "actions",
     "verdicts",
+    "origins",
     "pins",
     "local/scratch",
     "local/views",

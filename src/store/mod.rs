@@ -5,6 +5,7 @@
 //! trees/ab/REST     manifests of artifacts, named by their BLAKE3
 //! actions/ab/REST   records, named by the key of the action
 //! verdicts/ab/REST  what came of computing a result again, named by the key of the action
+//! origins/ab/REST  where a result came from that was computed elsewhere, named by what its record says of its making
 //! pins/NAME.json    results that stay, whatever is collected
 //! local/            what is derived or private to this machine: views, indexes, scratch, claims, leases, runs, quarantine
 //! ```
@@ -27,6 +28,7 @@ mod lease;
 mod local;
 mod manifest;
 mod object;
+mod origin;
 mod pin;
 mod provenance;
 mod quarantine;
@@ -53,6 +55,7 @@ pub use error::{StoreError, TwoResults};
 pub use inventory::RoomSize;
 pub use lease::{Hold, InUse};
 pub use manifest::{Entry, Manifest};
+pub use origin::Origin;
 pub use pin::{Pin, PinnedStage};
 pub use provenance::Provenance;
 pub use quarantine::Damage;

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::Serialize;
+
 use super::{CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, local};
 use crate::digest::Key;
 
@@ -49,8 +51,8 @@ impl Store {
     }
 
     /// Takes a result in, all files of which were put into their places, and records it as [`Store::publish`] does. Files
-    /// that the store has need not be there.
-    pub fn admit(&self, incoming: Incoming, record: &Record) -> Result<(), StoreError> {
+    /// that the store has need not be there. `origin` says where it comes from; see [`Store::origin`].
+    pub fn admit(&self, incoming: Incoming, record: &Record, origin: &impl Serialize) -> Result<(), StoreError> {
         for entry in incoming.manifest.files() {
             let place = incoming.place(entry)?;
             if place.symlink_metadata().is_ok() {
@@ -66,6 +68,7 @@ impl Store {
             return Err(StoreError::Artifact { artifact: record.artifact, problem });
         }
         self.need([artifact])?;
+        self.keep_origin(record, origin)?;
         self.publish(record)
     }
 

@@ -86,6 +86,94 @@ fn a_trusted_run_takes_nothing_from_who_came_first() {
     }
 }
 
+/// Strangers' results that a machine once fetched stay strangers', although it signs what it gives.
+#[test]
+fn what_was_fetched_from_others_is_never_signed_as_ones_own() {
+    for later in ["as it is", "collected", "checked", "with a note that was changed"] {
+        let team = Team::in_a_folder();
+        let (stranger, member, victim) = (team.machine(CLOCK), team.machine(CLOCK), team.machine(CLOCK));
+        let (file, public) = key(&member, "member.key");
+        trust(&victim, &[&public]);
+        stranger.run_alone();
+        stranger.store("push");
+        // There was no policy then.
+        assert_eq!(member.store("pull").1["fetched"], 1);
+        match later {
+            "collected" => assert_eq!(member.place.output(&["store", "gc"]).code, Some(0)),
+            "checked" => assert_eq!(member.place.output(&["store", "check"]).code, Some(0)),
+            "with a note that was changed" => {
+                let note = files_below(&member.place.path("artifacts/origins")).remove(0);
+                fs::set_permissions(&note, fs::Permissions::from_mode(0o644)).unwrap();
+                fs::write(&note, b"{}").unwrap();
+            }
+            _ => {}
+        }
+        assert_eq!(files_below(&member.place.path("artifacts/origins")).len(), 1, "{later}");
+        let with_key = push_with(&member, &file);
+        trust(&member, &[&public]);
+        for pushed in [with_key, push_with(&member, &file)] {
+            assert_eq!((&pushed["stored"], &pushed["failed"]), (&json!(0), &json!([])), "{later}: {pushed}");
+            let why = pushed["withheld"][0]["message"].as_str().unwrap();
+            assert!(why.ends_with("compute it on this machine to vouch for it"), "{later}: {why}");
+        }
+        assert_eq!(victim.store("pull").1["fetched"], 0, "{later}");
+        assert_eq!(victim.run(&[]).with_outcome("ran"), ["clock"], "{later}");
+        // What it computes itself it vouches for.
+        fs::remove_dir_all(member.place.path("artifacts/actions")).unwrap();
+        member.run_alone();
+        assert_eq!(push_with(&member, &file)["stored"], 1, "{later}");
+        assert_eq!(team.machine(CLOCK).store("pull").1["fetched"], 1, "{later}");
+    }
+}
+
+#[test]
+fn the_note_of_an_origin_goes_with_its_result() {
+    let team = Team::in_a_folder();
+    let (stranger, member) = (team.machine(CLOCK), team.machine(CLOCK));
+    stranger.run_alone();
+    stranger.store("push");
+    member.store("pull");
+    let notes = || files_below(&member.place.path("artifacts/origins")).len();
+    assert_eq!(notes(), 1);
+    let said = member.place.output(&["store", "gc", "--older-than", "0s"]);
+    assert_eq!((said.code, notes()), (Some(0), 0), "{said:#?}");
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
+    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+}
+
+#[test]
+fn a_signature_stays_with_a_result_that_is_passed_on() {
+    let (one, other) = (Team::in_a_folder(), Team::in_a_folder());
+    let ci = one.machine(CLOCK);
+    let (file, public) = key(&ci, "ci.key");
+    ci.run_alone();
+    push_with(&ci, &file);
+    let member = one.machine(CLOCK);
+    let (own, _) = key(&member, "own.key");
+    trust(&member, &[&public]);
+    assert_eq!(member.store("pull").1["fetched"], 1);
+    let address = &other.address;
+    let said = member.place.output(&[
+        "store",
+        "push",
+        "graph.ron",
+        "--json",
+        "--signing-key",
+        &own,
+        "--remote-store",
+        address,
+    ]);
+    let pushed: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&pushed["stored"], &pushed["withheld"]), (&json!(1), &json!([])), "{pushed}");
+    let guest = other.machine(CLOCK);
+    trust(&guest, &[&public]);
+    assert_eq!(guest.store("pull").1["fetched"], 1);
+    assert_eq!(guest.place.result("clock", "time"), ci.place.result("clock", "time"));
+}
+
 #[test]
 fn no_signature_stands_for_another_record_and_none_is_forged() {
     for attack in ["another result", "of another record", "of another key", "none", "cut"] {

@@ -28,7 +28,8 @@ use crate::{
   twdag store push graphs/quickstart.ron train_dense --json
 
 What is there already is not sent again. A result that differs from the published one is not sent: the exit code is 3
-then, and 1 if something could not be stored.")]
+then, and 1 if something could not be stored. A signing key signs what this machine has computed; what it has fetched
+from elsewhere keeps the signature that it came with, and is withheld if nobody who is trusted has signed it.")]
 pub(super) struct PushArguments {
     #[command(flatten)]
     common: Common,
@@ -128,6 +129,7 @@ struct Moved {
     bytes: u64,
     requests: u64,
     failed: Vec<Failed>,
+    withheld: Vec<Failed>,
     conflicts: Vec<Conflict>,
 }
 
@@ -150,6 +152,9 @@ impl Moved {
             output::out(format!("{}: {line}\n", paint(STRONG, &self.remote_store)));
             for Failed { key, message } in &self.failed {
                 output::err(format!("{}: action {key}: {message}\n", paint(BAD, "failed")));
+            }
+            for Failed { key, message } in &self.withheld {
+                output::err(format!("{}: action {key} is not given: {message}\n", paint(NOTE, "warning")));
             }
             for Conflict { key, published, found } in &self.conflicts {
                 output::err(format!(
@@ -194,6 +199,7 @@ pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
         bytes: pushed.bytes,
         requests: remote.requests(),
         failed: Moved::failed(pushed.failed),
+        withheld: Moved::failed(pushed.withheld),
         conflicts: pushed.conflicts,
     };
     let absent = plan.stages.iter().filter(|stage| stage.artifact.is_none()).count();
@@ -225,6 +231,7 @@ pub(super) fn pull(arguments: &PullArguments) -> Result<u8, Failure> {
         bytes: pulled.bytes,
         requests: scene.remote.requests(),
         failed: Moved::failed(pulled.missing),
+        withheld: Vec::new(),
         conflicts: Vec::new(),
     };
     let absent = plan.stages.len() - here - keys.len();
