@@ -79,14 +79,16 @@ pub(super) fn plan_with(
     let tiers = Tiers::new(store, remote);
     let plan = plan::plan(graph, targets, tiers.clone())?;
     let is_open = plan.stages.iter().any(|stage| stage.status != Status::Cached);
-    let Some(remote) = tiers.remote().filter(|_| is_open) else { return Ok((plan, None)) };
-    match remote.refresh_now_and_then(store) {
-        Ok(problems) => {
+    let planned = match tiers.remote().filter(|_| is_open).map(|remote| remote.refresh_now_and_then(store)) {
+        None => (plan, None),
+        Some(Ok(problems)) => {
             problems.iter().for_each(warn);
-            Ok((plan::plan(graph, targets, tiers)?, None))
+            (plan::plan(graph, targets, tiers)?, None)
         }
-        Err(error) => Ok((plan, Some(error))),
-    }
+        Some(Err(error)) => (plan, Some(error)),
+    };
+    remote.map(Remote::take_problems).iter().flatten().for_each(warn);
+    Ok(planned)
 }
 
 /// Tells of something that the user should know although the command goes on.

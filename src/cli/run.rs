@@ -145,6 +145,7 @@ fn fetch_needed(
         }
         sharing.fetch(store, &keys)?;
         *plan = plan::plan(graph, targets, Tiers::new(store, Some(sharing.remote())))?;
+        sharing.remote().take_problems().iter().for_each(warn);
     }
     sharing.count_hits(plan);
     Ok(())

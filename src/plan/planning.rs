@@ -54,16 +54,26 @@ pub enum Status {
 /// writes nothing but the indexes that make the next look faster.
 pub fn plan<'a>(graph: &Graph, targets: &[usize], tiers: impl Into<Tiers<'a>>) -> Result<Plan, PlanError> {
     let tiers = tiers.into();
+    // Each time, there is one result less that counts as there.
+    loop {
+        if let Some(plan) = try_to_plan(graph, targets, &tiers)? {
+            return Ok(plan);
+        }
+    }
+}
+
+/// Plans; `None` if a result turned out on the way not to be there after all.
+fn try_to_plan(graph: &Graph, targets: &[usize], tiers: &Tiers<'_>) -> Result<Option<Plan>, PlanError> {
     let mut artifacts = vec![None; graph.nodes().len()];
     let mut stages = Vec::new();
     for node in graph.closure(targets) {
-        let stage = planned(graph, node, &artifacts, &tiers)?;
+        let Some(stage) = planned(graph, node, &artifacts, tiers)? else { return Ok(None) };
         if let Some(slot) = artifacts.get_mut(node) {
             *slot = stage.artifact;
         }
         stages.push(stage);
     }
-    Ok(Plan { stages })
+    Ok(Some(Plan { stages }))
 }
 
 fn planned(
@@ -71,7 +81,7 @@ fn planned(
     index: usize,
     artifacts: &[Option<ArtifactId>],
     tiers: &Tiers<'_>,
-) -> Result<PlannedStage, PlanError> {
+) -> Result<Option<PlannedStage>, PlanError> {
     let node = graph.nodes().get(index).ok_or_else(|| PlanError::Bug(format!("the graph has no node {index}")))?;
     let stage = PlannedStage {
         node: index,
@@ -86,7 +96,11 @@ fn planned(
     };
     let missing = missing(graph, node, artifacts);
     if !missing.is_empty() {
-        return Ok(PlannedStage { reason: format!("waits for {}", missing.join(", ")), ..stage });
+        return Ok(Some(PlannedStage { reason: format!("waits for {}", missing.join(", ")), ..stage }));
+    }
+    let mut pointed_into = node.inputs.iter().filter(|input| input.reference.path().is_some());
+    if !pointed_into.all(|input| artifacts[input.node].is_none_or(|artifact| tiers.can_look_into(&artifact))) {
+        return Ok(None);
     }
     let action = resolve(graph, index, |node| artifacts.get(node).copied().flatten(), tiers)?;
     let key = action.key();
@@ -102,11 +116,11 @@ fn planned(
                 elsewhere: true,
                 ..stage
             };
-            return Ok(found);
+            return Ok(Some(found));
         }
         Found::Nowhere(lookup) => (Status::Run, why(graph, node, &action, &lookup, tiers.store)?, None),
     };
-    Ok(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage })
+    Ok(Some(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage }))
 }
 
 /// The stages that a stage reads and that have no result yet, in quotes, each once.

@@ -1,6 +1,6 @@
 //! Addresses of remote stores. Credentials come from the environment and never stand in an address.
 
-use std::{env, fmt, fs, str::FromStr, sync::Arc};
+use std::{env, fmt, fs, path::PathBuf, str::FromStr, sync::Arc};
 
 use object_store::{
     ClientConfigKey, ObjectStore, RetryConfig,
@@ -65,6 +65,11 @@ impl Address {
         Digest::of(format!("{}\n{endpoint}", self.0).as_bytes()).to_string()
     }
 
+    /// The folder that it is, if it is one.
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        (self.0.scheme() == "file").then(|| self.0.to_file_path().ok()).flatten()
+    }
+
     /// Opens it; the path below which everything lies. Asks nothing of it yet.
     pub(super) fn open(&self) -> Result<(Arc<dyn ObjectStore>, Path), RemoteError> {
         let unusable = |problem: String| RemoteError::Unusable { address: self.clone(), problem };
@@ -108,8 +113,7 @@ impl Address {
                 Arc::new(builder.build().map_err(failed)?)
             }
             _ => {
-                let folder =
-                    self.0.to_file_path().map_err(|()| unusable("it is no path of this machine".to_owned()))?;
+                let folder = self.folder().ok_or_else(|| unusable("it is no path of this machine".to_owned()))?;
                 // One that is not there may be a file server that is not mounted.
                 if !fs::metadata(&folder).is_ok_and(|found| found.is_dir()) {
                     return Err(unusable("there is no such folder; create it, or mount it".to_owned()));

@@ -19,7 +19,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use super::{Address, RemoteError};
+use super::{Address, RemoteError, folder::SharedFolder};
 
 /// So much is asked for, or sent, in one request of several for a large object.
 pub(super) const PIECE: u64 = 8 << 20;
@@ -56,6 +56,7 @@ struct Open {
     runtime: Option<Runtime>,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    folder: Option<SharedFolder>,
 }
 
 impl Drop for Open {
@@ -96,7 +97,8 @@ impl Client {
             .build()
             .map_err(RemoteError::System)?;
         let (store, prefix) = self.address.open()?;
-        Ok(self.open.get_or_init(|| Open { runtime: Some(runtime), store, prefix }))
+        let folder = self.address.folder().map(SharedFolder::new);
+        Ok(self.open.get_or_init(|| Open { runtime: Some(runtime), store, prefix, folder }))
     }
 
     /// Carries requests out, on threads of its own, and waits for them.
@@ -116,6 +118,11 @@ impl Client {
 
     fn failed(&self, verb: &'static str, object: &str, error: &Error) -> RemoteError {
         RemoteError::Request { address: self.address.clone(), verb, object: object.to_owned(), problem: told(error) }
+    }
+
+    /// A request that is not made, since another one failed.
+    pub(super) fn refused(&self, object: &str, problem: String) -> RemoteError {
+        RemoteError::Request { address: self.address.clone(), verb: "read", object: object.to_owned(), problem }
     }
 
     /// Something there that is not what it must be.
@@ -146,9 +153,16 @@ impl Client {
         ranges: &[Range<u64>],
     ) -> Result<Option<Vec<Bytes>>, RemoteError> {
         let merged = self.merge(object, ranges)?;
-        let (store, path) = self.at(object)?;
+        let (_, path) = self.at(object)?;
+        let store = Arc::clone(&self.open()?.store);
         let mut parts = stream::iter(merged.clone())
-            .map(|range| self.get_whole_range(store, &path, object, range))
+            .map(|range| {
+                let (store, path) = (Arc::clone(&store), path.clone());
+                async move {
+                    let piece = whole_range(&*store, &path, range.clone()).await;
+                    self.piece(object, &range, piece)
+                }
+            })
             .buffered(AT_ONCE);
         let mut fetched = Vec::with_capacity(merged.len());
         while let Some(part) = parts.next().await {
@@ -183,53 +197,49 @@ impl Client {
         }
     }
 
-    /// A piece of an object with all its bytes.
-    async fn get_whole_range(
-        &self,
-        store: &dyn ObjectStore,
-        path: &Path,
-        object: &str,
-        range: Range<u64>,
-    ) -> Result<Option<Bytes>, RemoteError> {
-        let short = |size: u64| {
-            self.damaged(object, format!("it has {size} bytes; expected bytes {} to {}", range.start, range.end))
-        };
-        let options = GetOptions::default().with_range(Some(range.clone()));
-        let read = async {
-            let found = store.get_opts(path, options).await?;
-            let size = found.meta.size;
-            Ok((size, if size < range.end { Bytes::new() } else { found.bytes().await? }))
-        };
-        match read.await {
-            Ok((size, bytes)) if size >= range.end && bytes.len() as u64 == range.end - range.start => Ok(Some(bytes)),
-            Ok((size, _)) => Err(short(size)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            // Servers word it differently that a piece begins beyond the end.
-            Err(error) => match store.head(path).await {
-                Ok(found) if found.size < range.end => Err(short(found.size)),
-                _ => Err(self.failed("read", object, &error)),
-            },
-        }
-    }
-
     /// A piece of an object, received on a thread of its own; `None` if there is no object.
     pub(super) async fn get_piece(&self, object: &str, range: Range<u64>) -> Result<Option<Bytes>, RemoteError> {
         let (_, path) = self.at(object)?;
         let store = Arc::clone(&self.open()?.store);
-        let piece = tokio::spawn(async move { store.get_range(&path, range).await });
-        let piece = piece.await.map_err(|source| Error::JoinError { source });
-        match piece.and_then(|piece| piece) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::NotFound { .. }) => Ok(None),
+        let asked = range.clone();
+        let piece = tokio::spawn(async move { whole_range(&*store, &path, asked).await }).await;
+        self.piece(object, &range, piece.unwrap_or_else(|source| Err(Error::JoinError { source })))
+    }
+
+    fn piece(
+        &self,
+        object: &str,
+        range: &Range<u64>,
+        piece: Result<Piece, Error>,
+    ) -> Result<Option<Bytes>, RemoteError> {
+        match piece {
+            Ok(Piece::Whole(bytes)) => Ok(Some(bytes)),
+            Ok(Piece::NoObject) => Ok(None),
+            Ok(Piece::Short(size)) => {
+                let Range { start, end } = range;
+                Err(self.damaged(object, format!("it has {size} bytes; expected bytes {start} to {end}")))
+            }
             Err(error) => Err(self.failed("read", object, &error)),
         }
     }
 
+    /// In a folder, does something for the rights that others have to an object.
+    fn in_folder(&self, object: &str, work: fn(&SharedFolder, &str) -> std::io::Result<()>) -> Result<(), RemoteError> {
+        let Some(folder) = &self.open()?.folder else { return Ok(()) };
+        work(folder, object).map_err(|error| RemoteError::Request {
+            address: self.address.clone(),
+            verb: "write",
+            object: object.to_owned(),
+            problem: error.to_string(),
+        })
+    }
+
     /// Creates an object, if there is none of that name.
     pub(super) async fn create(&self, object: &str, bytes: Vec<u8>) -> Result<Created, RemoteError> {
+        self.in_folder(object, SharedFolder::prepare)?;
         let (store, path) = self.at(object)?;
         match store.put_opts(&path, PutPayload::from(bytes), PutMode::Create.into()).await {
-            Ok(_) => Ok(Created::Yes),
+            Ok(_) => self.in_folder(object, SharedFolder::share).map(|()| Created::Yes),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Created::Taken),
             Err(error) => Err(self.failed("write", object, &error)),
         }
@@ -237,21 +247,30 @@ impl Client {
 
     /// Writes an object, whether there is one of that name or not.
     pub(super) async fn put(&self, object: &str, bytes: Vec<u8>) -> Result<(), RemoteError> {
+        self.in_folder(object, SharedFolder::prepare)?;
         let (store, path) = self.at(object)?;
         match store.put(&path, PutPayload::from(bytes)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => self.in_folder(object, SharedFolder::share),
             Err(error) => Err(self.failed("write", object, &error)),
         }
     }
 
     /// Begins to write a large object in pieces of [`piece_of`] its size.
     pub(super) async fn begin(&self, object: &str, size: u64) -> Result<WriteMultipart, RemoteError> {
+        self.in_folder(object, SharedFolder::prepare)?;
         let (store, path) = self.at(object)?;
         let upload = store.put_multipart(&path).await.map_err(|error| self.failed("write", object, &error))?;
         Ok(WriteMultipart::new_with_chunk_size(upload, piece_of(size) as usize))
     }
 
-    /// Counts a piece of a large object, or its end.
+    /// Ends writing a large object.
+    pub(super) async fn end(&self, object: &str, upload: WriteMultipart) -> Result<(), RemoteError> {
+        self.count();
+        upload.finish().await.map_err(|error| self.unwritten(object, &error))?;
+        self.in_folder(object, SharedFolder::share)
+    }
+
+    /// Counts a piece of a large object.
     pub(super) fn count(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -259,6 +278,37 @@ impl Client {
     /// An error of a large object on its way.
     pub(super) fn unwritten(&self, object: &str, error: &Error) -> RemoteError {
         self.failed("write", object, error)
+    }
+}
+
+/// What came of asking for a piece of an object.
+enum Piece {
+    /// All its bytes.
+    Whole(Bytes),
+    /// The object ends before the piece does; its size.
+    Short(u64),
+    NoObject,
+}
+
+/// A piece of an object with all its bytes. That an object is too short is told from that it cannot be reached.
+async fn whole_range(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> Result<Piece, Error> {
+    let options = GetOptions::default().with_range(Some(range.clone()));
+    let read = async {
+        let found = store.get_opts(path, options).await?;
+        let size = found.meta.size;
+        Ok((size, if size < range.end { Bytes::new() } else { found.bytes().await? }))
+    };
+    match read.await {
+        Ok((size, bytes)) if size >= range.end && bytes.len() as u64 == range.end - range.start => {
+            Ok(Piece::Whole(bytes))
+        }
+        Ok((size, _)) => Ok(Piece::Short(size)),
+        Err(Error::NotFound { .. }) => Ok(Piece::NoObject),
+        // Servers word it differently that a piece begins beyond the end.
+        Err(error) => match store.head(path).await {
+            Ok(found) if found.size < range.end => Ok(Piece::Short(found.size)),
+            _ => Err(error),
+        },
     }
 }
 

@@ -1,6 +1,12 @@
 //! The index: all that the segments say, read up to some number.
 
-use std::{cmp::Ordering, collections::HashMap, fs, path::Path, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -112,15 +118,28 @@ impl Index {
         self.published.get(key)?.iter().find(|published| keys.accept(published))
     }
 
+    /// The publication to use: the first of that result whose bytes are not lost.
+    pub(super) fn usable(&self, key: &Key, keys: &Keys, lost: &HashSet<Digest>) -> Option<&Published> {
+        let artifact = self.published(key, keys)?.artifact;
+        let is_it = |published: &&Published| published.artifact == artifact && keys.accept(published);
+        self.published.get(key)?.iter().filter(is_it).find(|published| !lost.contains(&published.name()))
+    }
+
+    /// How often results of an action were published.
+    pub(super) fn count(&self, key: &Key) -> u64 {
+        self.published.get(key).map_or(0, |published| published.len() as u64)
+    }
+
     /// Whether anybody has published a result of an action.
     pub(super) fn knows(&self, key: &Key) -> bool {
         self.published.contains_key(key)
     }
 
     /// Whether the same result was published by the same signer. What only says so does not count.
-    pub(super) fn has(&self, new: &Published) -> bool {
+    pub(super) fn has(&self, new: &Published, lost: &HashSet<Digest>) -> bool {
         let same = |old: &Published| {
             old.artifact == new.artifact
+                && !lost.contains(&old.name())
                 && old.signer() == new.signer()
                 && old.signature.as_ref().is_none_or(|signature| signature.holds(&old.record))
                 && old.read().is_ok()
@@ -169,9 +188,6 @@ impl Index {
                         all.push(*published);
                     }
                 }
-                Operation::Remove(key) => {
-                    self.published.remove(&key);
-                }
                 Operation::Differs { key, artifact } => {
                     if !self.differing.contains(&(key, artifact)) {
                         self.differing.push((key, artifact));
@@ -206,8 +222,10 @@ impl Index {
             Found::Nothing => Err("it is missing".to_owned()),
         };
         self.number = number;
-        if number == 1 {
-            self.origin = if let Found::Bytes(bytes) = found { Some(Digest::of(bytes)) } else { None };
+        if number == 1
+            && let Found::Bytes(bytes) = found
+        {
+            self.origin = Some(Digest::of(bytes));
         }
         match read {
             Ok(operations) => self.apply(operations),
@@ -232,6 +250,8 @@ impl Index {
             *self = Self::default();
         }
         if let Some(latest) = latest {
+            // If the first segment is gone, the others belong together all the same.
+            self.origin = self.origin.or(Some(latest.origin));
             if latest.checkpoint > self.number + 2 {
                 let name = checkpoint_name(latest.checkpoint);
                 let problem = match find(client, &name, MOST_OF_CHECKPOINT).await? {

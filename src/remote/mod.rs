@@ -15,8 +15,10 @@
 mod address;
 mod client;
 mod error;
+mod folder;
 mod index;
 mod known;
+mod lost;
 mod pack;
 mod pull;
 mod push;
@@ -26,7 +28,7 @@ mod tiers;
 mod voucher;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -45,12 +47,15 @@ pub use tiers::{Found, Tiers};
 
 use self::{client::Client, index::Index};
 use crate::{
-    digest::{ArtifactId, Key},
+    digest::{ArtifactId, Digest, Key},
     store::Store,
 };
 
 /// How long what was read of the index counts as fresh during a run.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// So many publications of a result are tried, before it counts as not there.
+const MOST_LOSSES: usize = 8;
 
 /// What a remote store is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +110,16 @@ pub struct Remote {
 struct State {
     index: Option<Index>,
     asked: Option<Instant>,
-    /// Results of which bytes are missing or wrong there.
-    lost: HashSet<Key>,
+    /// Publications of which bytes are missing or wrong there; noted on this machine, and read when first needed.
+    lost: Option<HashSet<Digest>>,
+    /// How many publications of a result this process has found to be lost.
+    losses: HashMap<Key, usize>,
     /// Results that could not be fetched, although they may be there.
     unreachable: HashSet<Key>,
+    /// Why a list of files could not be fetched: then no other is asked for.
+    unlisted: Option<String>,
+    /// What should be told and was not yet.
+    problems: Vec<String>,
 }
 
 impl fmt::Debug for Remote {
@@ -181,16 +192,17 @@ impl Remote {
 
     /// What is known here of the result of an action, without a request.
     pub fn known(&self, store: &Store, key: &Key) -> Option<Known> {
-        {
-            let state = self.state();
-            if state.lost.contains(key) || state.unreachable.contains(key) {
-                return None;
-            }
-            if let Some(index) = &state.index {
-                return index.published(key, &self.keys).and_then(|published| published.open(key).ok());
-            }
+        let mut state = self.state();
+        if state.unreachable.contains(key) {
+            return None;
         }
-        known::noted(store, &self.folder(), key).filter(|known| self.keys.accept(&known.published))
+        let lost = state.lost.get_or_insert_with(|| lost::noted(store, &self.folder())).clone();
+        if let Some(index) = &state.index {
+            return index.usable(key, &self.keys, &lost).and_then(|published| published.open(key).ok());
+        }
+        drop(state);
+        let noted = known::noted(store, &self.folder(), key);
+        noted.filter(|known| self.keys.accept(&known.published) && !lost.contains(&known.published.name()))
     }
 
     /// Keeps what is known of a result, so that the next plan needs no request.
@@ -198,15 +210,40 @@ impl Remote {
         known::note(store, &self.folder(), known);
     }
 
-    /// From now on the result counts as not there: its bytes are gone, or others.
-    fn lose(&self, store: &Store, key: Key) {
-        self.state().lost.insert(key);
+    /// From now on the publication counts as not there: its bytes are gone, or others.
+    fn lose(&self, store: &Store, known: &Known) {
+        let mut state = self.state();
+        let lost = state.lost.get_or_insert_with(|| lost::noted(store, &self.folder()));
+        lost.insert(known.published.name());
+        let noted = lost::note(store, &self.folder(), lost);
+        // Then the next process asks for them in vain once more.
+        state.problems.extend(noted.err().map(|error| error.to_string()));
+        let key = known.record.key;
+        let losses = state.losses.entry(key).or_default();
+        *losses += 1;
+        if *losses > MOST_LOSSES {
+            state.unreachable.insert(key);
+        }
         known::forget(store, &self.folder(), &key);
+    }
+
+    /// The publications of which bytes are missing or wrong there, as far as this machine knows.
+    fn lost(&self, store: &Store) -> HashSet<Digest> {
+        self.state().lost.get_or_insert_with(|| lost::noted(store, &self.folder())).clone()
     }
 
     /// From now on the result counts as not there, as far as this process is concerned.
     fn give_up(&self, key: Key) {
         self.state().unreachable.insert(key);
+    }
+
+    fn tell(&self, problem: String) {
+        self.state().problems.push(problem);
+    }
+
+    /// What went wrong while results were looked up, each told once. Such a result counts as not there.
+    pub fn take_problems(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().problems)
     }
 
     /// Whether results of an action are published, and none of them by somebody whose key is trusted here.

@@ -62,6 +62,8 @@ struct Wanted {
     size: u64,
     /// The pack that it lies in, and where.
     packed: Option<(Digest, u64)>,
+    /// The result that says so.
+    of: Key,
     /// Where it has to be put.
     places: Vec<PathBuf>,
 }
@@ -102,7 +104,22 @@ impl Remote {
     /// Fetches results with all their files. What cannot be had counts as not there from now on.
     pub fn pull(&self, store: &Store, keys: &[Key]) -> Result<Pulled, RemoteError> {
         let mut pulled = Pulled::default();
-        let mut jobs = Vec::new();
+        let mut keys = keys.to_vec();
+        while !keys.is_empty() {
+            // Of a publication that is lost there may be another one.
+            keys = self.pull_first(store, &keys, &mut pulled)?;
+        }
+        Ok(pulled)
+    }
+
+    /// Fetches what is published first of each result; those of which there is another publication to try.
+    fn pull_first(&self, store: &Store, keys: &[Key], pulled: &mut Pulled) -> Result<Vec<Key>, RemoteError> {
+        let (mut jobs, mut again) = (Vec::new(), Vec::new());
+        let lost = |known: &Known, problem: String, again: &mut Vec<Key>, pulled: &mut Pulled| {
+            let key = known.record.key;
+            self.lose(store, known);
+            if self.known(store, &key).is_some() { again.push(key) } else { pulled.missing.push((key, problem)) }
+        };
         for &key in keys {
             if store.record(&key)?.is_some() {
                 continue;
@@ -113,30 +130,39 @@ impl Remote {
             };
             match self.manifest(store, &mut known).cloned() {
                 Ok(manifest) => jobs.push(Job { incoming: store.incoming(&key, manifest)?, known }),
+                Err(_) if self.known(store, &key).is_some() => again.push(key),
                 Err(error) => pulled.missing.push((key, error.to_string())),
             }
         }
-        let wanted = wanted(store, &jobs)?;
+        let (wanted, unplaced) = wanted(store, &mut jobs);
+        for (known, error) in unplaced {
+            lost(&known, error.to_string(), &mut again, pulled);
+        }
         let failed = if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(&wanted))? };
         let mut whole = Vec::new();
         for job in jobs {
             let key = job.known.record.key;
-            match job.incoming.manifest().files().iter().find_map(|entry| failed.get(&entry.digest)) {
+            match job
+                .incoming
+                .manifest()
+                .files()
+                .iter()
+                .find_map(|entry| Some((&wanted.get(&entry.digest)?.of, failed.get(&entry.digest)?)))
+            {
                 None => whole.push(job),
-                Some(Trouble::Lost(problem)) => {
-                    self.lose(store, key);
-                    pulled.missing.push((key, problem.clone()));
-                }
-                Some(Trouble::Unreachable(problem)) => {
+                // Where it lies was told by another result, which is the one that is wrong.
+                Some((of, Trouble::Lost(_))) if *of != key => again.push(key),
+                Some((_, Trouble::Lost(problem))) => lost(&job.known, problem.clone(), &mut again, pulled),
+                Some((_, Trouble::Unreachable(problem))) => {
                     self.give_up(key);
                     pulled.missing.push((key, problem.clone()));
                 }
             }
         }
-        self.admit(store, whole, &mut pulled)?;
+        self.admit(store, whole, pulled);
         let came = wanted.iter().filter(|(digest, _)| !failed.contains_key(digest));
-        pulled.bytes = came.map(|(_, wanted)| wanted.size).sum();
-        Ok(pulled)
+        pulled.bytes += came.map(|(_, wanted)| wanted.size).sum::<u64>();
+        Ok(again)
     }
 
     /// The files of a result. If there are so many that the index does not list them, their list is fetched.
@@ -145,7 +171,7 @@ impl Remote {
         let manifest = match known.manifest.take() {
             Some(manifest) => manifest,
             None => self.fetch_list(known).inspect_err(|error| match error {
-                RemoteError::Damaged { .. } => self.lose(store, key),
+                RemoteError::Damaged { .. } => self.lose(store, known),
                 _ => self.give_up(key),
             })?,
         };
@@ -159,11 +185,21 @@ impl Remote {
             return Err(refuse("v1/segments", format!("no list of files is published for {artifact}")));
         };
         let object = named("packs", &pack);
+        if let Some(problem) = self.state().unlisted.clone() {
+            return Err(self.client.refused(&object, problem));
+        }
         if length > LONGEST_LIST {
             return Err(refuse(&object, format!("a list of files of {length} bytes; expected {LONGEST_LIST} at most")));
         }
         let range = offset..offset.saturating_add(length);
-        let bytes = self.client.block_on(self.client.get_ranges(&object, &[range]))??;
+        let bytes = self.client.block_on(self.client.get_ranges(&object, &[range])).and_then(|bytes| bytes);
+        let bytes = bytes.inspect_err(|error| {
+            if !matches!(error, RemoteError::Damaged { .. }) {
+                // Each of many results would wait for as long as this one has.
+                let problem = format!("it is not asked again, since a list of files could not be read: {error}");
+                self.state().unlisted = Some(problem);
+            }
+        })?;
         let Some(bytes) = bytes.as_ref().and_then(|pieces| pieces.first()) else {
             return Err(refuse(&object, "it is no longer there".to_owned()));
         };
@@ -240,7 +276,7 @@ impl Remote {
     async fn fetch_object(&self, digest: &Digest, wanted: &Wanted) -> Result<(), Trouble> {
         let Some((first, others)) = wanted.places.split_first() else { return Ok(()) };
         let object = named("objects", digest);
-        let starts = (0..wanted.size.div_ceil(PIECE).max(1)).map(|piece| piece * PIECE);
+        let starts = (0..wanted.size.div_ceil(PIECE)).map(|piece| piece * PIECE);
         let mut pieces = stream::iter(starts)
             .map(|start| {
                 let object = &object;
@@ -250,7 +286,7 @@ impl Remote {
         let mut file = File::create(first).map_err(|error| unwritten(first, &error))?;
         let mut hasher = blake3::Hasher::new();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| Trouble::Unreachable(error.to_string()))?;
+            let piece = piece.map_err(|error| trouble(&error))?;
             let piece = piece.ok_or_else(|| Trouble::Lost(format!("object {digest} is no longer there")))?;
             hasher.update_rayon(&piece);
             file.write_all(&piece).map_err(|error| unwritten(first, &error))?;
@@ -262,10 +298,11 @@ impl Remote {
         others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
     }
 
-    /// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together.
-    fn admit(&self, store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) -> Result<(), RemoteError> {
+    /// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together. One
+    /// that cannot be taken in counts as not there, and keeps no other from it.
+    fn admit(&self, store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) {
         let threads = jobs.len().min(ADMITTED_AT_ONCE);
-        let (jobs, taken) = (Mutex::new(jobs), Mutex::new((pulled, Ok(()))));
+        let (jobs, taken) = (Mutex::new(jobs), Mutex::new(pulled));
         let work = || {
             loop {
                 let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -274,13 +311,15 @@ impl Remote {
                 let admitted = store.admit(incoming, &known.record, &Brought::new(&self.address, &known));
                 let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
                 match admitted {
-                    Ok(()) => taken.0.fetched.push(key),
+                    Ok(()) => taken.fetched.push(key),
                     // What this machine had before has lost files, so that this one stands in its place.
-                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.0.fetched.push(key),
-                    Err(StoreError::Nondeterministic(two)) => taken.0.missing.push((key, two.to_string())),
+                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.fetched.push(key),
+                    Err(StoreError::Nondeterministic(two)) => taken.missing.push((key, two.to_string())),
                     Err(error) => {
-                        taken.1 = Err(error.into());
-                        return;
+                        self.give_up(key);
+                        taken
+                            .missing
+                            .push((key, format!("it cannot be taken into the store of this machine: {error}")));
                     }
                 }
             }
@@ -291,32 +330,44 @@ impl Remote {
             }
             work();
         });
-        taken.into_inner().unwrap_or_else(PoisonError::into_inner).1
     }
 }
 
-/// The content that is not here.
-fn wanted(store: &Store, jobs: &[Job]) -> Result<BTreeMap<Digest, Wanted>, StoreError> {
+/// The content that is not here, and the results that have no room here. Those are taken out of the jobs.
+fn wanted(store: &Store, jobs: &mut Vec<Job>) -> (BTreeMap<Digest, Wanted>, Vec<(Known, StoreError)>) {
     let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
-    for job in jobs {
-        let packed = &job.known.published.packed;
-        let places: HashMap<u32, (Digest, u64)> = packed
-            .iter()
-            .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, (packed.pack, offset))))
-            .collect();
-        let files = job.incoming.manifest().files();
-        // Where content lies is told of the first file that has it.
-        let mut first: HashMap<Digest, u32> = HashMap::new();
-        for (number, entry) in files.iter().enumerate() {
-            let number = *first.entry(entry.digest).or_insert(number as u32);
-            if store.content(entry).is_some() {
-                continue;
+    let mut unplaced = Vec::new();
+    for job in std::mem::take(jobs) {
+        match missing(store, &job) {
+            Ok(missing) => {
+                for (digest, size, packed, place) in missing {
+                    let new = || Wanted { size, packed, of: job.known.record.key, places: Vec::new() };
+                    wanted.entry(digest).or_insert_with(new).places.push(place);
+                }
+                jobs.push(job);
             }
-            let packed = places.get(&number).copied();
-            let content =
-                wanted.entry(entry.digest).or_insert_with(|| Wanted { size: entry.size, packed, places: Vec::new() });
-            content.places.push(job.incoming.place(entry)?);
+            Err(error) => unplaced.push((job.known, error)),
         }
     }
-    Ok(wanted)
+    (wanted, unplaced)
+}
+
+/// The files of a result that are not here: their content, its size, where in which pack it lies, and where it has to be put.
+#[allow(clippy::type_complexity, reason = "the names of a type would say no more")]
+fn missing(store: &Store, job: &Job) -> Result<Vec<(Digest, u64, Option<(Digest, u64)>, PathBuf)>, StoreError> {
+    let packed = &job.known.published.packed;
+    let places: HashMap<u32, (Digest, u64)> = packed
+        .iter()
+        .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, (packed.pack, offset))))
+        .collect();
+    // Where content lies is told of the first file that has it.
+    let mut first: HashMap<Digest, u32> = HashMap::new();
+    let mut missing = Vec::new();
+    for (number, entry) in job.incoming.manifest().files().iter().enumerate() {
+        let number = *first.entry(entry.digest).or_insert(number as u32);
+        if store.content(entry).is_none() {
+            missing.push((entry.digest, entry.size, places.get(&number).copied(), job.incoming.place(entry)?));
+        }
+    }
+    Ok(missing)
 }

@@ -67,8 +67,6 @@ struct Offer {
     record: Record,
     manifest: Manifest,
     voucher: Voucher,
-    /// Whether what was published before has lost its bytes.
-    anew: bool,
 }
 
 /// Where the content of a file or a list of files lies.
@@ -94,7 +92,7 @@ impl Remote {
             pushed.problems = read?.1;
         }
         let mut offers = Vec::new();
-        let lost = self.state().lost.clone();
+        let lost = self.lost(store);
         for &key in keys.iter().collect::<std::collections::BTreeSet<_>>() {
             let Some(record) = store.record(&key)? else {
                 pushed.failed.push((key, "the store of this machine does not have it".to_owned()));
@@ -106,22 +104,28 @@ impl Remote {
                 continue;
             }
             let manifest = store.manifest(&record.artifact)?;
-            offers.push(Offer { record, manifest, voucher, anew: lost.contains(&key) });
+            offers.push(Offer { record, manifest, voucher });
         }
         let mut places = HashMap::new();
         {
             let state = self.state();
             if let Some(index) = &state.index {
                 offers.retain(|offer| {
-                    let known = index.published(&offer.record.key, &self.keys).map(|published| published.artifact);
-                    let is_there = !offer.anew
-                        && (known == Some(offer.record.artifact)
-                            || known.is_none() && index.has(&offer.published(&HashMap::new(), &self.keys)));
+                    let new = offer.published(&HashMap::new(), &self.keys);
+                    let is_there = matches!(state_of(index, &new, &self.keys, &lost), There::Same);
                     pushed.there += usize::from(is_there);
                     !is_there
                 });
                 if !offers.is_empty() {
                     places = places_in(index, &lost, &self.keys);
+                }
+                // Other results that name the same bytes may be right where this one was wrong, or not: all of it is sent.
+                let lost = offers.iter().filter(|offer| {
+                    let new = offer.published(&HashMap::new(), &self.keys);
+                    matches!(state_of(index, &new, &self.keys, &lost), There::Lost)
+                });
+                for digest in lost.flat_map(Offer::contents) {
+                    places.remove(&digest);
                 }
             }
         }
@@ -131,15 +135,14 @@ impl Remote {
             pushed.failed.extend(problem.map(|problem| (offer.record.key, problem.clone())));
             problem.is_none()
         });
-        let publications: Vec<(Published, bool)> =
-            offers.iter().map(|offer| (offer.published(&places, &self.keys), offer.anew)).collect();
+        let publications: Vec<Published> = offers.iter().map(|offer| offer.published(&places, &self.keys)).collect();
         for publications in in_segments(&publications) {
             let mut chosen = (Vec::new(), Vec::new());
             let committed = self.with_index(store, async |index| {
                 index
                     .commit(&self.client, |index| {
                         let operations;
-                        (operations, chosen) = choose(index, publications, &self.keys);
+                        (operations, chosen) = choose(index, publications, &self.keys, &lost);
                         operations
                     })
                     .await
@@ -147,16 +150,12 @@ impl Remote {
             match committed {
                 Ok(((), problems)) => {
                     pushed.problems.extend(problems);
-                    let mut state = self.state();
-                    for key in &chosen.0 {
-                        state.lost.remove(key);
-                    }
                     pushed.stored.append(&mut chosen.0);
                     pushed.conflicts.append(&mut chosen.1);
                 }
                 Err(error) => {
                     let problem = error.to_string();
-                    let keys = publications.iter().map(|(published, _)| published.key);
+                    let keys = publications.iter().map(|published| published.key);
                     pushed.failed.extend(keys.map(|key| (key, problem.clone())));
                 }
             }
@@ -297,8 +296,7 @@ impl Remote {
             let _ = upload.abort().await;
             return Err(spoilt(&entry.digest));
         }
-        self.client.count();
-        upload.finish().await.map(drop).map_err(|error| self.client.unwritten(&object, &error).to_string())
+        self.client.end(&object, upload).await.map_err(|error| error.to_string())
     }
 }
 
@@ -350,16 +348,17 @@ impl Offer {
             manifest,
             list,
             packed: packed.into_iter().map(|(pack, files)| Packed { pack, files }).collect(),
+            again: 0,
         }
     }
 }
 
 /// Results that share a segment, so that none becomes too large to be read.
-fn in_segments(publications: &[(Published, bool)]) -> impl Iterator<Item = &[(Published, bool)]> {
+fn in_segments(publications: &[Published]) -> impl Iterator<Item = &[Published]> {
     let mut rest = publications;
     std::iter::from_fn(move || {
         let mut size = 0;
-        let fits = |(published, _): &&(Published, bool)| {
+        let fits = |published: &&Published| {
             size += serde_json::to_string(published).map_or(0, |text| text.len() as u64 + 128);
             size <= MOST / 2
         };
@@ -371,9 +370,9 @@ fn in_segments(publications: &[(Published, bool)]) -> impl Iterator<Item = &[(Pu
 }
 
 /// Where the content of published results lies.
-fn places_in(index: &Index, lost: &HashSet<Key>, keys: &Keys) -> HashMap<Digest, Place> {
+fn places_in(index: &Index, lost: &HashSet<Digest>, keys: &Keys) -> HashMap<Digest, Place> {
     let mut places = HashMap::new();
-    for published in index.all(keys).filter(|published| !lost.contains(&published.key)) {
+    for published in index.all(keys).filter(|published| !lost.contains(&published.name())) {
         if let Some(Slice { pack, offset, .. }) = published.list {
             places.insert(*published.artifact.digest(), Place::Packed(pack, offset));
         }
@@ -394,28 +393,51 @@ fn places_in(index: &Index, lost: &HashSet<Key>, keys: &Keys) -> HashMap<Digest,
     places
 }
 
+/// How a result stands to what is published of its action.
+enum There {
+    /// It is published.
+    Same,
+    /// It is, but its bytes are gone.
+    Lost,
+    /// Another one is.
+    Other(ArtifactId),
+    /// None is.
+    Nothing,
+}
+
+/// How a result stands to what is published.
+fn state_of(index: &Index, new: &Published, keys: &Keys, lost: &HashSet<Digest>) -> There {
+    match index.published(&new.key, keys) {
+        Some(existing) if existing.artifact != new.artifact => There::Other(existing.artifact),
+        Some(_) if index.usable(&new.key, keys, lost).is_some() => There::Same,
+        Some(_) => There::Lost,
+        None if index.has(new, lost) => There::Same,
+        None => There::Nothing,
+    }
+}
+
 /// What of some results there is to publish, and what came of them then: those that are stored, and those that the index
 /// has others of.
 fn choose(
     index: &Index,
-    publications: &[(Published, bool)],
+    publications: &[Published],
     keys: &Keys,
+    lost: &HashSet<Digest>,
 ) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {
     let (mut operations, mut stored, mut conflicts) = (Vec::new(), Vec::new(), Vec::new());
-    for (published, anew) in publications {
+    for published in publications {
         let Published { key, artifact, .. } = *published;
-        match index.published(&key, keys) {
-            Some(existing) if !anew && existing.artifact == artifact => stored.push(key),
-            Some(existing) if !anew => {
-                conflicts.push(Conflict { key, published: existing.artifact, found: artifact });
+        match state_of(index, published, keys, lost) {
+            There::Same => stored.push(key),
+            There::Other(existing) => {
+                conflicts.push(Conflict { key, published: existing, found: artifact });
                 if !index.differing().contains(&(key, artifact)) {
                     operations.push(Operation::Differs { key, artifact });
                 }
             }
-            None if !anew && index.has(published) => stored.push(key),
-            _ => {
-                operations.extend(anew.then_some(Operation::Remove(key)));
-                operations.push(Operation::Publish(Box::new(published.clone())));
+            There::Lost | There::Nothing => {
+                let again = index.count(&key);
+                operations.push(Operation::Publish(Box::new(Published { again, ..published.clone() })));
                 stored.push(key);
             }
         }

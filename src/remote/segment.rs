@@ -44,8 +44,6 @@ pub(super) struct Heading {
 pub(super) enum Operation {
     /// A result is there. Of several of one action the first counts that is signed by whom the reader trusts.
     Publish(Box<Published>),
-    /// The result of an action is there no more.
-    Remove(Key),
     /// The action gave another result than the one that was published.
     Differs {
         /// The action.
@@ -74,6 +72,15 @@ pub(super) struct Published {
     /// Who vouches for the record, if anybody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) signature: Option<Signature>,
+    /// How often a result of the action was published before: one that is given again, since its bytes were lost, is another
+    /// publication.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) again: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A piece of a pack.
@@ -95,6 +102,18 @@ impl Published {
     /// Whose key signed it.
     pub(super) fn signer(&self) -> Option<&PublicKey> {
         self.signature.as_ref().map(|signature| &signature.by)
+    }
+
+    /// What it is told from other publications by: what is published, and where it lies.
+    pub(super) fn name(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        // A list of files that is noted here, although it was published elsewhere, makes no difference.
+        let told = (&self.record, &self.list, &self.packed, &self.signature, self.again);
+        match serde_json::to_writer(&mut hasher, &told) {
+            Ok(()) => hasher.finalize().into(),
+            // Nothing of this kind can fail; the record alone is a name too.
+            Err(_) => Digest::of(self.record.as_bytes()),
+        }
     }
 
     /// What was published for an action; says what is wrong with it otherwise.
@@ -167,7 +186,8 @@ mod tests {
     fn a_segment_reads_back_and_shows_every_change() {
         let key: Key = Digest::of(b"key").into();
         let heading = Heading { number: 7, origin: Some(Digest::of(b"first")), checkpoint: 0 };
-        let operations = [Operation::Remove(key), Operation::Differs { key, artifact: Digest::of(b"other").into() }];
+        let differs = |other: &[u8]| Operation::Differs { key, artifact: Digest::of(other).into() };
+        let operations = [differs(b"other"), differs(b"third")];
         let bytes = encode(&heading, &operations).unwrap();
         assert_eq!(decode(&bytes, MOST), Ok((heading, operations.to_vec())));
         for position in 0..bytes.len() {

@@ -61,7 +61,18 @@ impl<'a> Tiers<'a> {
         Ok(Found::There(record))
     }
 
-    /// The digest of what a reference `"stage/path"` points to. A list of many files may have to be fetched.
+    /// Whether references can point into a result: its list of files is here, or comes now. If it does not come, the remote store
+    /// does not have the result any more, as far as later looks are concerned.
+    pub fn can_look_into(&self, artifact: &ArtifactId) -> bool {
+        let mut seen = self.seen.borrow_mut();
+        let (Some(remote), Some(known)) = (self.remote, seen.get_mut(artifact)) else { return true };
+        let Err(error) = remote.manifest(self.store, known) else { return true };
+        remote.tell(format!("{error}; the result that it belongs to counts as not there"));
+        seen.remove(artifact);
+        false
+    }
+
+    /// The digest of what a reference `"stage/path"` points to.
     pub fn digest_inside(&self, artifact: &ArtifactId, path: Option<&str>) -> Result<Digest, StoreError> {
         let mut seen = self.seen.borrow_mut();
         let (Some(remote), Some(known), Some(_)) = (self.remote, seen.get_mut(artifact), path) else {

@@ -245,17 +245,14 @@ impl<'a> Driver<'a> {
 
     /// Waits until the remote store has what it should get, or a signal arrives.
     async fn share_all(&mut self, signals: &mut Signals) {
-        if self.shared.sharing.is_none() {
-            return;
-        }
         let shared = Arc::clone(&self.shared);
-        let shared_all = tokio::task::spawn_blocking(move || shared.sharing.as_ref().map(Sharing::finish));
+        let Some(sharing) = &shared.sharing else { return };
         let stopped = tokio::select! {
-            _ = shared_all => None,
+            () = sharing.finish() => None,
             signal = signals.next() => Some(signal),
         };
+        sharing.count();
         if let Some(signal) = stopped {
-            self.shared.sharing.iter().for_each(Sharing::leave);
             self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
         }
         self.tell_of_sharing();

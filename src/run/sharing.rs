@@ -69,16 +69,23 @@ struct State {
     /// It could not be reached; it is not asked again.
     is_down: bool,
     pusher: Option<Pusher>,
+    /// The pusher that nobody gives anything any more: how much it was to give, and what came of it.
+    last: Option<(usize, Arc<Mutex<Given>>)>,
 }
 
 struct Pusher {
     keys: Sender<Key>,
-    thread: JoinHandle<Given>,
+    thread: JoinHandle<()>,
+    /// How many results it was to give.
+    offered: usize,
+    given: Arc<Mutex<Given>>,
 }
 
-/// What came of giving results to the remote store.
+/// What came of giving results to the remote store, until now.
 #[derive(Default)]
 struct Given {
+    /// Of how many results it is known what came of them.
+    settled: usize,
     stored: usize,
     bytes: u64,
     conflicts: Vec<Differing>,
@@ -150,6 +157,7 @@ impl Sharing {
             Err(error) => {
                 let mut state = self.state();
                 state.is_down = true;
+                state.summary.problem.get_or_insert_with(|| error.to_string());
                 state.warnings.push(format!("{error}; the run goes on without it"));
                 return Ok(());
             }
@@ -175,40 +183,49 @@ impl Sharing {
             empty => {
                 let (keys, inbox) = channel();
                 let (remote, store) = (Arc::clone(&self.remote), Arc::clone(store));
+                let given: Arc<Mutex<Given>> = Arc::default();
+                let told = Arc::clone(&given);
                 let thread = thread::Builder::new()
                     .name("push".to_owned())
-                    .spawn(move || give(&remote, &store, &inbox))
+                    .spawn(move || give(&remote, &store, &inbox, &told))
                     .map_err(|source| RunError::System { action: "start the thread that shares results", source })?;
-                empty.insert(Pusher { keys, thread })
+                empty.insert(Pusher { keys, thread, offered: 0, given })
             }
         };
+        pusher.offered += 1;
         // The thread ends when nobody can give it anything.
         let _ = pusher.keys.send(key);
         Ok(())
     }
 
-    /// Waits until all results were given, and counts them.
-    pub(super) fn finish(&self) {
-        let Some(Pusher { keys, thread }) = self.state().pusher.take() else { return };
+    /// Waits until all results were given.
+    pub(super) async fn finish(&self) {
+        let Some(pusher) = self.state().pusher.take() else { return };
+        let Pusher { keys, thread, offered, given } = pusher;
         drop(keys);
-        let given = thread.join().unwrap_or_else(|_| Given {
-            problem: Some("internal error: the thread that shares results fell over; please report it".to_owned()),
-            ..Given::default()
-        });
-        let mut state = self.state();
-        state.warnings.extend(given.warnings);
-        let summary = &mut state.summary;
-        summary.stored += given.stored;
-        summary.stored_bytes += given.bytes;
-        summary.conflicts.extend(given.conflicts);
-        summary.failed += given.failed;
-        summary.problem = summary.problem.take().or(given.problem);
+        self.state().last = Some((offered, given));
+        let waited = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+        if !waited.unwrap_or(false) {
+            let problem = "internal error: the thread that shares results fell over; please report it";
+            self.state().summary.problem.get_or_insert_with(|| problem.to_owned());
+        }
     }
 
-    /// Gives up waiting.
-    pub(super) fn leave(&self) {
-        let problem = "the run was stopped before all results were given".to_owned();
-        self.state().summary.problem.get_or_insert(problem);
+    /// Counts what was given until now. What was not is not waited for.
+    pub(super) fn count(&self) {
+        let mut state = self.state();
+        let Some((offered, given)) = state.last.take() else { return };
+        let Given { settled, stored, bytes, conflicts, failed, problem, warnings } =
+            std::mem::take(&mut *given.lock().unwrap_or_else(PoisonError::into_inner));
+        let left = offered.saturating_sub(settled);
+        let stopped = (left > 0).then(|| "the run was stopped before all results were given".to_owned());
+        state.warnings.extend(warnings);
+        let summary = &mut state.summary;
+        summary.stored += stored;
+        summary.stored_bytes += bytes;
+        summary.conflicts.extend(conflicts);
+        summary.failed += failed + left;
+        summary.problem = summary.problem.take().or(problem).or(stopped);
     }
 
     /// What came of it.
@@ -237,19 +254,20 @@ pub fn needed(graph: &Graph, plan: &Plan, asked: &[usize]) -> Vec<Key> {
 }
 
 /// Gives results as they come, as many at once as there are. After a failure the rest waits for one more try at the end.
-fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>) -> Given {
-    let mut given = Given::default();
-    let mut waiting: Vec<Key> = Vec::new();
-    let mut take = |keys: &[Key]| -> Vec<Key> {
-        match remote.push(store, keys) {
+fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, given: &Mutex<Given>) {
+    let given = || given.lock().unwrap_or_else(PoisonError::into_inner);
+    let take = |keys: &[Key]| -> Vec<Key> {
+        let pushed = remote.push(store, keys);
+        let mut given = given();
+        match pushed {
             Ok(Pushed { stored, bytes, conflicts, failed, withheld, problems, .. }) => {
+                given.settled += keys.len() - failed.len();
                 given.stored += stored.len();
                 given.bytes += bytes;
                 given.warnings.extend(problems);
                 let withheld = withheld.into_iter();
-                given
-                    .warnings
-                    .extend(withheld.map(|(key, why)| format!("the result of action {key} is not given: {why}")));
+                let told = withheld.map(|(key, why)| format!("the result of action {key} is not given: {why}"));
+                given.warnings.extend(told);
                 let conflicts = conflicts.into_iter();
                 given.conflicts.extend(conflicts.map(|conflict| Differing {
                     key: conflict.key,
@@ -265,11 +283,11 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>) -> Given {
             }
         }
     };
+    let mut waiting: Vec<Key> = Vec::new();
     while let Ok(first) = inbox.recv() {
         waiting.push(first);
         waiting.extend(inbox.try_iter());
-        let failed = take(&waiting);
-        waiting = failed;
+        waiting = take(&waiting);
         if !waiting.is_empty() {
             break;
         }
@@ -278,6 +296,7 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>) -> Given {
         waiting.extend(inbox.iter());
         waiting = take(&waiting);
     }
+    let mut given = given();
     given.failed = waiting.len();
-    given
+    given.settled += waiting.len();
 }

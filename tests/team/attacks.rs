@@ -39,6 +39,10 @@ fn refused_and_healed(team: &Team, stages: &[&str]) {
     let reference = team.machine(CHAIN);
     reference.run_alone();
     assert_eq!(victim.place.result("large", "large"), reference.place.result("large", "large"));
+    // Another process knows that what is published is of no use.
+    assert_eq!(victim.store("push").1["stored"], stages.len());
+    let (code, pulled) = team.machine(CHAIN).store("pull");
+    assert_eq!((code, &pulled["fetched"]), (Some(0), &3.into()), "{pulled}");
 }
 
 #[test]
@@ -62,14 +66,18 @@ fn a_pack_with_a_changed_byte_spoils_what_lies_there() {
 
 #[test]
 fn an_object_that_is_shorter_or_gone_is_a_miss() {
-    let team = Team::in_a_folder();
-    filled(&team);
-    change(&team.files("objects")[0], |bytes| bytes.truncate(bytes.len() / 2));
-    refused_and_healed(&team, &["large"]);
-    fs::remove_file(&team.files("objects")[0]).unwrap();
-    refused_and_healed(&team, &["large"]);
-    fs::remove_file(&team.files("packs")[0]).unwrap();
-    refused_and_healed(&team, &["one", "many", "large"]);
+    let cases: [(&str, &[&str]); 3] =
+        [("shorter", &["large"]), ("no object", &["large"]), ("no pack", &["one", "many"])];
+    for (what, stages) in cases {
+        let team = Team::in_a_folder();
+        filled(&team);
+        match what {
+            "shorter" => change(&team.files("objects")[0], |bytes| bytes.truncate(bytes.len() / 2)),
+            "no object" => fs::remove_file(&team.files("objects")[0]).unwrap(),
+            _ => fs::remove_file(&team.files("packs")[0]).unwrap(),
+        }
+        refused_and_healed(&team, stages);
+    }
 }
 
 #[test]

@@ -131,8 +131,12 @@ pub(in crate::cli) fn complaint(event: &RunEvent) -> Option<String> {
                     paint(BAD, "not reproducible")
                 )
             });
-            let problem = problem.iter().filter(|_| *failed > 0).map(|problem| {
-                format!("{}: not stored: {problem}; give it later with `twdag store push`\n", paint(NOTE, "warning"))
+            let problem = problem.iter().map(|problem| match failed {
+                0 => format!("{}: {problem}\n", paint(NOTE, "warning")),
+                _ => format!(
+                    "{}: not stored: {problem}; give it later with `twdag store push`\n",
+                    paint(NOTE, "warning")
+                ),
             });
             return Some(differing.chain(problem).collect()).filter(|text: &String| !text.is_empty());
         }

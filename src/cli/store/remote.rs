@@ -17,7 +17,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{self, Plan},
-    remote::{Conflict, Remote, SigningKey},
+    remote::{Conflict, Mode, Remote, SigningKey},
     store::Store,
 };
 
@@ -101,10 +101,18 @@ struct Scene {
 }
 
 impl Common {
-    fn scene(&self) -> Result<Scene, Failure> {
+    /// `is_for` says whether a way to use the remote store is that of the command, which does so much with it.
+    fn scene(&self, is_for: fn(Mode) -> bool, does: &str) -> Result<Scene, Failure> {
         let graph = self.graph.load()?;
         let targets = targets(&graph, &self.stages)?;
         let remote = self.remote.need(&graph.workspace)?;
+        if !is_for(remote.mode()) {
+            return Err(Failure::usage(format!(
+                "`--remote {}` (or TWDAG_REMOTE) does not let results be {does} the remote store, which this command is for; use \
+                 `--remote readwrite`",
+                remote.mode().name()
+            )));
+        }
         let store = self.graph.open(&graph)?;
         Ok(Scene { graph, targets, store, remote })
     }
@@ -173,7 +181,7 @@ impl Moved {
 
 /// Pushes.
 pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
-    let Scene { graph, targets, store, remote } = arguments.common.scene()?;
+    let Scene { graph, targets, store, remote } = arguments.common.scene(Mode::writes, "given to")?;
     let plan = plan::plan(&graph, &targets, &store)?;
     tell_damage(&store);
     let mut keys: Vec<Key> = Vec::new();
@@ -217,7 +225,7 @@ pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
 
 /// Pulls.
 pub(super) fn pull(arguments: &PullArguments) -> Result<u8, Failure> {
-    let scene = arguments.common.scene()?;
+    let scene = arguments.common.scene(Mode::reads, "taken from")?;
     let plan = scene.plan()?;
     let keys: Vec<Key> = plan.stages.iter().filter(|stage| stage.elsewhere).filter_map(|stage| stage.key).collect();
     let here = plan.stages.iter().filter(|stage| stage.artifact.is_some() && !stage.elsewhere).count();
@@ -265,7 +273,7 @@ struct StageStatus {
 
 /// Tells where results are.
 pub(super) fn status(arguments: &StatusArguments) -> Result<u8, Failure> {
-    let Scene { graph, targets, store, remote } = arguments.common.scene()?;
+    let Scene { graph, targets, store, remote } = arguments.common.scene(|_| true, "looked up in")?;
     remote.refresh(&store)?.iter().for_each(warn);
     let (plan, _) = plan_with(&graph, &targets, &store, Some(&remote))?;
     tell_damage(&store);
