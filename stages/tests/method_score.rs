@@ -15,6 +15,7 @@ use std::{
 use stage_support::{Room, in_peace, model_folder, stories, toy};
 use twdag_stages::{
     data::{ArrayKind, ArraySet, TokenSet},
+    extend_rope::ExtendRope,
     model::Model,
     score::{Rest, Score, WindowPlan, Windows},
     stage::{StageError, StageEvent},
@@ -245,4 +246,19 @@ fn tokens_of_another_tokenizer_are_refused() {
     let error = room.score("no", 1, "", in_peace).expect_err("an error").to_string();
     let message = error.replace(model.to_str().expect("a path"), "MODEL");
     insta::assert_snapshot!(message, @r#"MODEL/tokenizer.json: the tokenizer of model `model` (BLAKE3 ed4c22b4a942…) is not the one that made `tokens` (BLAKE3 b1eb7ead6ce3…); tokenize with `tokenizer: "model"`, or choose a model with the same tokenizer"#);
+}
+
+#[test]
+fn sequences_beyond_the_end_of_a_rotary_embedding_are_refused() {
+    let room = room_of(2, 528, 1);
+    let method = "LongRope(short_factors: [1, 1, 1, 1], long_factors: [2, 2, 2, 2])";
+    room.run::<ExtendRope>("long", 1, &format!("(model: \"model\", context: 520, method: {method})"), in_peace)
+        .expect("a model");
+    let score = |name: &str, more: &str| {
+        room.run::<Score>(name, 1, &format!("(model: \"long\", tokens: \"tokens\", {more})"), in_peace)
+    };
+    let error = score("no", "").expect_err("an error").to_string();
+    let message = error.replace(room.path("").to_str().expect("a path"), "ROOM/");
+    insta::assert_snapshot!(message, @"ROOM/long/config.json: the model's LongRoPE factors end at 520 tokens, but it is shown 528 of `tokens` at once; take shorter sequences, or extend the model to 528 tokens");
+    score("short", WINDOWS).expect("windows that are short enough");
 }

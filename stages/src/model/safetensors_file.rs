@@ -35,7 +35,17 @@ impl TensorFile {
         };
         // SAFETY: the mapping is only unsound if the file changes while mapped; artifacts never change once written.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| broken(error.to_string()))?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| match cut_tensor(&map) {
+            Some((tensor, end)) => ModelError::Tensor {
+                path: path.to_owned(),
+                tensor,
+                problem: format!(
+                    "ends at byte {end} of the file, which has {}: it was cut short; download or write it again",
+                    map.len()
+                ),
+            },
+            None => broken(error.to_string()),
+        })?;
         Ok(Self { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
     }
 
@@ -111,6 +121,17 @@ impl TensorFile {
         #[cfg(target_os = "linux")]
         let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, to - from) };
     }
+}
+
+/// The first tensor whose bytes are not all there, and where they would end, if the header of a broken file can be read.
+fn cut_tensor(file: &[u8]) -> Option<(String, usize)> {
+    let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
+    let start = header.checked_add(size_of::<u64>())?;
+    let metadata: Metadata = serde_json::from_slice(file.get(size_of::<u64>()..start)?).ok()?;
+    metadata.offset_keys().into_iter().find_map(|name| {
+        let end = start.checked_add(metadata.info(&name)?.data_offsets.1)?;
+        (end > file.len()).then_some((name, end))
+    })
 }
 
 /// Turns the bytes of each number into an f32; the header has promised that the sizes fit.

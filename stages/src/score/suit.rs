@@ -8,8 +8,8 @@ use crate::{
     stage::{Context, Reference, StageError},
 };
 
-/// Refuses tokens that another tokenizer made than the one beside the model; warns of sequences that are longer than
-/// the context that the model is meant for. `length` is that of what the model is shown at once.
+/// Refuses tokens that another tokenizer made than the one beside the model, and sequences for which its rotary embedding
+/// has no frequencies; warns of sequences that are longer than the context that the model is meant for. `length` is that of what the model is shown at once.
 pub fn suits(
     context: &Context,
     model: &Reference,
@@ -41,6 +41,13 @@ pub fn suits(
             "`vocab_size` is {}, but the tokenizer of `{tokens_name}` has ids up to {}; the model cannot read them",
             config.vocab_size,
             about.vocabulary - 1
+        );
+        return Err(StageError::input(path.with_file_name("config.json"), problem));
+    }
+    if let Some(longest) = config.rope.longest().filter(|longest| length > *longest) {
+        let problem = format!(
+            "the model's LongRoPE factors end at {longest} tokens, but it is shown {length} of `{tokens_name}` at once; \
+             take shorter sequences, or extend the model to {length} tokens"
         );
         return Err(StageError::input(path.with_file_name("config.json"), problem));
     }
