@@ -117,6 +117,7 @@ fn a_change_in_the_pipeline_keeps_all_that_does_not_depend_on_it() {
         ),
         ("longer windows", windows, "windows: (length: 48, step: 16)"),
         ("wider steps", windows, "windows: (length: 32, step: 8)"),
+        ("another type of numbers", windows, "windows: (length: 32, step: 16), device: Cpu(precision: Bf16)"),
         ("another rule for BOS", windows, "windows: (length: 32, step: 16), bos: Keep"),
     ] {
         let text = PIPELINE.replace(from, to);

@@ -237,7 +237,7 @@ fn multiple_choice_is_that_of_transformers() {
         assert_eq!(line["correct"], expected.correct.as_str());
         assert_eq!(line["shortened"], expected.shortened);
         for (found, expected) in line["losses"].as_array().expect("losses").iter().zip(&expected.losses) {
-            close(found, *expected, 1e-3);
+            close(found, *expected, 1e-4);
         }
         let best = (0..4).fold(0, |best, at| if expected.losses[at] < expected.losses[best] { at } else { best });
         right += usize::from(["A", "B", "C", "D"][best] == expected.correct);

@@ -37,7 +37,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn bytes_do_not_depend_on_threads() {
-    let work = |precision| {
+    // Attention goes through keys in chunks of 512: of one chunk, and of three.
+    let work = |precision, (length, batch)| {
         let mut model = Model::initialize(config(Rope::Default { theta: 100.0 }), 0.1, 5);
         model.set_precision(precision);
         let mut optimizer = AdamW::new(&model, AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() });
@@ -46,17 +47,19 @@ fn bytes_do_not_depend_on_threads() {
         for _ in 0..3 {
             gradients.zero();
             let mut mean = |losses: &[f32]| Ok::<_, ModelError>(vec![1.0 / losses.len() as f32; losses.len()]);
-            losses = model.forward_backward(&ids(3 * 333), 3, &mut mean, &mut gradients).unwrap();
+            losses = model.forward_backward(&ids(batch * length), batch, &mut mean, &mut gradients).unwrap();
             let clip = (1.0 / gradients.global_norm()).min(1.0);
             optimizer.step(&mut model, &gradients, 1e-3, clip).unwrap();
         }
-        let scored = model.score(&ids(3 * 333), 3).unwrap();
+        let scored = model.score(&ids(batch * length), batch).unwrap();
         (bits(&losses), bits(gradients.values()), bits(model.parameters()), bits(&scored.cross_entropy), scored.argmax)
     };
-    for precision in [Precision::F32, Precision::Bf16] {
-        let expected = in_threads(1, || work(precision));
+    let sizes = [(333, 3), (1100, 2)];
+    for (precision, size) in [Precision::F32, Precision::Bf16].into_iter().flat_map(|p| sizes.map(|size| (p, size))) {
+        let expected = in_threads(1, || work(precision, size));
         for threads in [2, 3, 8] {
-            assert!(in_threads(threads, || work(precision)) == expected, "{threads} threads, {precision:?}");
+            let found = in_threads(threads, || work(precision, size));
+            assert!(found == expected, "{threads} threads, {precision:?}, {} tokens", size.0);
         }
     }
 }
@@ -102,6 +105,7 @@ fn digest_of_all_numbers() {
         add(model.parameters());
         add(model.adapter().unwrap().values());
         add(&model.score(&ids(150), 1).unwrap().cross_entropy);
+        add(&model.score(&ids(700), 1).unwrap().cross_entropy);
         let generation = Generation { tokens: 20, stop: Vec::new(), sampling: Sampling::Greedy };
         let prompts = [Prompt { ids: &ids(100), stream: 0 }, Prompt { ids: &ids(3), stream: 1 }];
         let texts = model.generate(&prompts, &generation, &mut || Ok::<_, ModelError>(())).unwrap();
@@ -161,6 +165,8 @@ fn a_sequence_scores_the_same_alone_and_in_any_batch() {
             (100, Precision::Bf16),
             (333, Precision::F32),
             (333, Precision::Bf16),
+            (600, Precision::F32),
+            (600, Precision::Bf16),
         ] {
             model.set_precision(precision);
             let ids = ids(40 * length);

@@ -135,6 +135,27 @@ fn cached_losses_are_those_of_the_full_forward_pass() {
     check_losses(&plain(), &ids(1500, 300), &[300, 700], "long");
 }
 
+/// As long as the sequences that the method trains on, in blocks: a table of all pairs of tokens would take 4 GiB.
+#[test]
+fn prompts_of_32768_tokens_are_read_in_blocks() {
+    let object = json!({
+        "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 32_768,
+        "rope_theta": 1e6, "tie_word_embeddings": true,
+    });
+    let config = Config::from_json("config.json".as_ref(), object.as_object().unwrap().clone()).unwrap();
+    let model = Model::initialize(config, 0.3, 5);
+    let prompt = ids(32_768, 50);
+    let text = generate(&model, std::slice::from_ref(&prompt), &greedy(4, &[])).unwrap().remove(0).ids;
+    // The probabilities after the prompt and after each token of the continuation are those of the full forward pass, and
+    // so are the most probable tokens.
+    let whole = [prompt.as_slice(), &text].concat();
+    let scored = model.score(&whole, 1).unwrap();
+    assert_eq!(text, scored.argmax[32_767..]);
+    check_losses(&model, &whole, &[32_768], "32768 tokens");
+    assert!(scored.cross_entropy.iter().any(|loss| (loss - scored.cross_entropy[0]).abs() > 1.0), "a flat model");
+}
+
 #[test]
 fn a_cache_can_be_cut_and_continued() {
     let model = plain();

@@ -19,6 +19,8 @@ const CASE: &str = "TWDAG_TEST_MEMORY_CASE";
 
 struct Case {
     name: &'static str,
+    /// As in `config.json`.
+    architecture: &'static str,
     /// Hidden size, layers, heads, key-value heads, intermediate size, vocabulary.
     shape: [usize; 6],
     batch: usize,
@@ -36,7 +38,11 @@ fn cases() -> Vec<Case> {
     let full = train(Activations::Keep, MomentStorage::F32, None);
     let case = |name, shape, batch, length, purpose: &Purpose| {
         let (purpose, precision) = (purpose.clone(), Precision::F32);
-        Case { name, shape, batch, length, precision, purpose }
+        Case { name, architecture: "llama", shape, batch, length, precision, purpose }
+    };
+    let phi = |name, shape, batch, length, purpose: &Purpose| {
+        let architecture = "phi";
+        Case { architecture, ..case(name, shape, batch, length, purpose) }
     };
     let bf16 = |name, shape, batch, length, purpose: &Purpose| {
         let precision = Precision::Bf16;
@@ -53,6 +59,10 @@ fn cases() -> Vec<Case> {
         case("recompute", many_tokens, 1, 6000, &train(Activations::Recompute, MomentStorage::F32, None)),
         case("eight bits", wide, 1, 512, &train(Activations::Keep, MomentStorage::Blockwise8, None)),
         case("adapter", wide, 1, 512, &train(Activations::Keep, MomentStorage::F32, Some(adapter.clone()))),
+        phi("score a phi", wide, 2, 1024, &Purpose::Score),
+        phi("score a phi of many tokens", many_tokens, 1, 12_000, &Purpose::Score),
+        phi("train a phi", wide, 2, 512, &full),
+        phi("train a phi of many tokens", many_tokens, 1, 4096, &full),
         bf16("score wide in bf16", wide, 2, 1024, &Purpose::Score),
         bf16("score many words in bf16", many_words, 1, 512, &Purpose::Score),
         bf16("train wide in bf16", wide, 2, 512, &full),
@@ -62,11 +72,13 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn config([hidden, layers, heads, key_value_heads, intermediate, vocabulary]: [usize; 6]) -> Config {
+fn config(model_type: &str, shape: [usize; 6]) -> Config {
+    let [hidden, layers, heads, key_value_heads, intermediate, vocabulary] = shape;
+    let epsilon = if model_type == "phi" { "layer_norm_eps" } else { "rms_norm_eps" };
     let object = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
+        "model_type": model_type, "vocab_size": vocabulary, "hidden_size": hidden,
         "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": key_value_heads, "rms_norm_eps": 1e-5, "max_position_embeddings": 65_536,
+        "num_key_value_heads": key_value_heads, epsilon: 1e-5, "max_position_embeddings": 65_536,
         "rope_theta": 10_000.0, "tie_word_embeddings": true,
     });
     Config::from_json("config.json".as_ref(), object.as_object().unwrap().clone()).unwrap()
@@ -74,7 +86,7 @@ fn config([hidden, layers, heads, key_value_heads, intermediate, vocabulary]: [u
 
 fn budget(case: &Case) -> MemoryBudget {
     let Case { batch, length, precision, purpose, .. } = case;
-    MemoryBudget::new(&config(case.shape), *batch, *length, THREADS, *precision, purpose).unwrap()
+    MemoryBudget::new(&config(case.architecture, case.shape), *batch, *length, THREADS, *precision, purpose).unwrap()
 }
 
 /// The most that this process had in memory so far, in bytes.
@@ -95,7 +107,7 @@ fn the_work_of_one_case() {
 }
 
 fn work(case: &Case) {
-    let mut model = Model::initialize(config(case.shape), 0.02, 0);
+    let mut model = Model::initialize(config(case.architecture, case.shape), 0.02, 0);
     model.set_precision(case.precision);
     let vocabulary = model.config().vocab_size as u32;
     let ids: Vec<u32> =
@@ -132,7 +144,7 @@ fn a_model_is_opened() {
 #[test]
 fn opening_a_model_holds_it_once() {
     let folder = tempfile::tempdir().unwrap();
-    Model::initialize(config([768, 6, 12, 12, 2048, 20_000]), 0.02, 0).save(folder.path()).unwrap();
+    Model::initialize(config("llama", [768, 6, 12, 12, 2048, 20_000]), 0.02, 0).save(folder.path()).unwrap();
     let said = Command::new(env::current_exe().unwrap())
         .args(["--exact", "a_model_is_opened", "--ignored", "--nocapture"])
         .env(FOLDER, folder.path())
