@@ -1,6 +1,8 @@
 //! One stage, or a part of one, from its inputs to its record: look up, claim, run a worker, take its output into the
 //! store.
 
+mod record;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -21,6 +23,7 @@ use super::{
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
+    recordings::Recordings,
     sharing::Sharing,
     strays::Strays,
 };
@@ -30,7 +33,7 @@ use crate::{
     graph::{Graph, Node, Policy},
     lock::{Deviation, Lock},
     plan::{self, Action, Plan},
-    store::{Claim, ClaimAttempt, Provenance, Record, SourceState, Store, StoreError},
+    store::{Claim, ClaimAttempt, SourceState, Store},
 };
 
 /// More workers do not wait for another job.
@@ -53,6 +56,7 @@ pub(super) struct Shared {
     pub(super) guard: Mutex<Option<Guard>>,
     /// Workers that wait for another job.
     pub(super) idle: Mutex<Vec<Worker>>,
+    pub(super) recordings: Recordings,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -111,6 +115,8 @@ pub(super) enum Message {
     Event(RunEvent),
     /// How far a part of a stage is: the task, and the share that is done.
     Part(usize, f64),
+    /// The result of a task, which is being recorded.
+    Known(usize, ArtifactId),
     /// A started task is over, or busy elsewhere.
     Answer(usize, Answer),
     /// Nobody else computes the task any more.
@@ -408,7 +414,7 @@ impl Attempt {
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
             Verdict::Succeeded => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
-                let artifact = blocking(move || self.record(mine, clock, began, notices)).await?;
+                let artifact = self.record(mine, clock, began, notices).await?;
                 Ok(Answer::Ran { artifact, seconds: clock.elapsed().as_secs_f64() })
             }
         }
@@ -483,74 +489,6 @@ impl Attempt {
             "it did not end within its timeout of {shown} and was stopped; the next attempt goes on from what it had kept; \
              give it a longer `timeout` in the graph's `policy` if it needs one"
         )
-    }
-
-    /// Takes the output into the store and records it under the action's key.
-    fn record(
-        &self,
-        mine: Mine,
-        clock: Instant,
-        began: Timestamp,
-        mut notices: Vec<String>,
-    ) -> Result<ArtifactId, Trouble> {
-        let store = &self.shared.store;
-        let (part, parts) = match &self.assignment {
-            Assignment::Stage => (None, Vec::new()),
-            Assignment::Part(parts, number) => (Some(parts.all[*number].part.name.clone()), Vec::new()),
-            Assignment::Join(parts) => {
-                notices.splice(0..0, parts.notices.iter().cloned());
-                (None, parts.recorded()?)
-            }
-        };
-        // What the stage has read must be what it is keyed by. Content alone would not tell of a change that was taken
-        // back before the end.
-        let sources = if mine.sources.is_empty() { Vec::new() } else { self.source_states()? };
-        let changed = mine.sources.iter().zip(&sources).find_map(|(before, after)| before.first_change(after));
-        if let Some(path) = changed {
-            let message = format!(
-                "{} was written to while the stage read it, so the result was thrown away; run again",
-                path.display()
-            );
-            return Err(Trouble::new(message, Blame::Input));
-        }
-        // Until the record is there and leased, nothing points to the files.
-        let _hold = store.hold()?;
-        let artifact = store.ingest(&mine.job.output)?;
-        store.need([artifact])?;
-        let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
-        let record = Record {
-            key: mine.key,
-            artifact,
-            kind: mine.action.kind.clone(),
-            revision: mine.action.revision,
-            graph: self.shared.graph.name.clone(),
-            stage: self.name().to_owned(),
-            settings: mine.action.settings.clone(),
-            inputs: mine.action.inputs.clone(),
-            sources: mine.action.sources.clone(),
-            numeric_class: mine.action.numeric_class.clone(),
-            provenance,
-            notices,
-            part,
-            parts,
-        };
-        let published = store.publish(&record);
-        // A result that differs from an earlier one is a whole result too: nothing will go on from its scratch folder.
-        if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
-            return published.map(|()| artifact).map_err(Trouble::from);
-        }
-        self.remember(&mine.action);
-        if let Err(error) = store.discard_scratch(&mine.key) {
-            self.warn(format!("the stage is done, but its work folder stays: {error}"));
-        }
-        published?;
-        self.agree_on_result(&mine.action, artifact)?;
-        if let Some(sharing) = &self.shared.sharing
-            && let Err(error) = sharing.offer(store, mine.key)
-        {
-            self.warn_of_run(error.to_string());
-        }
-        Ok(artifact)
     }
 
     /// Fails if a stage is not what the lock says. Locks know of stages alone.

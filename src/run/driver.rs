@@ -1,6 +1,7 @@
 //! Carries out what the scheduler asks for: starts attempts, passes their answers on, tells the world.
 
 mod in_parts;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::in_parts::{InParts, PartFailure};
+use self::{
+    in_parts::{InParts, PartFailure},
+    telling::Telling,
+};
 use super::{
     attempt::{self, Answer, Assignment, Attempt, Message, Shared},
     error::{RunError, Trouble},
@@ -27,6 +31,7 @@ use super::{
     },
     journal::Journal,
     process::{Lease, Wish},
+    recordings::Recordings,
     resources::{Budget, Totals},
     sharing::Sharing,
     signals::Signals,
@@ -122,8 +127,7 @@ struct Driver<'a> {
     not_reproducible: bool,
     options: Options,
     budget: Budget,
-    journal: Journal,
-    tell: &'a mut dyn FnMut(&RunEvent),
+    telling: Telling<'a>,
 }
 
 impl<'a> Driver<'a> {
@@ -178,13 +182,13 @@ impl<'a> Driver<'a> {
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
                 idle: Mutex::default(),
+                recordings: Recordings::new(budget.jobs),
                 messages,
             }),
             inbox,
             options,
             budget,
-            journal,
-            tell,
+            telling: Telling::new(journal, tell),
         }
     }
 
@@ -371,6 +375,11 @@ impl<'a> Driver<'a> {
                 self.part_progress(task, share);
                 return Vec::new();
             }
+            Message::Known(task, artifact) => {
+                self.artifacts[self.shared.plan.stages[task].node] = Some(artifact);
+                self.telling.keep_place(task);
+                return self.scheduler.on(Happened::Known(task));
+            }
             Message::Freed(task) => return self.scheduler.on(Happened::Freed(task)),
             Message::Rested(task) => return self.scheduler.on(Happened::Rested(task)),
             Message::Answer(task, answer) => (task, answer),
@@ -398,7 +407,8 @@ impl<'a> Driver<'a> {
                 let parts = self.split.remove(&task).map(|split| split.parts.counts());
                 self.part_counts[task] = parts;
                 let (outcome, artifact) = (StageOutcome::Ran, Some(artifact));
-                self.event(RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts });
+                let event = RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts };
+                self.telling.end(task, event);
                 Happened::Ran(task)
             }
             Answer::Canceled { seconds } => {
@@ -448,14 +458,16 @@ impl<'a> Driver<'a> {
             self.part_failed(stage, part, PartFailure { message, blame, log, not_reproducible });
         } else {
             self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
-            self.event(RunEvent::StageFailed {
+            self.artifacts[self.shared.plan.stages[task].node] = None;
+            let event = RunEvent::StageFailed {
                 stage: name,
                 message,
                 blame,
                 log,
                 not_reproducible,
                 differs_from_lock: deviation,
-            });
+            };
+            self.telling.end(task, event);
         }
         self.wind_up();
         effects
@@ -545,11 +557,7 @@ impl<'a> Driver<'a> {
     }
 
     fn event(&mut self, event: RunEvent) {
-        // The warning first, so that the last event stays the last.
-        if let Some(message) = self.journal.keep(&event) {
-            (self.tell)(&RunEvent::RunWarning { message });
-        }
-        (self.tell)(&event);
+        self.telling.tell(event);
     }
 }
 

@@ -20,5 +20,6 @@ mod attempt;
 mod channel;
 mod parts;
 mod process;
+mod recordings;
 mod signals;
 mod strays;

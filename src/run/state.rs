@@ -29,6 +29,9 @@ pub enum Happened {
     /// The stage's work has fallen into so many parts that have no result yet. Each becomes a task of its own, numbered
     /// on from the last one; when all are over, the stage is started again.
     Split(usize, usize),
+    /// The stage's result is known and being recorded: what it had is free, and what needs it may start. `Ran` or `Failed`
+    /// follows.
+    Known(usize),
     /// The stage was computed.
     Ran(usize),
     /// The stage failed, and would fail again.
@@ -46,7 +49,7 @@ pub enum Happened {
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Ran`, `Failed`, `Faltered` or
+    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Known`, `Ran`, `Failed`, `Faltered` or
     /// `Canceled`.
     Start(usize),
     /// Tell when nobody else computes the stage any more: answer with `Freed`.
@@ -69,6 +72,8 @@ enum State {
     Resting,
     /// Its parts are at work.
     Split,
+    /// Its result is known, and others may read it.
+    Recording,
     Over(StageOutcome),
 }
 
@@ -216,9 +221,15 @@ impl Scheduler {
         match happened {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
+            Happened::Known(stage) if self.states[stage] == State::Running => {
+                self.leave(stage, State::Recording);
+                self.release_below(stage);
+            }
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
             Happened::Split(stage, parts) if self.states[stage] == State::Running => self.split(stage, parts),
             Happened::Failed(stage) => self.fail(stage),
+            // Its result was read by others meanwhile, so that it must not be another one in the end.
+            Happened::Faltered(stage) if self.states[stage] == State::Recording => self.fail(stage),
             Happened::Faltered(stage) if self.states[stage] == State::Running => {
                 self.failures[stage] += 1;
                 if self.failures[stage] <= self.tasks[stage].retries && self.interrupts == 0 {
@@ -247,6 +258,7 @@ impl Scheduler {
             Happened::Rested(stage) if self.states[stage] == State::Resting => self.make_ready(stage),
             // Answers that come too late.
             Happened::Split(..)
+            | Happened::Known(_)
             | Happened::Busy(_)
             | Happened::Freed(_)
             | Happened::Faltered(_)
@@ -320,18 +332,13 @@ impl Scheduler {
         if matches!(self.states[stage], State::Over(_)) {
             return;
         }
+        let was_known = self.states[stage] == State::Recording;
         self.leave(stage, State::Over(outcome));
         self.open -= 1;
         self.failed |= outcome == StageOutcome::Failed;
         self.canceled |= outcome == StageOutcome::Canceled;
-        if matches!(outcome, StageOutcome::Cached | StageOutcome::Ran) {
-            for next in 0..self.below[stage].len() {
-                let next = self.below[stage][next];
-                self.missing[next] -= 1;
-                if self.missing[next] == 0 && self.states[next] == State::Pending {
-                    self.ready.insert(self.ranks[next]);
-                }
-            }
+        if matches!(outcome, StageOutcome::Cached | StageOutcome::Ran) && !was_known {
+            self.release_below(stage);
         }
         if let Some(whole) = self.wholes[stage]
             && let Some(parts) = self.parts.get_mut(&whole)
@@ -341,6 +348,17 @@ impl Scheduler {
             parts.missing |= !matches!(outcome, StageOutcome::Cached | StageOutcome::Ran);
             if parts.open == 0 {
                 self.unite(whole);
+            }
+        }
+    }
+
+    /// What reads the stage's result misses one less.
+    fn release_below(&mut self, stage: usize) {
+        for next in 0..self.below[stage].len() {
+            let next = self.below[stage][next];
+            self.missing[next] -= 1;
+            if self.missing[next] == 0 && self.states[next] == State::Pending {
+                self.ready.insert(self.ranks[next]);
             }
         }
     }
@@ -360,10 +378,11 @@ impl Scheduler {
         self.ready.insert(self.ranks[stage]);
     }
 
+    /// Ends what reads a result that will not be. What has begun since the result was known finds that out by itself.
     fn skip_below(&mut self, stage: usize) {
         let mut next: Vec<usize> = self.below[stage].clone();
         while let Some(stage) = next.pop() {
-            if !matches!(self.states[stage], State::Over(_)) {
+            if matches!(self.states[stage], State::Pending | State::Watched | State::Resting) {
                 self.end(stage, StageOutcome::Skipped);
                 next.extend(&self.below[stage]);
             }

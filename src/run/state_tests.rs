@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested, Split};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Known, Ran, Rested, Split};
 
 /// Stages that read others, take an equal time and ask for nothing.
 fn tasks(needs: &[&[usize]]) -> Vec<Task> {
@@ -45,6 +45,29 @@ fn the_way_that_takes_longest_counts_and_not_the_one_with_most_stages() {
     slow[3].weight = 10;
     let mut run = Scheduler::new(slow, &Capacity::default(), Rules { jobs: 1, keep_going: false });
     assert_eq!(run.on(Begin), [Start(3)]);
+}
+
+#[test]
+fn what_needs_a_result_starts_when_it_is_known_and_the_run_ends_when_all_is_recorded() {
+    let mut run = scheduler(&[&[], &[0]], 1, false);
+    assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.on(Known(0)), [Start(1)]);
+    assert_eq!(run.on(Known(1)), []);
+    assert_eq!(run.on(Ran(0)), []);
+    assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn what_cannot_be_recorded_fails_without_another_attempt_and_what_has_begun_ends_by_itself() {
+    let mut retried = tasks(&[&[], &[0], &[0], &[1]]);
+    retried[0].retries = 3;
+    let mut run = Scheduler::new(retried, &Capacity::default(), Rules { jobs: 1, keep_going: true });
+    run.on(Begin);
+    assert_eq!(run.on(Known(0)), [Start(1)]);
+    assert_eq!(run.on(Faltered(0)), []);
+    assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
+    assert_eq!(run.on(Failed(1)), [Finish(RunOutcome::Failed)]);
+    assert_eq!(run.outcome(3), Some(StageOutcome::Skipped));
 }
 
 #[test]
@@ -211,7 +234,8 @@ struct Script {
     tasks: Vec<Task>,
     capacity: Capacity,
     rules: Rules,
-    answers: Vec<u8>,
+    /// How each stage ends, and whether its result is known before it is recorded: 1 if it is recorded then, 2 if not.
+    answers: Vec<(u8, u8)>,
     picks: Vec<prop::sample::Index>,
     interrupt_at: Option<usize>,
 }
@@ -236,7 +260,7 @@ fn scripts() -> impl Strategy<Value = Script> {
             (tasks, Just(capacity)),
             1_usize..5,
             any::<bool>(),
-            prop::collection::vec(0_u8..14, count),
+            prop::collection::vec((0_u8..14, 0_u8..3), count),
             prop::collection::vec(any::<prop::sample::Index>(), 4 * count + 8),
             prop::option::weighted(0.3, 0..2 * count),
         )
@@ -257,6 +281,8 @@ struct Seen {
     active: Vec<usize>,
     watched: Vec<usize>,
     resting: Vec<usize>,
+    /// Those whose result is known and not recorded.
+    known: Vec<usize>,
     attempts: Vec<u32>,
     was_busy: Vec<bool>,
     failed: bool,
@@ -291,7 +317,7 @@ impl Script {
                 continue;
             }
             self.check_nothing_idles(&run, &seen)?;
-            let waiting = seen.active.len() + seen.watched.len() + seen.resting.len();
+            let waiting = seen.active.len() + seen.watched.len() + seen.resting.len() + seen.known.len();
             prop_assert!(waiting > 0, "the run hangs");
             let mut pick = self.picks[step % self.picks.len()].index(waiting);
             if pick < seen.watched.len() {
@@ -303,15 +329,37 @@ impl Script {
                 queue = run.on(Rested(seen.resting.swap_remove(pick)));
                 continue;
             }
-            let stage = seen.active.swap_remove(pick - seen.resting.len());
+            pick -= seen.resting.len();
+            if pick < seen.known.len() {
+                // None is recorded before what it has read.
+                let reads_none = |stage: &usize| !self.tasks[*stage].needs.iter().any(|need| seen.known.contains(need));
+                let pick =
+                    if reads_none(&seen.known[pick]) { Some(pick) } else { seen.known.iter().position(reads_none) };
+                let stage = seen.known.swap_remove(pick.unwrap());
+                let recorded = self.answers[stage].1 == 1 && !self.has_read_lost(stage, &run);
+                seen.failed |= !recorded;
+                queue = run.on(if recorded { Ran(stage) } else { Faltered(stage) });
+                continue;
+            }
+            let stage = seen.active.swap_remove(pick - seen.known.len());
+            // Who has read what could not be recorded is not recorded either.
+            if self.has_read_lost(stage, &run) {
+                seen.failed = true;
+                queue = run.on(Failed(stage));
+                continue;
+            }
             let answer = self.answer(stage, &mut seen);
             queue = run.on(answer);
         }
         unreachable!()
     }
 
+    fn has_read_lost(&self, stage: usize, run: &Scheduler) -> bool {
+        self.tasks[stage].needs.iter().any(|&input| run.outcome(input) == Some(StageOutcome::Failed))
+    }
+
     fn answer(&self, stage: usize, seen: &mut Seen) -> Happened {
-        match self.answers[stage] {
+        match self.answers[stage].0 {
             0 | 1 if !seen.was_busy[stage] => {
                 seen.was_busy[stage] = true;
                 // It never ran.
@@ -323,12 +371,16 @@ impl Script {
                 Failed(stage)
             }
             // Some do better the second time.
-            3 | 4 | 12 if self.answers[stage] != 12 || seen.attempts[stage] < 2 => {
+            3 | 4 | 12 if self.answers[stage].0 != 12 || seen.attempts[stage] < 2 => {
                 seen.failed |= seen.attempts[stage] > self.tasks[stage].retries || seen.interrupted;
                 Faltered(stage)
             }
             5 => Cached(stage),
             9.. if seen.interrupted => Canceled(stage),
+            _ if self.answers[stage].1 > 0 || self.tasks[stage].needs.iter().any(|need| seen.known.contains(need)) => {
+                seen.known.push(stage);
+                Known(stage)
+            }
             _ => Ran(stage),
         }
     }
@@ -344,7 +396,9 @@ impl Script {
                 prop_assert!(!seen.active.contains(&stage) && run.outcome(stage).is_none());
                 for &input in &self.tasks[stage].needs {
                     let outcome = run.outcome(input);
-                    prop_assert!(matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached)), "{outcome:?}");
+                    let is_known = seen.known.contains(&input);
+                    let has_result = matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached));
+                    prop_assert!(has_result || is_known, "{outcome:?}");
                 }
                 seen.active.push(stage);
                 seen.attempts[stage] += 1;
@@ -381,9 +435,12 @@ impl Script {
             return Ok(());
         }
         for (stage, task) in self.tasks.iter().enumerate() {
-            let has_result =
-                |input: &usize| matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached));
-            let waits = [&seen.active, &seen.watched, &seen.resting].iter().any(|stages| stages.contains(&stage));
+            let has_result = |input: &usize| {
+                seen.known.contains(input)
+                    || matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached))
+            };
+            let waits =
+                [&seen.active, &seen.watched, &seen.resting, &seen.known].iter().any(|stages| stages.contains(&stage));
             if run.outcome(stage).is_some() || waits || !task.needs.iter().all(has_result) {
                 continue;
             }
@@ -404,7 +461,10 @@ proptest! {
         for (stage, task) in script.tasks.iter().enumerate() {
             let no_result = |outcome: StageOutcome| !matches!(outcome, StageOutcome::Ran | StageOutcome::Cached);
             if task.needs.iter().any(|&input| no_result(outcomes[input])) {
-                prop_assert!(matches!(outcomes[stage], StageOutcome::Skipped | StageOutcome::Canceled));
+                // It may have begun while the result was known, and found its own one.
+                let had_begun = matches!(outcomes[stage], StageOutcome::Failed | StageOutcome::Cached) && seen.attempts[stage] > 0;
+                let never_ran = matches!(outcomes[stage], StageOutcome::Skipped | StageOutcome::Canceled);
+                prop_assert!(never_ran || had_begun, "{:?}", outcomes[stage]);
             } else if script.rules.keep_going && !seen.interrupted {
                 prop_assert!(outcomes[stage] != StageOutcome::Skipped, "an independent stage was skipped");
             }

@@ -25,6 +25,15 @@ const WHOLE: [i64; 8] = [
     0x794C_7630, // overlayfs
 ];
 
+/// What was put on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All that had been written.
+    Everything,
+    /// What was asked for.
+    These,
+}
+
 /// The flushing of one store.
 #[derive(Default)]
 pub(super) struct Flusher {
@@ -55,17 +64,17 @@ impl Store {
     /// Puts on the disk whatever was recorded and is not there yet.
     pub fn flush_names(&self) -> Result<(), StoreError> {
         let is_open = !self.flusher.names.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if is_open { self.flush([]) } else { Ok(()) }
+        if is_open { self.flush(Vec::new).map(drop) } else { Ok(()) }
     }
 
     /// Puts on the disk what was written to files and folders: to these, and where it takes no longer to all.
-    pub(super) fn flush<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<(), StoreError> {
+    pub(super) fn flush(&self, paths: impl FnOnce() -> Vec<PathBuf>) -> Result<Flushed, StoreError> {
         failpoint::pass("store.flush").map_err(StoreError::io("flush", self.root()))?;
         let flusher = &self.flusher;
         let names = std::mem::take(&mut *flusher.names.lock().unwrap_or_else(PoisonError::into_inner));
         let Some(whole) = flusher.whole.get_or_init(|| whole(self.root())) else {
-            paths.into_iter().try_for_each(flush_one)?;
-            return names.iter().try_for_each(|folder| flush_one(folder));
+            paths().iter().chain(&names).try_for_each(|path| flush_one(path))?;
+            return Ok(Flushed::These);
         };
         let mut rounds = flusher.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         let (mine, failed) = (rounds.begun + 1, rounds.failed);
@@ -75,7 +84,7 @@ impl Store {
                 return Err(StoreError::io("flush", self.root())(source));
             }
             if rounds.over >= mine {
-                return Ok(());
+                return Ok(Flushed::Everything);
             }
             if rounds.begun > rounds.over {
                 // Somebody's round goes on. Whoever wakes first begins the next one, for all who wait.
@@ -89,7 +98,7 @@ impl Store {
             rounds.over = rounds.begun;
             rounds.failed += u64::from(flushed.is_err());
             flusher.over.notify_all();
-            return flushed.map_err(StoreError::io("flush", self.root()));
+            return flushed.map(|()| Flushed::Everything).map_err(StoreError::io("flush", self.root()));
         }
     }
 }

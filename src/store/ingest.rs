@@ -1,9 +1,7 @@
-//! The way in: a finished output folder becomes an artifact. Nothing has a name in the store before it is on the disk.
+//! The way in: a finished output folder becomes an artifact. It gets its names at once and is on the disk when it is
+//! published: until then nothing says that its files hold what their names say, so that after a power cut they are looked at.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use super::{
     Entry, Manifest, Store, StoreError, folder, object,
@@ -14,9 +12,9 @@ use crate::{digest::ArtifactId, failpoint};
 impl Store {
     /// Takes the files below `folder` into the store and empties the folder. If something is in the way (a full
     /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again. [`Store::publish`]
-    /// flushes the names that they get here.
+    /// puts them and their names on the disk.
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
-        let (mut entries, mut flushed) = (Vec::new(), Vec::new());
+        let (mut entries, mut paths) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
             failpoint::pass("ingest.seal")
@@ -24,17 +22,14 @@ impl Store {
                 .map_err(StoreError::io("protect", &file.path))?;
             let (digest, size) = object::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
-            flushed.push(file.path);
+            paths.push(file.path);
             entries.push(entry);
         }
         let manifest = Manifest::new(entries);
         let artifact = manifest.artifact();
         let list = self.draft_manifest(&manifest, &artifact)?;
-        let files = flushed.len();
-        flushed.extend(list.as_ref().map(|list| list.place().to_owned()));
-        self.flush(flushed.iter().map(PathBuf::as_path))?;
-        let mut inodes = Vec::with_capacity(files);
-        for (path, entry) in flushed.iter().zip(manifest.files()) {
+        let mut inodes = Vec::with_capacity(paths.len());
+        for (path, entry) in paths.iter().zip(manifest.files()) {
             inodes.push(self.adopt(path, entry)?);
             let metadata = path.symlink_metadata().map_err(StoreError::io("read", path))?;
             if !object::is_sealed(&metadata, entry.size) {
@@ -47,6 +42,7 @@ impl Store {
         failpoint::pass("ingest.discard").map_err(StoreError::io("remove", folder))?;
         folder::empty(folder)?;
         // Only now: each name that a file gains or loses changes its change time.
+        self.seals().hold_back();
         self.note(manifest.files().iter().zip(inodes));
         Ok(artifact)
     }

@@ -130,11 +130,15 @@ impl Store {
         } else {
             seal(path, executable).and_then(|()| fs::symlink_metadata(path))
         };
-        let (digest, _) = hash_open(&mut File::open(path)?)?;
+        let mut file = File::open(path)?;
+        let (digest, _) = hash_open(&mut file)?;
         if digest != entry.digest {
             return Ok(false);
         }
-        if let Ok(metadata) = looked_at {
+        // What another process took in just now need not be on the disk yet, and shall not be noted before.
+        if let Ok(metadata) = looked_at
+            && file.sync_data().is_ok()
+        {
             let mut seals = self.seals();
             seals.add(&entry.digest, &metadata);
             seals.save_much();
@@ -160,8 +164,8 @@ impl Store {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the sealed and flushed file at `from` a second name as an object, and says which inode that has. The name
-    /// must be flushed before anything points to it. An intact object that is there already stays. No object may be run:
+    /// Gives the sealed file at `from` a second name as an object, and says which inode that has. The file and the name
+    /// must be flushed before a record points to it. An intact object that is there already stays. No object may be run:
     /// that stands in manifests, since two artifacts may share the content and not that; so a program is copied.
     pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<u64, StoreError> {
         let to = self.object(&entry.digest);

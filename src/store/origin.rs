@@ -47,7 +47,7 @@ impl Store {
         let bytes = sealed::seal(&Noted { key: record.key, origin }).map_err(|error| self.no_origin(&error))?;
         let draft = Draft::write(&path, &bytes).map_err(StoreError::io("write", &path))?;
         draft.put(Existing::Replace).map_err(StoreError::io("write", &path))?;
-        self.flush([path.as_path(), shelf, &self.root().join(ROOM), self.root()])
+        self.flush(|| vec![path.clone(), shelf.to_owned(), self.root().join(ROOM), self.root().to_owned()]).map(drop)
     }
 
     /// Where a record of this store comes from.

@@ -1,11 +1,16 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::{collections::BTreeSet, io, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Provenance, Store, StoreError, TwoResults,
+    flush::Flushed,
     ingest::is_taken,
     sealed::{self, Draft},
 };
@@ -76,6 +81,14 @@ pub enum Lookup {
     Absent,
     /// There was a result; says in plain words what became of it. To the cache this is a miss.
     Lost(String),
+}
+
+/// A record that is written and has no name yet. It goes if it never gets one.
+pub struct Unpublished {
+    record: Record,
+    draft: Draft,
+    path: PathBuf,
+    bytes: Vec<u8>,
 }
 
 const VERSION: u32 = 1;
@@ -168,14 +181,55 @@ impl Store {
     /// record is on the disk after the next call of [`Store::flush_names`]: a power cut before may lose the record, and
     /// nothing else.
     pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
+        let unpublished = self.draft(record.clone())?;
+        self.secure(&unpublished)?;
+        self.put(unpublished)
+    }
+
+    /// The first step of [`Store::publish`]: writes the record without giving it a name.
+    pub fn draft(&self, record: Record) -> Result<Unpublished, StoreError> {
         let path = self.named("actions", record.key.digest());
-        let bytes = sealed::seal(&Stored { version: VERSION, record })
+        let bytes = sealed::seal(&Stored { version: VERSION, record: &record })
             .map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
-        let draft = Draft::write(&path, &bytes).map_err(StoreError::io("write", &path))?;
-        // The record itself, and the names of all that it points to.
-        let mut pointed_at = self.folders_of(&record.artifact);
-        pointed_at.push(draft.place().to_owned());
-        self.flush(pointed_at.iter().map(PathBuf::as_path))?;
+        match Draft::write(&path, &bytes) {
+            Ok(draft) => Ok(Unpublished { record, draft, path, bytes }),
+            Err(error) => {
+                self.give_up(&record.artifact);
+                Err(StoreError::io("write", &path)(error))
+            }
+        }
+    }
+
+    /// The second step: puts the record and all that it points to on the disk. If that fails, the result is no longer in
+    /// the store.
+    pub fn secure(&self, unpublished: &Unpublished) -> Result<(), StoreError> {
+        let Unpublished { record, draft, .. } = unpublished;
+        let added = self.seals().count();
+        match self.flush(|| self.pointed_at(&record.artifact, draft.place())) {
+            Ok(flushed) => {
+                self.seals().let_go(added, flushed == Flushed::Everything);
+                Ok(())
+            }
+            Err(error) => {
+                // The kernel says so once, and later reads may well find what the disk does not have.
+                for lost in self.give_up(&record.artifact) {
+                    let _ = fs::remove_file(self.object(&lost));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets what was known of files that were just taken in.
+    fn give_up(&self, artifact: &ArtifactId) -> Vec<Digest> {
+        let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
+        let contents: Vec<Digest> = files.iter().map(|entry| entry.digest).collect();
+        self.seals().give_up(&contents)
+    }
+
+    /// The third step: gives the record its name.
+    pub fn put(&self, unpublished: Unpublished) -> Result<(), StoreError> {
+        let Unpublished { record, draft, path, bytes } = unpublished;
         match draft.put(sealed::Existing::Keep) {
             Ok(()) => {
                 self.flush_later(path.parent());
@@ -206,12 +260,13 @@ impl Store {
         })))
     }
 
-    /// The folders in which the list of files of an artifact and those files have their names.
-    fn folders_of(&self, artifact: &ArtifactId) -> Vec<PathBuf> {
+    /// What a record points to: the list of files of an artifact, those files, and the folders in which they have their
+    /// names; and the record itself.
+    fn pointed_at(&self, artifact: &ArtifactId, record: &Path) -> Vec<PathBuf> {
         let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
         let objects = files.iter().map(|entry| self.object(&entry.digest));
-        let names = objects.chain([self.named("trees", artifact.digest())]);
-        let folders: BTreeSet<PathBuf> = names.filter_map(|path| Some(path.parent()?.to_owned())).collect();
-        folders.into_iter().collect()
+        let names: BTreeSet<PathBuf> = objects.chain([self.named("trees", artifact.digest())]).collect();
+        let folders: BTreeSet<PathBuf> = names.iter().filter_map(|path| Some(path.parent()?.to_owned())).collect();
+        names.into_iter().chain(folders).chain([record.to_owned()]).collect()
     }
 }

@@ -9,7 +9,7 @@
 //! that was torn is skipped, and a lost index costs one look at every file.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
@@ -42,6 +42,12 @@ impl Seen {
         Self(content)
     }
 
+    fn digest(&self) -> Digest {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&self.0[..32]);
+        blake3::Hash::from_bytes(digest).into()
+    }
+
     fn check(&self) -> [u8; CHECK] {
         let mut check = [0; CHECK];
         check.copy_from_slice(&Digest::of(&self.0).as_bytes()[..CHECK]);
@@ -56,7 +62,11 @@ pub(super) struct Seals {
     /// How far the file has been read, and which file that was.
     read: u64,
     file: Option<u64>,
-    added: Vec<Seen>,
+    added: VecDeque<Seen>,
+    /// How many were ever added.
+    count: u64,
+    /// How many results were taken in that are not on the disk yet.
+    held_back: usize,
 }
 
 impl Drop for Seals {
@@ -67,7 +77,7 @@ impl Drop for Seals {
 
 impl Seals {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, known: HashSet::new(), read: 0, file: None, added: Vec::new() }
+        Self { path, known: HashSet::new(), read: 0, file: None, added: VecDeque::new(), count: 0, held_back: 0 }
     }
 
     /// Whether a file was found to hold this content and was not touched since.
@@ -85,8 +95,43 @@ impl Seals {
     pub(super) fn add(&mut self, digest: &Digest, metadata: &fs::Metadata) {
         let seen = Seen::of(digest, metadata);
         if self.known.insert(seen) {
-            self.added.push(seen);
+            self.added.push_back(seen);
+            self.count += 1;
         }
+    }
+
+    /// A result is taken in that is not on the disk yet: until [`Seals::let_go`] others are told nothing. What a power cut
+    /// takes must not be known to be there.
+    pub(super) fn hold_back(&mut self) {
+        self.held_back += 1;
+    }
+
+    /// How much was added until now.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// A result is on the disk, and with `whole` so is all that had been added when there was `count`.
+    pub(super) fn let_go(&mut self, count: u64, whole: bool) {
+        self.held_back = self.held_back.saturating_sub(1);
+        if whole {
+            let rest = self.count.saturating_sub(count).min(self.added.len() as u64) as usize;
+            self.append(self.added.len() - rest);
+        } else {
+            self.save();
+        }
+    }
+
+    /// A result that was held back cannot be put on the disk: what was added of it is known no more. Says what that was.
+    pub(super) fn give_up(&mut self, contents: &[Digest]) -> Vec<Digest> {
+        self.held_back = self.held_back.saturating_sub(1);
+        let (lost, others): (Vec<Seen>, Vec<Seen>) =
+            self.added.drain(..).partition(|seen| contents.contains(&seen.digest()));
+        self.added.extend(others);
+        for seen in &lost {
+            self.known.remove(seen);
+        }
+        lost.iter().map(Seen::digest).collect()
     }
 
     /// Writes an index that holds what was added and nothing else.
@@ -95,10 +140,17 @@ impl Seals {
         local::replace(&self.path, &bytes)
     }
 
-    /// Appends what was added, in one write. What cannot be kept is looked at again some day.
+    /// Tells others what was added, unless a result is held back.
     pub(super) fn save(&mut self) {
-        let mut bytes = Vec::with_capacity(self.added.len() * ENTRY);
-        for seen in self.added.drain(..) {
+        if self.held_back == 0 {
+            self.append(self.added.len());
+        }
+    }
+
+    /// Appends the first of what was added, in one write. What cannot be kept is looked at again some day.
+    fn append(&mut self, count: usize) {
+        let mut bytes = Vec::with_capacity(count * ENTRY);
+        for seen in self.added.drain(..count) {
             bytes.extend_from_slice(&seen.0);
             bytes.extend_from_slice(&seen.check());
         }
