@@ -115,7 +115,9 @@ pub(super) enum Message {
     Event(RunEvent),
     /// How far a part of a stage is: the task, and the share that is done.
     Part(usize, f64),
-    /// The result of a task, which is being recorded.
+    /// A task has done its work, and its result is being recorded.
+    Worked(usize),
+    /// That result.
     Known(usize, ArtifactId),
     /// A started task is over, or busy elsewhere.
     Answer(usize, Answer),

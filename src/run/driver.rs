@@ -1,6 +1,7 @@
 //! Carries out what the scheduler asks for: starts attempts, passes their answers on, tells the world.
 
 mod in_parts;
+mod tasks;
 mod telling;
 
 use std::{
@@ -35,7 +36,7 @@ use super::{
     resources::{Budget, Totals},
     sharing::Sharing,
     signals::Signals,
-    state::{Effect, Happened, Rules, Scheduler, Task},
+    state::{Effect, Happened, Rules, Scheduler},
     strays::Strays,
 };
 use crate::{
@@ -43,7 +44,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::{Graph, Policy},
     lock::Lock,
-    plan::{Action, Plan, PlannedStage, Status},
+    plan::{Plan, PlannedStage, Status},
     store::{Damage, Store, TwoResults},
 };
 
@@ -142,18 +143,7 @@ impl<'a> Driver<'a> {
     ) -> Self {
         let (messages, inbox) = unbounded_channel();
         let count = plan.stages.len();
-        let mut places = vec![None; graph.nodes().len()];
-        for (place, stage) in plan.stages.iter().enumerate() {
-            places[stage.node] = Some(place);
-        }
-        let weights = weights(&graph, &plan, &store);
-        let tasks = plan.stages.iter().zip(weights).zip(&budget.asks).map(|((stage, weight), asks)| Task {
-            needs: needs(&graph, stage, &places),
-            place: stage.node,
-            weight,
-            asks: asks.clone(),
-            retries: graph.nodes()[stage.node].policy.retries,
-        });
+        let tasks = tasks::of_plan(&graph, &plan, &store, &budget);
         let rules = Rules { jobs: budget.jobs, keep_going: options.keep_going };
         let owner = format!(
             "the run of {} in process {} on {}",
@@ -162,7 +152,7 @@ impl<'a> Driver<'a> {
             rustix::system::uname().nodename().to_string_lossy()
         );
         Self {
-            scheduler: Scheduler::new(tasks.collect(), &budget.capacity, rules),
+            scheduler: Scheduler::new(tasks, &budget.capacity, rules),
             artifacts: vec![None; graph.nodes().len()],
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
@@ -237,6 +227,10 @@ impl<'a> Driver<'a> {
                 signal = signals.next() => {
                     patience = Some(Instant::now() + GRACE);
                     self.interrupt(signal)
+                }
+                () = self.telling.out_of_patience() => {
+                    self.telling.pass_by();
+                    Vec::new()
                 }
                 () = out_of_patience => {
                     patience = None;
@@ -366,24 +360,35 @@ impl<'a> Driver<'a> {
 
     fn hear(&mut self, message: Message) -> Vec<Effect> {
         self.tell_damage();
-        let (task, answer) = match message {
+        match message {
             Message::Event(event) => {
                 self.event(event);
-                return Vec::new();
+                Vec::new()
             }
             Message::Part(task, share) => {
                 self.part_progress(task, share);
-                return Vec::new();
+                Vec::new()
             }
             Message::Known(task, artifact) => {
                 self.artifacts[self.shared.plan.stages[task].node] = Some(artifact);
-                self.telling.keep_place(task);
-                return self.scheduler.on(Happened::Known(task));
+                self.scheduler.on(Happened::Known(task))
             }
-            Message::Freed(task) => return self.scheduler.on(Happened::Freed(task)),
-            Message::Rested(task) => return self.scheduler.on(Happened::Rested(task)),
-            Message::Answer(task, answer) => (task, answer),
-        };
+            Message::Worked(task) => {
+                self.telling.keep_place(task);
+                self.scheduler.on(Happened::Worked(task))
+            }
+            Message::Freed(task) => self.scheduler.on(Happened::Freed(task)),
+            Message::Rested(task) => self.scheduler.on(Happened::Rested(task)),
+            Message::Answer(task, answer) => {
+                let later = self.telling.take_place(task);
+                let effects = self.answered(task, answer);
+                self.telling.go_on(later);
+                effects
+            }
+        }
+    }
+
+    fn answered(&mut self, task: usize, answer: Answer) -> Vec<Effect> {
         let name = self.name(task);
         let part = self.part(task).map(|(_, number)| number);
         let happened = match answer {
@@ -407,8 +412,7 @@ impl<'a> Driver<'a> {
                 let parts = self.split.remove(&task).map(|split| split.parts.counts());
                 self.part_counts[task] = parts;
                 let (outcome, artifact) = (StageOutcome::Ran, Some(artifact));
-                let event = RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts };
-                self.telling.end(task, event);
+                self.event(RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts });
                 Happened::Ran(task)
             }
             Answer::Canceled { seconds } => {
@@ -459,15 +463,14 @@ impl<'a> Driver<'a> {
         } else {
             self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
             self.artifacts[self.shared.plan.stages[task].node] = None;
-            let event = RunEvent::StageFailed {
+            self.event(RunEvent::StageFailed {
                 stage: name,
                 message,
                 blame,
                 log,
                 not_reproducible,
                 differs_from_lock: deviation,
-            };
-            self.telling.end(task, event);
+            });
         }
         self.wind_up();
         effects
@@ -561,39 +564,10 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// The places in the plan of the stages that a stage reads.
-fn needs(graph: &Graph, stage: &PlannedStage, places: &[Option<usize>]) -> Vec<usize> {
-    let mut needs: Vec<usize> =
-        graph.nodes()[stage.node].inputs.iter().filter_map(|input| places[input.node]).collect();
-    needs.sort_unstable();
-    needs.dedup();
-    needs
-}
-
 /// Two results as events tell of them.
 fn not_reproducible(results: TwoResults) -> NotReproducible {
     let TwoResults { key, existing, new, file, lost, .. } = results;
     NotReproducible { key, existing, new, file, recorded: if lost.is_some() { new } else { existing } }
-}
-
-/// How long each stage of the plan took when it was last computed, in milliseconds; a stage that never was is thought
-/// to take as long as the others do on average.
-fn weights(graph: &Graph, plan: &Plan, store: &Store) -> Vec<u64> {
-    let open = plan.stages.iter().filter(|stage| stage.status != Status::Cached).count();
-    let known = |stage: &PlannedStage| {
-        // The order of two stages does not need to be known, nor that of none.
-        if open < 3 || stage.status == Status::Cached {
-            return None;
-        }
-        // Only the order in which stages start depends on this, so that whatever cannot be read is unknown.
-        let last = store.last_action::<Action>(&graph.name, &stage.name).ok()??;
-        let record = store.record(&last.key()).ok()??;
-        Some(((record.provenance.seconds * 1000.0) as u64).max(1))
-    };
-    let known: Vec<Option<u64>> = plan.stages.iter().map(known).collect();
-    let count = known.iter().flatten().count() as u64;
-    let average = known.iter().flatten().sum::<u64>().checked_div(count).unwrap_or(1).max(1);
-    known.into_iter().map(|weight| weight.unwrap_or(average)).collect()
 }
 
 /// A planned stage as events tell of it.

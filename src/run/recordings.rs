@@ -1,4 +1,4 @@
-//! Results that are known, and read by others already, while they are still being recorded. A disk takes its time to
+//! Results that are still being recorded, some of them known, and read by others already. A disk takes its time to
 //! keep something for good; what comes next need not wait for that, as long as nothing is recorded before what it read.
 
 use std::{
@@ -33,9 +33,9 @@ impl Known {
     }
 }
 
-/// One of them. If it is dropped before [`Recording::end`], the result is lost.
+/// One of them. If it was known and is dropped before [`Recording::end`], the result is lost.
 pub(super) struct Recording {
-    node: usize,
+    node: Option<usize>,
     known: Arc<Known>,
     _slot: OwnedSemaphorePermit,
 }
@@ -48,10 +48,9 @@ impl Recordings {
     }
 
     /// Begins one as soon as there are few enough; `None` if the run is over.
-    pub(super) async fn begin(&self, node: usize) -> Option<Recording> {
+    pub(super) async fn begin(&self) -> Option<Recording> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-        self.known.nodes().open.insert(node);
-        Some(Recording { node, known: Arc::clone(&self.known), _slot: slot })
+        Some(Recording { node: None, known: Arc::clone(&self.known), _slot: slot })
     }
 
     /// Waits until the results of these nodes are recorded; the first that was lost otherwise. Call it where waiting is
@@ -64,17 +63,26 @@ impl Recordings {
 }
 
 impl Recording {
+    /// From now on others may read the result of this node.
+    pub(super) fn make_known(&mut self, node: usize) {
+        self.known.nodes().open.insert(node);
+        self.node = Some(node);
+    }
+
     /// The result is recorded.
     pub(super) fn end(self) {
-        self.known.nodes().open.remove(&self.node);
+        if let Some(node) = self.node {
+            self.known.nodes().open.remove(&node);
+        }
     }
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
+        let Some(node) = self.node else { return };
         let mut nodes = self.known.nodes();
-        if nodes.open.remove(&self.node) {
-            nodes.lost.insert(self.node);
+        if nodes.open.remove(&node) {
+            nodes.lost.insert(node);
         }
         drop(nodes);
         self.known.changed.notify_all();
@@ -90,7 +98,9 @@ mod tests {
     #[tokio::test]
     async fn who_has_read_a_result_waits_until_it_is_recorded_and_hears_if_it_is_lost() {
         let recordings = Arc::new(Recordings::new(2));
-        let (kept, lost) = (recordings.begin(0).await.unwrap(), recordings.begin(1).await.unwrap());
+        let (mut kept, mut lost) = (recordings.begin().await.unwrap(), recordings.begin().await.unwrap());
+        kept.make_known(0);
+        lost.make_known(1);
         let waiting = |nodes: &'static [usize]| {
             let recordings = Arc::clone(&recordings);
             thread::spawn(move || recordings.wait_for(nodes))

@@ -29,8 +29,10 @@ pub enum Happened {
     /// The stage's work has fallen into so many parts that have no result yet. Each becomes a task of its own, numbered
     /// on from the last one; when all are over, the stage is started again.
     Split(usize, usize),
-    /// The stage's result is known and being recorded: what it had is free, and what needs it may start. `Ran` or `Failed`
-    /// follows.
+    /// The stage has done its work, and its result is being recorded: what it had is free. `Known` may follow; then `Ran`,
+    /// `Failed` or `Faltered` does.
+    Worked(usize),
+    /// Its result is known: what needs it may start.
     Known(usize),
     /// The stage was computed.
     Ran(usize),
@@ -49,8 +51,8 @@ pub enum Happened {
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Known`, `Ran`, `Failed`, `Faltered` or
-    /// `Canceled`.
+    /// Look the stage up and run it if need be; answer with `Cached`, `Busy`, `Worked`, `Ran`, `Failed`, `Faltered`
+    /// or `Canceled`.
     Start(usize),
     /// Tell when nobody else computes the stage any more: answer with `Freed`.
     Watch(usize),
@@ -72,8 +74,10 @@ enum State {
     Resting,
     /// Its parts are at work.
     Split,
-    /// Its result is known, and others may read it.
+    /// Its result is being recorded.
     Recording,
+    /// And it is known meanwhile, so that others may read it.
+    Known,
     Over(StageOutcome),
 }
 
@@ -221,18 +225,20 @@ impl Scheduler {
         match happened {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
-            Happened::Known(stage) if self.states[stage] == State::Running => {
-                self.leave(stage, State::Recording);
+            Happened::Worked(stage) if self.states[stage] == State::Running => self.leave(stage, State::Recording),
+            Happened::Known(stage) if self.states[stage] == State::Recording => {
+                self.leave(stage, State::Known);
                 self.release_below(stage);
             }
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
             Happened::Split(stage, parts) if self.states[stage] == State::Running => self.split(stage, parts),
             Happened::Failed(stage) => self.fail(stage),
             // Its result was read by others meanwhile, so that it must not be another one in the end.
-            Happened::Faltered(stage) if self.states[stage] == State::Recording => self.fail(stage),
-            Happened::Faltered(stage) if self.states[stage] == State::Running => {
+            Happened::Faltered(stage) if self.states[stage] == State::Known => self.fail(stage),
+            Happened::Faltered(stage) if matches!(self.states[stage], State::Running | State::Recording) => {
                 self.failures[stage] += 1;
-                if self.failures[stage] <= self.tasks[stage].retries && self.interrupts == 0 {
+                let has_another = self.failures[stage] <= self.tasks[stage].retries && !self.has_lost_input(stage);
+                if has_another && self.interrupts == 0 {
                     self.leave(stage, State::Resting);
                     effects.push(Effect::Rest(stage));
                 } else {
@@ -258,6 +264,7 @@ impl Scheduler {
             Happened::Rested(stage) if self.states[stage] == State::Resting => self.make_ready(stage),
             // Answers that come too late.
             Happened::Split(..)
+            | Happened::Worked(_)
             | Happened::Known(_)
             | Happened::Busy(_)
             | Happened::Freed(_)
@@ -309,6 +316,9 @@ impl Scheduler {
         }
         if failed {
             self.fail(stage);
+        } else if self.has_lost_input(stage) {
+            self.end(stage, StageOutcome::Skipped);
+            self.skip_below(stage);
         } else if missing || !self.may_start(stage) {
             self.end(stage, StageOutcome::Canceled);
             if self.interrupts == 0 {
@@ -322,7 +332,7 @@ impl Scheduler {
     fn fail(&mut self, stage: usize) {
         self.end(stage, StageOutcome::Failed);
         self.skip_below(stage);
-        if !self.rules.keep_going {
+        if !self.rules.keep_going || !self.parts.is_empty() {
             self.end_unstarted();
         }
     }
@@ -332,7 +342,7 @@ impl Scheduler {
         if matches!(self.states[stage], State::Over(_)) {
             return;
         }
-        let was_known = self.states[stage] == State::Recording;
+        let was_known = self.states[stage] == State::Known;
         self.leave(stage, State::Over(outcome));
         self.open -= 1;
         self.failed |= outcome == StageOutcome::Failed;
@@ -405,7 +415,14 @@ impl Scheduler {
     fn may_start(&self, stage: usize) -> bool {
         let whole = self.wholes[stage].unwrap_or(stage);
         let started = self.failures[stage] > 0 || self.parts.get(&whole).is_some_and(|parts| !parts.failed);
-        self.interrupts == 0 && (self.rules.keep_going || !self.failed || started)
+        let has_turn = self.rules.keep_going || !self.failed || started;
+        self.interrupts == 0 && has_turn && !self.has_lost_input(stage)
+    }
+
+    /// Whether something that the stage reads was known when the stage began, and could not be recorded then.
+    fn has_lost_input(&self, stage: usize) -> bool {
+        let is_lost = |need: &usize| self.states[*need] == State::Over(StageOutcome::Failed);
+        self.tasks[self.wholes[stage].unwrap_or(stage)].needs.iter().any(is_lost)
     }
 
     fn unstarted_outcome(&self) -> StageOutcome {

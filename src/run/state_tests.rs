@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Known, Ran, Rested, Split};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Known, Ran, Rested, Split, Worked};
 
 /// Stages that read others, take an equal time and ask for nothing.
 fn tasks(needs: &[&[usize]]) -> Vec<Task> {
@@ -51,10 +51,20 @@ fn the_way_that_takes_longest_counts_and_not_the_one_with_most_stages() {
 fn what_needs_a_result_starts_when_it_is_known_and_the_run_ends_when_all_is_recorded() {
     let mut run = scheduler(&[&[], &[0]], 1, false);
     assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.on(Worked(0)), []);
     assert_eq!(run.on(Known(0)), [Start(1)]);
-    assert_eq!(run.on(Known(1)), []);
+    assert_eq!(run.on(Worked(1)), []);
     assert_eq!(run.on(Ran(0)), []);
     assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn what_a_stage_had_is_free_when_it_has_worked() {
+    let mut run = scheduler(&[&[], &[], &[0]], 1, false);
+    assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.on(Worked(0)), [Start(1)]);
+    assert_eq!(run.on(Ran(0)), []);
+    assert_eq!(run.on(Ran(1)), [Start(2)]);
 }
 
 #[test]
@@ -63,11 +73,27 @@ fn what_cannot_be_recorded_fails_without_another_attempt_and_what_has_begun_ends
     retried[0].retries = 3;
     let mut run = Scheduler::new(retried, &Capacity::default(), Rules { jobs: 1, keep_going: true });
     run.on(Begin);
+    assert_eq!(run.on(Worked(0)), []);
+    assert_eq!(run.on(Faltered(0)), [Rest(0)]);
+    assert_eq!(run.on(Rested(0)), [Start(0)]);
+    assert_eq!(run.on(Worked(0)), []);
     assert_eq!(run.on(Known(0)), [Start(1)]);
     assert_eq!(run.on(Faltered(0)), []);
     assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
     assert_eq!(run.on(Failed(1)), [Finish(RunOutcome::Failed)]);
     assert_eq!(run.outcome(3), Some(StageOutcome::Skipped));
+}
+
+#[test]
+fn parts_of_a_stage_do_not_start_when_what_it_reads_could_not_be_recorded() {
+    let mut run = Scheduler::new(tasks(&[&[], &[0], &[1]]), &Capacity::default(), Rules { jobs: 1, keep_going: true });
+    run.on(Begin);
+    run.on(Worked(0));
+    assert_eq!(run.on(Known(0)), [Start(1)]);
+    assert_eq!(run.on(Split(1, 3)), [Start(3)]);
+    assert_eq!(run.on(Failed(0)), []);
+    assert_eq!(run.on(Failed(3)), [Finish(RunOutcome::Failed)]);
+    assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
 }
 
 #[test]
@@ -234,7 +260,8 @@ struct Script {
     tasks: Vec<Task>,
     capacity: Capacity,
     rules: Rules,
-    /// How each stage ends, and whether its result is known before it is recorded: 1 if it is recorded then, 2 if not.
+    /// How each stage ends; and if it has a result, how that is recorded: 0 at once, 1 and 2 later, 3 and 4 later and known
+    /// meanwhile, where even numbers fail.
     answers: Vec<(u8, u8)>,
     picks: Vec<prop::sample::Index>,
     interrupt_at: Option<usize>,
@@ -260,7 +287,7 @@ fn scripts() -> impl Strategy<Value = Script> {
             (tasks, Just(capacity)),
             1_usize..5,
             any::<bool>(),
-            prop::collection::vec((0_u8..14, 0_u8..3), count),
+            prop::collection::vec((0_u8..14, 0_u8..5), count),
             prop::collection::vec(any::<prop::sample::Index>(), 4 * count + 8),
             prop::option::weighted(0.3, 0..2 * count),
         )
@@ -283,6 +310,8 @@ struct Seen {
     resting: Vec<usize>,
     /// Those whose result is known and not recorded.
     known: Vec<usize>,
+    /// Those whose result is neither.
+    recording: Vec<usize>,
     attempts: Vec<u32>,
     was_busy: Vec<bool>,
     failed: bool,
@@ -317,7 +346,8 @@ impl Script {
                 continue;
             }
             self.check_nothing_idles(&run, &seen)?;
-            let waiting = seen.active.len() + seen.watched.len() + seen.resting.len() + seen.known.len();
+            let waiting =
+                seen.active.len() + seen.watched.len() + seen.resting.len() + seen.known.len() + seen.recording.len();
             prop_assert!(waiting > 0, "the run hangs");
             let mut pick = self.picks[step % self.picks.len()].index(waiting);
             if pick < seen.watched.len() {
@@ -330,18 +360,23 @@ impl Script {
                 continue;
             }
             pick -= seen.resting.len();
-            if pick < seen.known.len() {
+            if let Some(&picked) = seen.known.iter().chain(&seen.recording).nth(pick) {
                 // None is recorded before what it has read.
-                let reads_none = |stage: &usize| !self.tasks[*stage].needs.iter().any(|need| seen.known.contains(need));
-                let pick =
-                    if reads_none(&seen.known[pick]) { Some(pick) } else { seen.known.iter().position(reads_none) };
-                let stage = seen.known.swap_remove(pick.unwrap());
-                let recorded = self.answers[stage].1 == 1 && !self.has_read_lost(stage, &run);
-                seen.failed |= !recorded;
+                let mut stage = picked;
+                while let Some(&need) = self.tasks[stage].needs.iter().find(|need| seen.known.contains(need)) {
+                    stage = need;
+                }
+                let was_known = seen.known.contains(&stage);
+                seen.known.retain(|&other| other != stage);
+                seen.recording.retain(|&other| other != stage);
+                let is_last = was_known || seen.interrupted || seen.attempts[stage] > self.tasks[stage].retries;
+                let recorded = self.answers[stage].1 % 2 == 1 && !self.has_read_lost(stage, &run);
+                seen.failed |= !recorded && is_last;
                 queue = run.on(if recorded { Ran(stage) } else { Faltered(stage) });
                 continue;
             }
-            let stage = seen.active.swap_remove(pick - seen.known.len());
+            pick -= seen.known.len() + seen.recording.len();
+            let stage = seen.active.swap_remove(pick);
             // Who has read what could not be recorded is not recorded either.
             if self.has_read_lost(stage, &run) {
                 seen.failed = true;
@@ -350,6 +385,9 @@ impl Script {
             }
             let answer = self.answer(stage, &mut seen);
             queue = run.on(answer);
+            if answer == Worked(stage) && self.answers[stage].1 > 2 {
+                queue.extend(run.on(Known(stage)));
+            }
         }
         unreachable!()
     }
@@ -378,8 +416,12 @@ impl Script {
             5 => Cached(stage),
             9.. if seen.interrupted => Canceled(stage),
             _ if self.answers[stage].1 > 0 || self.tasks[stage].needs.iter().any(|need| seen.known.contains(need)) => {
-                seen.known.push(stage);
-                Known(stage)
+                if self.answers[stage].1 > 2 {
+                    seen.known.push(stage);
+                } else {
+                    seen.recording.push(stage);
+                }
+                Worked(stage)
             }
             _ => Ran(stage),
         }
@@ -439,8 +481,9 @@ impl Script {
                 seen.known.contains(input)
                     || matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached))
             };
-            let waits =
-                [&seen.active, &seen.watched, &seen.resting, &seen.known].iter().any(|stages| stages.contains(&stage));
+            let waits = [&seen.active, &seen.watched, &seen.resting, &seen.known, &seen.recording]
+                .iter()
+                .any(|stages| stages.contains(&stage));
             if run.outcome(stage).is_some() || waits || !task.needs.iter().all(has_result) {
                 continue;
             }

@@ -32,6 +32,9 @@ impl Attempt {
         began: Timestamp,
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
+        let mut recording = self.shared.recordings.begin().await;
+        // The programs of the stage have ended, so that what they had is free.
+        let _ = self.shared.messages.send(Message::Worked(self.task));
         // Until the record is there, the action is claimed.
         let claim = Arc::clone(&mine.claim);
         let taking = Arc::clone(&self);
@@ -41,8 +44,8 @@ impl Attempt {
             Ok((taken, is_sure))
         })
         .await?;
-        let recording = if is_sure { self.shared.recordings.begin(self.node()).await } else { None };
-        if recording.is_some() {
+        if let Some(recording) = recording.as_mut().filter(|_| is_sure) {
+            recording.make_known(self.node());
             let _ = self.shared.messages.send(Message::Known(self.task, taken.artifact));
         }
         let artifact = taken.artifact;

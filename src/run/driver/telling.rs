@@ -1,9 +1,14 @@
-//! The one stream of events, in an order that people can follow: a stage whose result is known ends before what reads it
-//! begins, although it is still being recorded then.
+//! The one stream of events, in an order that people can follow: a stage that has done its work ends before what starts in
+//! its place begins, although its result is still being recorded then.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, future::pending, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
 
 use crate::run::{event::RunEvent, journal::Journal};
+
+/// How long others wait for the end of a stage: who records a large result shall not hide what goes on.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who hears of events: the run folder, and whoever has started the run.
 pub(super) struct Telling<'a> {
@@ -13,9 +18,9 @@ pub(super) struct Telling<'a> {
     waiting: VecDeque<Waiting>,
 }
 
-enum Waiting {
-    /// The end of this task, not known as yet.
-    End(usize),
+pub(super) enum Waiting {
+    /// The end of this task, from then on.
+    End(usize, Instant),
     Event(Box<RunEvent>),
 }
 
@@ -26,7 +31,7 @@ impl<'a> Telling<'a> {
 
     /// Tells an event, or has it wait for its turn.
     pub(super) fn tell(&mut self, event: RunEvent) {
-        if self.waiting.is_empty() || self.is_progress(&event) {
+        if self.waiting.is_empty() {
             self.tell_now(&event);
         } else {
             self.waiting.push_back(Waiting::Event(Box::new(event)));
@@ -35,33 +40,45 @@ impl<'a> Telling<'a> {
 
     /// What is told from now on waits for the end of this task.
     pub(super) fn keep_place(&mut self, task: usize) {
-        self.waiting.push_back(Waiting::End(task));
+        self.waiting.push_back(Waiting::End(task, Instant::now()));
     }
 
-    /// Tells the end of a task, in the place that was kept for it, if one was.
-    pub(super) fn end(&mut self, task: usize, event: RunEvent) {
-        let place = self.waiting.iter_mut().find(|waiting| matches!(waiting, Waiting::End(kept) if *kept == task));
-        match place {
-            Some(place) => *place = Waiting::Event(Box::new(event)),
-            None => self.tell(event),
-        }
-        while let Some(Waiting::Event(_)) = self.waiting.front() {
-            if let Some(Waiting::Event(event)) = self.waiting.pop_front() {
-                self.tell_now(&event);
+    /// What is told now is the end of this task, in the place that was kept for it, if one was. Hand what comes after it to
+    /// [`Telling::go_on`].
+    pub(super) fn take_place(&mut self, task: usize) -> VecDeque<Waiting> {
+        let is_it = |waiting: &Waiting| matches!(waiting, Waiting::End(kept, _) if *kept == task);
+        let Some(place) = self.waiting.iter().position(is_it) else { return VecDeque::new() };
+        let later = self.waiting.split_off(place + 1);
+        self.waiting.pop_back();
+        later
+    }
+
+    /// Tells all that waits no longer.
+    pub(super) fn go_on(&mut self, mut later: VecDeque<Waiting>) {
+        self.waiting.append(&mut later);
+        while let Some(waiting) = self.waiting.pop_front() {
+            match waiting {
+                Waiting::Event(event) => self.tell_now(&event),
+                Waiting::End(..) => {
+                    self.waiting.push_front(waiting);
+                    break;
+                }
             }
         }
     }
 
-    /// Whether an event tells of the progress of a stage of which all is told: a large result may take long to record.
-    fn is_progress(&self, event: &RunEvent) -> bool {
-        let RunEvent::StageProgress { stage, .. } = event else { return false };
-        let begins = |event: &RunEvent| match event {
-            RunEvent::StageStarted { stage: begun, .. }
-            | RunEvent::StageSplit { stage: begun, .. }
-            | RunEvent::StageJoining { stage: begun, .. } => begun == stage,
-            _ => false,
-        };
-        !self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Event(event) if begins(event)))
+    /// Waits until others have waited long enough for the end of a stage.
+    pub(super) async fn out_of_patience(&self) {
+        match self.waiting.front() {
+            Some(Waiting::End(_, since)) => sleep_until(*since + PATIENCE).await,
+            _ => pending().await,
+        }
+    }
+
+    /// The first end that others wait for is told whenever it comes.
+    pub(super) fn pass_by(&mut self) {
+        self.waiting.pop_front();
+        self.go_on(VecDeque::new());
     }
 
     fn tell_now(&mut self, event: &RunEvent) {
