@@ -1,6 +1,6 @@
 //! `twdag run`: computes what is not computed yet.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
 
@@ -11,6 +11,7 @@ use super::{
     output, plan as plan_command,
     remote::{RemoteOptions, plan_with, warn},
     settled::{facts, look, settle},
+    store::quantity::age,
     words::path,
 };
 use crate::{
@@ -57,6 +58,10 @@ pub(super) struct Arguments {
     lock: LockArguments,
     #[command(flatten)]
     remote: RemoteOptions,
+    /// How often a run tells other machines that it is still at the stages that it has claimed in the remote store; one that was silent
+    /// for four times as long counts as dead
+    #[arg(long, value_name = "TIME", env = "TWDAG_REMOTE_HEARTBEAT", hide_env_values = true, default_value = "15s", value_parser = age)]
+    remote_heartbeat: Duration,
     /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
     #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
     resources: Vec<(String, Available)>,
@@ -99,7 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Budget::new(&graph, &plan, &totals, jobs)?;
         return Ok(plan_command::tell(&graph, &plan, lock.as_ref(), arguments.json));
     }
-    let sharing = remote.map(|remote| Sharing::new(remote, error.as_ref()));
+    let sharing = remote.map(|remote| Sharing::new(remote, error.as_ref(), arguments.remote_heartbeat));
     if let Some(sharing) = &sharing {
         let asked = if arguments.stages.is_empty() { &[][..] } else { &targets };
         fetch_needed(&graph, &targets, asked, &store, sharing, &mut plan)?;

@@ -2,7 +2,7 @@
 
 mod check;
 mod collect;
-mod quantity;
+pub(super) mod quantity;
 mod remote;
 mod size;
 

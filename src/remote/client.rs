@@ -255,6 +255,15 @@ impl Client {
         }
     }
 
+    /// Removes an object; none to remove is fine.
+    pub(super) async fn delete(&self, object: &str) -> Result<(), RemoteError> {
+        let (store, path) = self.at(object)?;
+        match store.delete(&path).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("remove", object, &error)),
+        }
+    }
+
     /// Begins to write a large object in pieces of [`piece_of`] its size.
     pub(super) async fn begin(&self, object: &str, size: u64) -> Result<WriteMultipart, RemoteError> {
         self.in_folder(object, SharedFolder::prepare)?;

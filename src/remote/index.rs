@@ -16,7 +16,7 @@ use super::{
     RemoteError,
     client::{AT_ONCE, Client, Created},
     segment::{Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, decode, encode},
-    signing::Keys,
+    signing::{Keys, Meaning},
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -141,7 +141,7 @@ impl Index {
             old.artifact == new.artifact
                 && !lost.contains(&old.name())
                 && old.signer() == new.signer()
-                && old.signature.as_ref().is_none_or(|signature| signature.holds(&old.record))
+                && old.signature.as_ref().is_none_or(|signature| signature.holds(Meaning::Record, &old.record))
                 && old.read().is_ok()
         };
         self.published.get(&new.key).is_some_and(|published| published.iter().any(same))
@@ -277,7 +277,12 @@ impl Index {
                 self.checkpoint = self.checkpoint.max(latest.checkpoint);
             }
         }
-        while probe && self.number < LAST {
+        if probe { self.read_on(client).await } else { Ok(()) }
+    }
+
+    /// Reads the segments after the last that is known.
+    pub(super) async fn read_on(&mut self, client: &Client) -> Result<(), RemoteError> {
+        while self.number < LAST {
             match find(client, &segment_name(self.number + 1), MOST).await? {
                 Found::Nothing => break,
                 found => self.take(self.number + 1, &found),

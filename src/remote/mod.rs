@@ -5,6 +5,7 @@
 //! v1/packs/ab/REST      contents of many small files in one object, named by its BLAKE3
 //! v1/segments/NUMBER    records: the index, a log of segments that never change
 //! v1/checkpoints/NUMBER all that the segments up to that number say, in one object
+//! v1/claims/ab/REST     who computes an action now
 //! v1/latest             where the log may end; only a hint
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! listing. Bytes are there before the segment that names them, and whoever reads them checks them against their digest.
 
 mod address;
+mod claim;
 mod client;
 mod error;
 mod folder;
@@ -29,7 +31,7 @@ mod voucher;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, fs,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -38,6 +40,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use address::Address;
+pub use claim::{Claim, Claimed, Claims};
 pub use error::RemoteError;
 pub use known::Known;
 pub use pull::Pulled;
@@ -110,6 +113,8 @@ pub struct Remote {
 struct State {
     index: Option<Index>,
     asked: Option<Instant>,
+    /// When the last reading began that went to the end of the log.
+    read: Option<Instant>,
     /// Publications of which bytes are missing or wrong there; noted on this machine, and read when first needed.
     lost: Option<HashSet<Digest>>,
     /// How many publications of a result this process has found to be lost.
@@ -163,14 +168,50 @@ impl Remote {
         self.with_index(store, async |index| index.refresh(&self.client, true).await).map(|((), problems)| problems)
     }
 
+    /// Reads what was published until now, in one request if that is nothing, or in none if somebody else begins to read meanwhile.
+    /// Says what was found wrong there.
+    pub fn read_on(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
+        let now = Instant::now();
+        let read = async |index: &mut Index| {
+            let began = Instant::now();
+            index.read_on(&self.client).await.map(|()| began)
+        };
+        let mut state = self.state();
+        if state.read.is_some_and(|read| read >= now) {
+            return Ok(Vec::new());
+        }
+        let (began, problems) = self.with_index_of(&mut state, store, read)?;
+        state.read = Some(began);
+        Ok(problems)
+    }
+
+    /// What this machine's store is told from others by.
+    fn identity(&self, store: &Store) -> Result<Digest, RemoteError> {
+        let path = self.folder().join("identity");
+        if let Some(known) = fs::read_to_string(store.derived(&path)).ok().and_then(|text| text.trim().parse().ok()) {
+            return Ok(known);
+        }
+        let new = signing::random().map_err(RemoteError::System)?;
+        store.keep_derived(path, format!("{new}\n").as_bytes())?;
+        Ok(new)
+    }
+
     /// Has requests made with the index, and keeps a copy of it if there is more in it then.
     fn with_index<T>(
         &self,
         store: &Store,
         work: impl AsyncFnOnce(&mut Index) -> Result<T, RemoteError>,
     ) -> Result<(T, Vec<String>), RemoteError> {
-        let mut state = self.state();
-        let State { index, asked, .. } = &mut *state;
+        self.with_index_of(&mut self.state(), store, work)
+    }
+
+    fn with_index_of<T>(
+        &self,
+        state: &mut State,
+        store: &Store,
+        work: impl AsyncFnOnce(&mut Index) -> Result<T, RemoteError>,
+    ) -> Result<(T, Vec<String>), RemoteError> {
+        let State { index, asked, .. } = state;
         let index = index.get_or_insert_with(|| Index::kept(store, &self.folder()));
         let number = index.number();
         let done = self.client.block_on(work(index))?;

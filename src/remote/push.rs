@@ -17,7 +17,7 @@ use super::{
     pack::{Draft, SMALL},
     pull::named,
     segment::{MOST, Operation, Packed, Published, Slice},
-    signing::Keys,
+    signing::{Keys, Meaning},
     voucher::Voucher,
 };
 use crate::{
@@ -334,7 +334,7 @@ impl Offer {
         let (record, signature) = match &self.voucher {
             Voucher::Own => {
                 let record = self.record.to_text();
-                let signature = keys.signing.as_ref().map(|key| key.sign(&record));
+                let signature = keys.signing.as_ref().map(|key| key.sign(Meaning::Record, &record));
                 (record, signature)
             }
             Voucher::Signer { record, signature } => (record.clone(), Some((**signature).clone())),

@@ -14,9 +14,37 @@ use serde::{Deserialize, Serialize};
 use super::{RemoteError, segment::Published};
 use crate::digest::Digest;
 
-/// Changes with the meaning of signatures; then none that was made before counts.
-const CONTEXT: &str = "twdag 1 signed record";
 const PREFIX: &str = "ed25519:";
+
+/// What is signed. A signature of one meaning is none of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The record of a result, as text.
+    Record,
+    /// That somebody computes an action, as text.
+    Claim,
+}
+
+impl Meaning {
+    /// Changes with the meaning of signatures; then none that was made before counts.
+    const fn context(self) -> &'static str {
+        match self {
+            Self::Record => "twdag 1 signed record",
+            Self::Claim => "twdag 1 signed claim",
+        }
+    }
+
+    fn message(self, text: &str) -> [u8; 32] {
+        blake3::derive_key(self.context(), text.as_bytes())
+    }
+}
+
+/// 32 bytes that nobody can guess.
+pub(super) fn random() -> io::Result<Digest> {
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(blake3::Hash::from_bytes(bytes).into())
+}
 
 /// A signature of a record. It stands for the result as a whole, since the record names the action and the artifact, and the
 /// artifact is the digest of all bytes.
@@ -88,11 +116,10 @@ impl SigningKey {
 
     /// Makes a key and writes it into a new file that only its owner can read.
     pub fn create(path: &Path) -> Result<Self, RemoteError> {
-        let create = || -> io::Result<[u8; 32]> {
-            let mut seed = [0; 32];
-            fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+        let create = || -> io::Result<Digest> {
+            let seed = random()?;
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            writeln!(file, "{}", Digest::from(blake3::Hash::from_bytes(seed)))?;
+            writeln!(file, "{seed}")?;
             file.sync_all()?;
             Ok(seed)
         };
@@ -100,7 +127,7 @@ impl SigningKey {
             path: path.to_owned(),
             problem: format!("it cannot be written: {error}"),
         })?;
-        Ok(Self(ed25519_dalek::SigningKey::from_bytes(&seed)))
+        Ok(Self(ed25519_dalek::SigningKey::from_bytes(seed.as_bytes())))
     }
 
     /// The half that may be told.
@@ -108,20 +135,16 @@ impl SigningKey {
         PublicKey(self.0.verifying_key())
     }
 
-    pub(super) fn sign(&self, record: &str) -> Signature {
-        let signature = self.0.sign(&message(record)).to_bytes();
+    pub(super) fn sign(&self, meaning: Meaning, text: &str) -> Signature {
+        let signature = self.0.sign(&meaning.message(text)).to_bytes();
         let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
         Signature { by: self.public(), signature }
     }
 }
 
-fn message(record: &str) -> [u8; 32] {
-    blake3::derive_key(CONTEXT, record.as_bytes())
-}
-
 impl Signature {
-    /// Whether its key signed a record.
-    pub(super) fn holds(&self, record: &str) -> bool {
+    /// Whether its key signed a text with that meaning.
+    pub(super) fn holds(&self, meaning: Meaning, text: &str) -> bool {
         let mut bytes = [0; 64];
         if self.signature.len() != 128 || !self.signature.is_ascii() {
             return false;
@@ -131,7 +154,7 @@ impl Signature {
             let Ok(value) = u8::from_str_radix(digits, 16) else { return false };
             *byte = value;
         }
-        self.by.0.verify_strict(&message(record), &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok()
+        self.by.0.verify_strict(&meaning.message(text), &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok()
     }
 }
 
@@ -148,7 +171,9 @@ impl Keys {
     /// Whether a published result is used here. A signed record that stands under another action or result is none: it must
     /// not take the place of the right one.
     pub(super) fn accept(&self, published: &Published) -> bool {
-        let holds = |signature: &Signature| self.trusted.contains(&signature.by) && signature.holds(&published.record);
+        let holds = |signature: &Signature| {
+            self.trusted.contains(&signature.by) && signature.holds(Meaning::Record, &published.record)
+        };
         (self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)) && published.read().is_ok()
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Address, Known,
-    signing::{Keys, Signature},
+    signing::{Keys, Meaning, Signature},
 };
 use crate::store::{Origin, Record, Store, StoreError};
 
@@ -50,7 +50,7 @@ impl Voucher {
             Origin::Elsewhere(Brought { record: text, signature: Some(signature), .. }) => {
                 let is_it = Record::from_text(text.as_bytes())
                     .is_ok_and(|signed| signed.key == record.key && signed.artifact == record.artifact);
-                return Ok(if is_it && signature.holds(&text) {
+                return Ok(if is_it && signature.holds(Meaning::Record, &text) {
                     Self::Signer { record: text, signature: Box::new(signature) }
                 } else {
                     Self::Nobody

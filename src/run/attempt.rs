@@ -24,8 +24,9 @@ use super::{
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
     recordings::Recordings,
-    sharing::Sharing,
+    sharing::{Sharing, Turns},
     strays::Strays,
+    turn::Turn,
 };
 use crate::{
     blame::Blame,
@@ -33,7 +34,7 @@ use crate::{
     graph::{Graph, Node, Policy},
     lock::{Deviation, Lock},
     plan::{self, Action, Plan},
-    store::{Claim, ClaimAttempt, SourceState, Store},
+    store::{ClaimAttempt, SourceState, Store},
 };
 
 /// More workers do not wait for another job.
@@ -184,7 +185,7 @@ struct Mine {
     /// The sources before the stage reads them.
     sources: Vec<SourceState>,
     key: Key,
-    claim: Arc<Claim>,
+    claim: Arc<Turn>,
     job: Job,
     log_file: PathBuf,
     reason: String,
@@ -281,14 +282,26 @@ impl Attempt {
             looked.map_err(|error| Trouble::new(error.to_string(), error.blame()))?;
         }
         // Nothing that is found here is collected before it is leased.
-        let _hold = store.hold()?;
+        let hold = store.hold()?;
         if let Some(found) = self.find(&action)? {
             return Ok(found);
         }
-        let claim = match store.claim(&key, &self.shared.owner)? {
-            ClaimAttempt::Held(claim) => Arc::new(claim),
+        let here = match store.claim(&key, &self.shared.owner)? {
+            ClaimAttempt::Held(claim) => claim,
             ClaimAttempt::Busy(owner) => return Ok(Looked::Busy { key, owner }),
         };
+        let (there, _hold) = match &self.shared.sharing {
+            None => (None, hold),
+            Some(sharing) => {
+                // Asking others takes longer than a hold may.
+                drop(hold);
+                match self.claim_there(sharing, &key)? {
+                    Turns::Ours(there) => (there, store.hold()?),
+                    Turns::Theirs(owner) => return Ok(Looked::Busy { key, owner }),
+                }
+            }
+        };
+        let claim = Arc::new(Turn::new(here, there));
         // Whoever held the claim until now may have finished the work.
         if let Some(found) = self.find(&action)? {
             return Ok(found);
@@ -303,6 +316,16 @@ impl Attempt {
                 self.mine(action, sources, claim, Work::Stage, reason)
             }
         }
+    }
+
+    /// Claims a stage among the machines that share a store. Its parts are computed by whoever has the whole.
+    fn claim_there(&self, sharing: &Sharing, key: &Key) -> Result<Turns, Trouble> {
+        if !matches!(self.assignment, Assignment::Stage) {
+            return Ok(Turns::Ours(None));
+        }
+        let turns = sharing.claim(&self.shared.store, key, &self.shared.owner);
+        sharing.take_warnings().into_iter().for_each(|warning| self.warn_of_run(warning));
+        turns.map_err(|error| Trouble::new(error.to_string(), error.blame()))
     }
 
     /// The result of an action, if the store has it.
@@ -320,7 +343,7 @@ impl Attempt {
         &self,
         action: Action,
         sources: Vec<SourceState>,
-        claim: Arc<Claim>,
+        claim: Arc<Turn>,
         work: Work,
         reason: String,
     ) -> Result<Looked, Trouble> {
@@ -557,7 +580,10 @@ pub(super) async fn watch_for(shared: Arc<Shared>, task: usize, key: Key) {
         let looking = Arc::clone(&shared);
         let free = blocking(move || {
             let recorded = looking.store.record(&key)?.is_some();
-            Ok(recorded || matches!(looking.store.claim(&key, &looking.owner)?, ClaimAttempt::Held(_)))
+            let is_free = |sharing: &Sharing| sharing.may_be_free(&looking.store, &key);
+            Ok(recorded
+                || matches!(looking.store.claim(&key, &looking.owner)?, ClaimAttempt::Held(_))
+                    && looking.sharing.as_ref().is_none_or(is_free))
         });
         // An error is told by the next attempt.
         if free.await.unwrap_or(true) {

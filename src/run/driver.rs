@@ -251,6 +251,7 @@ impl<'a> Driver<'a> {
         };
         sharing.count();
         if let Some(signal) = stopped {
+            sharing.leave().await;
             self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
         }
         self.tell_of_sharing();

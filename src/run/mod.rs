@@ -23,3 +23,4 @@ mod process;
 mod recordings;
 mod signals;
 mod strays;
+mod turn;

@@ -12,13 +12,14 @@ use twdag_stages::stage::{FinishedPart, Part, Split};
 use super::{
     error::Trouble,
     event::{PartCounts, RunEvent},
+    turn::Turn,
 };
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
     graph::Node,
     plan::Action,
-    store::{Claim, RecordedPart, SourceState, Store},
+    store::{RecordedPart, SourceState, Store},
 };
 
 /// At most one event of progress in this time.
@@ -30,7 +31,7 @@ pub(super) struct Parts {
     pub(super) action: Action,
     /// Its sources before anything was read.
     pub(super) sources: Vec<SourceState>,
-    pub(super) claim: Arc<Claim>,
+    pub(super) claim: Arc<Turn>,
     pub(super) reason: String,
     pub(super) began: Timestamp,
     pub(super) clock: Instant,
@@ -59,7 +60,7 @@ struct PartResult {
 pub(super) struct Whole {
     pub(super) action: Action,
     pub(super) sources: Vec<SourceState>,
-    pub(super) claim: Arc<Claim>,
+    pub(super) claim: Arc<Turn>,
     pub(super) reason: String,
     pub(super) began: Timestamp,
     pub(super) clock: Instant,

@@ -6,6 +6,7 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,12 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{Plan, Status},
-    remote::{Pulled, Pushed, Remote, RemoteError},
+    remote::{Claim, Claimed, Claims, Pulled, Pushed, Remote, RemoteError},
     store::Store,
 };
+
+/// How long a run that is stopped still tries to take its claims away.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// What came of a remote store in a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +62,16 @@ pub struct Differing {
 /// A remote store that a run uses.
 pub struct Sharing {
     remote: Arc<Remote>,
+    claims: Arc<Claims>,
     state: Mutex<State>,
+}
+
+/// Whose turn it is to compute an action, among the machines that share a store.
+pub(super) enum Turns {
+    /// This machine's: with a claim, unless nobody else is asked.
+    Ours(Option<Claim>),
+    /// Somebody else is at it: who, since when.
+    Theirs(String),
 }
 
 #[derive(Default)]
@@ -68,6 +81,8 @@ struct State {
     warnings: Vec<String>,
     /// It could not be reached; it is not asked again.
     is_down: bool,
+    /// Claims could not be made; none is tried again.
+    is_unclaimable: bool,
     pusher: Option<Pusher>,
     /// The pusher that nobody gives anything any more: how much it was to give, and what came of it.
     last: Option<(usize, Arc<Mutex<Given>>)>,
@@ -96,14 +111,18 @@ struct Given {
 
 impl Sharing {
     /// A remote store; with an error if it could not be reached, so that it is not asked again.
-    pub fn new(remote: Remote, error: Option<&RemoteError>) -> Self {
+    ///
+    /// What this run claims there is written anew after every `heartbeat`.
+    pub fn new(remote: Remote, error: Option<&RemoteError>, heartbeat: Duration) -> Self {
         let summary = RemoteSummary {
             store: remote.address().to_string(),
             problem: error.map(ToString::to_string),
             ..RemoteSummary::default()
         };
         let state = State { summary, is_down: error.is_some(), ..State::default() };
-        Self { remote: Arc::new(remote), state: Mutex::new(state) }
+        let remote = Arc::new(remote);
+        let claims = Arc::new(Claims::new(Arc::clone(&remote), heartbeat));
+        Self { remote, claims, state: Mutex::new(state) }
     }
 
     /// The remote store.
@@ -152,7 +171,10 @@ impl Sharing {
         if !self.remote.mode().reads() || self.state().is_down || store.record(key)?.is_some() {
             return Ok(());
         }
-        match self.remote.refresh_now_and_then(store) {
+        // Somebody else was at it, and may have published it in this moment.
+        let is_watched = self.claims.is_watched(key);
+        let read = if is_watched { self.remote.read_on(store) } else { self.remote.refresh_now_and_then(store) };
+        match read {
             Ok(problems) => self.state().warnings.extend(problems),
             Err(error) => {
                 let mut state = self.state();
@@ -166,6 +188,51 @@ impl Sharing {
             self.fetch(store, &[*key])?;
         }
         Ok(())
+    }
+
+    /// Claims an action that no other process of this machine computes. Its result may come from others meanwhile.
+    pub(super) fn claim(&self, store: &Store, key: &Key, owner: &str) -> Result<Turns, RunError> {
+        let is_used = self.remote.mode().reads() && self.remote.mode().writes();
+        let is_off = { self.state().is_down || self.state().is_unclaimable };
+        if !is_used || is_off {
+            return Ok(Turns::Ours(None));
+        }
+        let claimed = self.claims.claim(store, key, owner).and_then(|claimed| {
+            // Whoever had it until now has published the result before.
+            let problems = if matches!(claimed, Claimed::Held(_)) { self.remote.read_on(store)? } else { Vec::new() };
+            Ok((claimed, problems))
+        });
+        match claimed {
+            Ok((Claimed::Busy(owner), _)) => Ok(Turns::Theirs(owner)),
+            Ok((Claimed::Held(claim), problems)) => {
+                self.state().warnings.extend(problems);
+                if self.remote.known(store, key).is_some() {
+                    self.fetch(store, &[*key])?;
+                }
+                Ok(Turns::Ours(Some(claim)))
+            }
+            Err(error) => {
+                self.do_without_claims(&error);
+                Ok(Turns::Ours(None))
+            }
+        }
+    }
+
+    /// Whether it is worth trying again to claim an action that somebody else computes.
+    pub(super) fn may_be_free(&self, store: &Store, key: &Key) -> bool {
+        if self.state().is_unclaimable || !self.claims.is_watched(key) {
+            return true;
+        }
+        self.claims.may_be_free(store, key).unwrap_or_else(|error| {
+            self.do_without_claims(&error);
+            true
+        })
+    }
+
+    fn do_without_claims(&self, error: &RemoteError) {
+        let mut state = self.state();
+        state.is_unclaimable = true;
+        state.warnings.push(format!("{error}; other machines may compute the same as this one"));
     }
 
     /// Has a result given to the remote store, sooner or later.
@@ -184,31 +251,50 @@ impl Sharing {
                 let (keys, inbox) = channel();
                 let (remote, store) = (Arc::clone(&self.remote), Arc::clone(store));
                 let given: Arc<Mutex<Given>> = Arc::default();
-                let told = Arc::clone(&given);
+                let (told, claims) = (Arc::clone(&given), Arc::clone(&self.claims));
                 let thread = thread::Builder::new()
                     .name("push".to_owned())
-                    .spawn(move || give(&remote, &store, &inbox, &told))
+                    .spawn(move || give(&remote, &store, &inbox, &claims, &told))
                     .map_err(|source| RunError::System { action: "start the thread that shares results", source })?;
                 empty.insert(Pusher { keys, thread, offered: 0, given })
             }
         };
         pusher.offered += 1;
+        self.claims.offered(&key);
         // The thread ends when nobody can give it anything.
         let _ = pusher.keys.send(key);
         Ok(())
     }
 
-    /// Waits until all results were given.
+    /// Waits until all results were given, and no claim is left.
     pub(super) async fn finish(&self) {
-        let Some(pusher) = self.state().pusher.take() else { return };
-        let Pusher { keys, thread, offered, given } = pusher;
-        drop(keys);
-        self.state().last = Some((offered, given));
-        let waited = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+        let thread = self.state().pusher.take().map(|Pusher { keys, thread, offered, given }| {
+            drop(keys);
+            (thread, offered, given)
+        });
+        let thread = thread.map(|(thread, offered, given)| {
+            self.state().last = Some((offered, given));
+            thread
+        });
+        let claims = Arc::clone(&self.claims);
+        let waited = tokio::task::spawn_blocking(move || {
+            let gave = thread.is_none_or(|thread| thread.join().is_ok());
+            claims.finish();
+            gave
+        });
+        let waited = waited.await;
         if !waited.unwrap_or(false) {
             let problem = "internal error: the thread that shares results fell over; please report it";
             self.state().summary.problem.get_or_insert_with(|| problem.to_owned());
         }
+    }
+
+    /// Takes the claims away that are left, so that nobody waits for this run, if that takes a moment only.
+    pub(super) async fn leave(&self) {
+        let claims = Arc::clone(&self.claims);
+        let gone = tokio::task::spawn_blocking(move || claims.finish());
+        // A claim that stays falls silent.
+        let _ = tokio::time::timeout(LEAVING, gone).await;
     }
 
     /// Counts what was given until now. What was not is not waited for.
@@ -254,12 +340,12 @@ pub fn needed(graph: &Graph, plan: &Plan, asked: &[usize]) -> Vec<Key> {
 }
 
 /// Gives results as they come, as many at once as there are. After a failure the rest waits for one more try at the end.
-fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, given: &Mutex<Given>) {
+fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, claims: &Claims, given: &Mutex<Given>) {
     let given = || given.lock().unwrap_or_else(PoisonError::into_inner);
     let take = |keys: &[Key]| -> Vec<Key> {
         let pushed = remote.push(store, keys);
         let mut given = given();
-        match pushed {
+        let failed = match pushed {
             Ok(Pushed { stored, bytes, conflicts, failed, withheld, problems, .. }) => {
                 given.settled += keys.len() - failed.len();
                 given.stored += stored.len();
@@ -281,7 +367,12 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, given: &Mutex<Giv
                 given.problem = Some(error.to_string());
                 keys.to_vec()
             }
+        };
+        // Others find it now, or compute it themselves.
+        for key in keys {
+            claims.given(key);
         }
+        failed
     };
     let mut waiting: Vec<Key> = Vec::new();
     while let Ok(first) = inbox.recv() {

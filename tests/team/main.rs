@@ -9,6 +9,7 @@ mod bucket_server;
 mod run_support;
 
 mod attacks;
+mod claims;
 mod losses;
 mod place;
 mod runs;

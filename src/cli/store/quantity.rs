@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `90s`, `45min`, `12h`, `30d`, `2w`; a space between is fine.
-pub(super) fn age(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn age(text: &str) -> Result<Duration, String> {
     let expected = || "expected a number and s, min, h, d or w, such as 30d".to_owned();
     let (number, unit) = split(text).ok_or_else(expected)?;
     let seconds = match unit {

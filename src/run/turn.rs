@@ -1,0 +1,24 @@
+//! Whose turn it is to compute an action: among the processes of this machine, and among the machines of a team.
+
+use std::fs::File;
+
+use crate::{remote, store::Claim};
+
+/// The right to compute an action. It ends when this is dropped and no worker holds the file any more.
+#[derive(Debug)]
+pub(super) struct Turn {
+    here: Claim,
+    /// If there is a team.
+    _there: Option<remote::Claim>,
+}
+
+impl Turn {
+    pub(super) const fn new(here: Claim, there: Option<remote::Claim>) -> Self {
+        Self { here, _there: there }
+    }
+
+    /// The locked file.
+    pub(super) fn file(&self) -> &File {
+        self.here.file()
+    }
+}

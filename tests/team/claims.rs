@@ -1,0 +1,234 @@
+//! Of several machines that want the same stage at the same time, one computes it.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdout, Stdio},
+};
+
+use serde_json::Value;
+use twdag::digest::Digest;
+
+use crate::{
+    place::{CHAIN, Machine, Team},
+    run_support::Ran,
+};
+
+/// A run that goes on, of which the events are read as they come.
+struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+    events: Vec<Value>,
+}
+
+impl Running {
+    fn start(machine: &Machine<'_>, heartbeat: &str) -> Self {
+        let mut command = machine.command(&["run", "graph.ron", "--json", "--remote-heartbeat", heartbeat]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines, events: Vec::new() }
+    }
+
+    /// Reads on until an event of this sort.
+    fn wait_for(&mut self, sort: &str) -> Value {
+        loop {
+            let line = self.lines.next().unwrap_or_else(|| panic!("no {sort}: {:#?}", self.events)).unwrap();
+            let event: Value = serde_json::from_str(&line).unwrap();
+            self.events.push(event.clone());
+            if event["event"] == sort {
+                return event;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Ran {
+        self.events.extend(self.lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()));
+        Ran { code: self.child.wait().unwrap().code(), events: self.events, stderr: String::new() }
+    }
+}
+
+/// A stage that ends when the test lets it, and gives something else each time.
+fn held_up(pipe: &std::path::Path) -> String {
+    format!(
+        r#""held": Command(run: ["sh", "-c", "cat {} - < /proc/sys/kernel/random/uuid > $0/held", "{{out}}"])"#,
+        pipe.display()
+    )
+}
+
+struct Pipe(tempfile::TempDir);
+
+impl Pipe {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        Self(folder)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("pipe")
+    }
+
+    /// Lets one stage end.
+    fn open(&self) {
+        fs::write(self.path(), "go\n").unwrap();
+    }
+}
+
+#[test]
+fn one_machine_computes_and_the_other_waits_and_says_for_whom() {
+    for team in Team::all() {
+        let pipe = Pipe::new();
+        let stage = held_up(&pipe.path());
+        let (first, second) = (team.machine(&[&stage]), team.machine(&[&stage]));
+        let mut one = Running::start(&first, "15s");
+        one.wait_for("stage-started");
+        let mut other = Running::start(&second, "15s");
+        let owner = other.wait_for("stage-waiting")["owner"].as_str().unwrap().to_owned();
+        assert!(owner.starts_with("the run of graph.ron in process ") && owner.contains(", since 20"), "{owner}");
+        pipe.open();
+        let (one, other) = (one.finish(), other.finish());
+        assert_eq!((one.code, one.with_outcome("ran")), (Some(0), vec!["held".to_owned()]), "{one:#?}");
+        assert_eq!((other.code, other.with_outcome("cached")), (Some(0), vec!["held".to_owned()]), "{other:#?}");
+        assert_eq!(first.place.result("held", "held"), second.place.result("held", "held"));
+        assert!(team.address.starts_with("s3:") || team.files("claims").is_empty(), "{:?}", team.files("claims"));
+    }
+}
+
+#[test]
+fn a_claim_is_held_as_long_as_its_owner_gives_signs_of_life() {
+    let team = Team::in_a_folder();
+    let pipe = Pipe::new();
+    let stage = held_up(&pipe.path());
+    let (first, second) = (team.machine(&[&stage]), team.machine(&[&stage]));
+    let mut one = Running::start(&first, "0.02s");
+    one.wait_for("stage-started");
+    let mut other = Running::start(&second, "0.02s");
+    other.wait_for("stage-waiting");
+    // Ten more than it takes to count as dead.
+    let claim = || team.files("claims").first().map_or(0, |path| beat(path));
+    let begin = claim();
+    while claim() < begin + 14 {
+        assert!(one.child.try_wait().unwrap().is_none(), "it waits for the pipe");
+        std::thread::yield_now();
+    }
+    pipe.open();
+    assert_eq!(one.finish().with_outcome("ran"), ["held"]);
+    assert_eq!(other.finish().with_outcome("cached"), ["held"]);
+}
+
+/// How often the owner of a claim has written it; 0 while it is being replaced.
+fn beat(path: &std::path::Path) -> u64 {
+    let stored = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let claim = stored.and_then(|stored| serde_json::from_str::<Value>(stored["claim"].as_str()?).ok());
+    claim.and_then(|claim| claim["beat"].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn the_claim_of_a_dead_machine_is_taken_over() {
+    for team in Team::all() {
+        let pipe = Pipe::new();
+        let stage = held_up(&pipe.path());
+        let (first, second) = (team.machine(&[&stage]), team.machine(&[&stage]));
+        let mut one = Running::start(&first, "0.1s");
+        one.wait_for("stage-started");
+        let mut other = Running::start(&second, "0.1s");
+        other.wait_for("stage-waiting");
+        one.child.kill().unwrap();
+        one.child.wait().unwrap();
+        other.wait_for("stage-started");
+        pipe.open();
+        let other = other.finish();
+        assert_eq!((other.code, other.with_outcome("ran")), (Some(0), vec!["held".to_owned()]), "{other:#?}");
+        // The machine that came back finds it.
+        assert_eq!(first.run(&[]).with_outcome("cached"), ["held"]);
+        assert!(team.address.starts_with("s3:") || team.files("claims").is_empty(), "{:?}", team.files("claims"));
+    }
+}
+
+#[test]
+fn a_machine_does_not_wait_for_its_own_run_that_was_killed() {
+    let team = Team::in_a_folder();
+    let pipe = Pipe::new();
+    let machine = team.machine(&[&held_up(&pipe.path())]);
+    let mut one = Running::start(&machine, "10min");
+    one.wait_for("stage-started");
+    one.child.kill().unwrap();
+    one.child.wait().unwrap();
+    let mut again = Running::start(&machine, "10min");
+    again.wait_for("stage-started");
+    pipe.open();
+    assert_eq!(again.finish().with_outcome("ran"), ["held"]);
+}
+
+#[test]
+fn a_claim_of_nobody_who_is_trusted_keeps_nobody_waiting() {
+    for content in ["", "{}", "nonsense", "signed by nobody"] {
+        let team = Team::in_a_folder();
+        let (stranger, member) = (team.machine(&CHAIN[..1]), team.machine(&CHAIN[..1]));
+        let said = member.place.output(&["store", "keygen", "own.key"]);
+        member.place.write("twdag.ron", &format!("Workspace(version: 1, trusted_keys: [{:?}])\n", said.stdout.trim()));
+        let plan: Value = serde_json::from_str(&stranger.output(&["plan", "graph.ron", "--json"]).stdout).unwrap();
+        let key = plan["stages"][0]["key"].as_str().unwrap();
+        let folder = std::path::Path::new(team.address.strip_prefix("file://").unwrap());
+        let shelf = folder.join("v1/claims").join(&key[..2]);
+        fs::create_dir_all(&shelf).unwrap();
+        let stored = if content == "signed by nobody" {
+            let nothing = Digest::of(b"");
+            let claim = serde_json::json!({
+                "key": key, "owner": "\u{1b}[2Jnobody", "since": "2026-01-01T00:00:00Z", "store": nothing, "nonce": nothing,
+                "every": 600_000, "beat": 1,
+            });
+            serde_json::json!({ "claim": claim.to_string() }).to_string()
+        } else {
+            content.to_owned()
+        };
+        fs::write(shelf.join(&key[2..]), stored).unwrap();
+        let ran = member.run(&["--signing-key", "own.key"]);
+        assert_eq!((ran.code, ran.with_outcome("ran")), (Some(0), vec!["one".to_owned()]), "{content}: {ran:#?}");
+        assert!(!ran.events.iter().any(|event| event["event"] == "stage-waiting"), "{content}: {ran:#?}");
+    }
+}
+
+/// Stages that give something else on each machine, and that read each other.
+fn graph() -> Vec<String> {
+    let uuid = "/proc/sys/kernel/random/uuid";
+    let first = (0..3)
+        .map(|number| format!(r#""first{number}": Command(run: ["sh", "-c", "cat {uuid} > $0/{number}", "{{out}}"])"#));
+    let second = (0..3).map(|number| {
+        let next = (number + 1) % 3;
+        format!(
+            r#""second{number}": Command(run: ["sh", "-c", "cat $0/* $1/* {uuid} > $2/{number}", "{{in.a}}", "{{in.b}}", "{{out}}"], inputs: {{"a": "first{number}", "b": "first{next}"}})"#
+        )
+    });
+    let last = r#""last": Command(run: ["sh", "-c", "cat $0/* $1/* $2/* > $3/all", "{in.a}", "{in.b}", "{in.c}", "{out}"], inputs: {"a": "second0", "b": "second1", "c": "second2"})"#;
+    first.chain(second).chain([last.to_owned()]).collect()
+}
+
+#[test]
+fn eight_machines_at_once_compute_every_stage_once() {
+    let stages = graph();
+    let stages: Vec<&str> = stages.iter().map(String::as_str).collect();
+    for team in Team::all() {
+        let machines: Vec<Machine<'_>> = (0..8).map(|_| team.machine(&stages)).collect();
+        let running: Vec<Running> = machines.iter().map(|machine| Running::start(machine, "15s")).collect();
+        let ran: Vec<Ran> = running.into_iter().map(Running::finish).collect();
+        let mut computed: Vec<String> = Vec::new();
+        for ran in &ran {
+            assert_eq!(ran.code, Some(0), "{ran:#?}");
+            computed.extend(ran.with_outcome("ran"));
+        }
+        computed.sort();
+        let all: Vec<String> =
+            ["first0", "first1", "first2", "last", "second0", "second1", "second2"].map(String::from).into();
+        assert_eq!(computed, all, "each once: {ran:#?}");
+        let artifacts = |ran: &Ran| -> Vec<String> {
+            let stages = ran.events.last().unwrap()["stages"].as_array().unwrap().clone();
+            let mut artifacts: Vec<String> =
+                stages.iter().map(|stage| format!("{} {}", stage["name"], stage["artifact"])).collect();
+            artifacts.sort();
+            artifacts
+        };
+        assert!(ran.iter().all(|one| artifacts(one) == artifacts(&ran[0])), "{ran:#?}");
+    }
+}
