@@ -10,6 +10,7 @@ mod run_support;
 
 mod attacks;
 mod claims;
+mod example;
 mod losses;
 mod place;
 mod runs;

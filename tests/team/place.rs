@@ -59,6 +59,11 @@ impl Team {
         [Some(Self::in_a_folder()), Self::in_a_bucket()].into_iter().flatten().collect()
     }
 
+    /// What a program needs to know to reach it.
+    pub(crate) const fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// A new machine with a graph of these stages.
     pub(crate) fn machine(&self, stages: &[&str]) -> Machine<'_> {
         Machine { place: Place::with(stages), team: self }
