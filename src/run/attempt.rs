@@ -13,7 +13,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc::UnboundedSender, watch};
+use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
 use twdag_stages::stage::{Split, StageEvent};
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
-    recordings::Recordings,
+    securing::Securing,
     sharing::{Sharing, Turns},
     strays::Strays,
     turn::Turn,
@@ -57,7 +57,9 @@ pub(super) struct Shared {
     pub(super) guard: Mutex<Option<Guard>>,
     /// Workers that wait for another job.
     pub(super) idle: Mutex<Vec<Worker>>,
-    pub(super) recordings: Recordings,
+    /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
+    pub(super) recording: Semaphore,
+    pub(super) securing: Securing,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -118,8 +120,6 @@ pub(super) enum Message {
     Part(usize, f64),
     /// A task has done its work, and its result is being recorded.
     Worked(usize),
-    /// That result.
-    Known(usize, ArtifactId),
     /// A started task is over, or busy elsewhere.
     Answer(usize, Answer),
     /// Nobody else computes the task any more.

@@ -14,6 +14,7 @@ use std::{
 
 use tokio::{
     sync::{
+        Semaphore,
         mpsc::{UnboundedReceiver, unbounded_channel},
         watch,
     },
@@ -32,8 +33,8 @@ use super::{
     },
     journal::Journal,
     process::{Lease, Wish},
-    recordings::Recordings,
     resources::{Budget, Totals},
+    securing::Securing,
     sharing::Sharing,
     signals::Signals,
     state::{Effect, Happened, Rules, Scheduler},
@@ -172,7 +173,8 @@ impl<'a> Driver<'a> {
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
                 idle: Mutex::default(),
-                recordings: Recordings::new(budget.jobs),
+                recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
+                securing: Securing::default(),
                 messages,
             }),
             inbox,
@@ -370,10 +372,6 @@ impl<'a> Driver<'a> {
                 self.part_progress(task, share);
                 Vec::new()
             }
-            Message::Known(task, artifact) => {
-                self.artifacts[self.shared.plan.stages[task].node] = Some(artifact);
-                self.scheduler.on(Happened::Known(task))
-            }
             Message::Worked(task) => {
                 self.telling.keep_place(task);
                 self.scheduler.on(Happened::Worked(task))
@@ -463,7 +461,6 @@ impl<'a> Driver<'a> {
             self.part_failed(stage, part, PartFailure { message, blame, log, not_reproducible });
         } else {
             self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
-            self.artifacts[self.shared.plan.stages[task].node] = None;
             self.event(RunEvent::StageFailed {
                 stage: name,
                 message,
@@ -548,7 +545,8 @@ impl<'a> Driver<'a> {
         if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
             guard.dismiss();
         }
-        if let Err(error) = self.shared.store.flush_names() {
+        let secured = self.shared.securing.finish();
+        if let Err(error) = secured.and_then(|()| self.shared.store.flush_names()) {
             let message = format!("a power cut now could lose what this run has recorded last: {error}");
             self.event(RunEvent::RunWarning { message });
         }

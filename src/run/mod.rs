@@ -20,7 +20,7 @@ mod attempt;
 mod channel;
 mod parts;
 mod process;
-mod recordings;
+mod securing;
 mod signals;
 mod strays;
 mod turn;

@@ -29,11 +29,9 @@ pub enum Happened {
     /// The stage's work has fallen into so many parts that have no result yet. Each becomes a task of its own, numbered
     /// on from the last one; when all are over, the stage is started again.
     Split(usize, usize),
-    /// The stage has done its work, and its result is being recorded: what it had is free. `Known` may follow; then `Ran`,
-    /// `Failed` or `Faltered` does.
+    /// The stage has done its work, and its result is being recorded: what it had is free. `Ran`, `Failed` or `Faltered`
+    /// follows.
     Worked(usize),
-    /// Its result is known: what needs it may start.
-    Known(usize),
     /// The stage was computed.
     Ran(usize),
     /// The stage failed, and would fail again.
@@ -76,8 +74,6 @@ enum State {
     Split,
     /// Its result is being recorded.
     Recording,
-    /// And it is known meanwhile, so that others may read it.
-    Known,
     Over(StageOutcome),
 }
 
@@ -226,19 +222,12 @@ impl Scheduler {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
             Happened::Worked(stage) if self.states[stage] == State::Running => self.leave(stage, State::Recording),
-            Happened::Known(stage) if self.states[stage] == State::Recording => {
-                self.leave(stage, State::Known);
-                self.release_below(stage);
-            }
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
             Happened::Split(stage, parts) if self.states[stage] == State::Running => self.split(stage, parts),
             Happened::Failed(stage) => self.fail(stage),
-            // Its result was read by others meanwhile, so that it must not be another one in the end.
-            Happened::Faltered(stage) if self.states[stage] == State::Known => self.fail(stage),
             Happened::Faltered(stage) if matches!(self.states[stage], State::Running | State::Recording) => {
                 self.failures[stage] += 1;
-                let has_another = self.failures[stage] <= self.tasks[stage].retries && !self.has_lost_input(stage);
-                if has_another && self.interrupts == 0 {
+                if self.failures[stage] <= self.tasks[stage].retries && self.interrupts == 0 {
                     self.leave(stage, State::Resting);
                     effects.push(Effect::Rest(stage));
                 } else {
@@ -265,7 +254,6 @@ impl Scheduler {
             // Answers that come too late.
             Happened::Split(..)
             | Happened::Worked(_)
-            | Happened::Known(_)
             | Happened::Busy(_)
             | Happened::Freed(_)
             | Happened::Faltered(_)
@@ -316,9 +304,6 @@ impl Scheduler {
         }
         if failed {
             self.fail(stage);
-        } else if self.has_lost_input(stage) {
-            self.end(stage, StageOutcome::Skipped);
-            self.skip_below(stage);
         } else if missing || !self.may_start(stage) {
             self.end(stage, StageOutcome::Canceled);
             if self.interrupts == 0 {
@@ -332,7 +317,7 @@ impl Scheduler {
     fn fail(&mut self, stage: usize) {
         self.end(stage, StageOutcome::Failed);
         self.skip_below(stage);
-        if !self.rules.keep_going || !self.parts.is_empty() {
+        if !self.rules.keep_going {
             self.end_unstarted();
         }
     }
@@ -342,13 +327,18 @@ impl Scheduler {
         if matches!(self.states[stage], State::Over(_)) {
             return;
         }
-        let was_known = self.states[stage] == State::Known;
         self.leave(stage, State::Over(outcome));
         self.open -= 1;
         self.failed |= outcome == StageOutcome::Failed;
         self.canceled |= outcome == StageOutcome::Canceled;
-        if matches!(outcome, StageOutcome::Cached | StageOutcome::Ran) && !was_known {
-            self.release_below(stage);
+        if matches!(outcome, StageOutcome::Cached | StageOutcome::Ran) {
+            for next in 0..self.below[stage].len() {
+                let next = self.below[stage][next];
+                self.missing[next] -= 1;
+                if self.missing[next] == 0 && self.states[next] == State::Pending {
+                    self.ready.insert(self.ranks[next]);
+                }
+            }
         }
         if let Some(whole) = self.wholes[stage]
             && let Some(parts) = self.parts.get_mut(&whole)
@@ -358,17 +348,6 @@ impl Scheduler {
             parts.missing |= !matches!(outcome, StageOutcome::Cached | StageOutcome::Ran);
             if parts.open == 0 {
                 self.unite(whole);
-            }
-        }
-    }
-
-    /// What reads the stage's result misses one less.
-    fn release_below(&mut self, stage: usize) {
-        for next in 0..self.below[stage].len() {
-            let next = self.below[stage][next];
-            self.missing[next] -= 1;
-            if self.missing[next] == 0 && self.states[next] == State::Pending {
-                self.ready.insert(self.ranks[next]);
             }
         }
     }
@@ -388,11 +367,10 @@ impl Scheduler {
         self.ready.insert(self.ranks[stage]);
     }
 
-    /// Ends what reads a result that will not be. What has begun since the result was known finds that out by itself.
     fn skip_below(&mut self, stage: usize) {
         let mut next: Vec<usize> = self.below[stage].clone();
         while let Some(stage) = next.pop() {
-            if matches!(self.states[stage], State::Pending | State::Watched | State::Resting) {
+            if !matches!(self.states[stage], State::Over(_)) {
                 self.end(stage, StageOutcome::Skipped);
                 next.extend(&self.below[stage]);
             }
@@ -415,14 +393,7 @@ impl Scheduler {
     fn may_start(&self, stage: usize) -> bool {
         let whole = self.wholes[stage].unwrap_or(stage);
         let started = self.failures[stage] > 0 || self.parts.get(&whole).is_some_and(|parts| !parts.failed);
-        let has_turn = self.rules.keep_going || !self.failed || started;
-        self.interrupts == 0 && has_turn && !self.has_lost_input(stage)
-    }
-
-    /// Whether something that the stage reads was known when the stage began, and could not be recorded then.
-    fn has_lost_input(&self, stage: usize) -> bool {
-        let is_lost = |need: &usize| self.states[*need] == State::Over(StageOutcome::Failed);
-        self.tasks[self.wholes[stage].unwrap_or(stage)].needs.iter().any(is_lost)
+        self.interrupts == 0 && (self.rules.keep_going || !self.failed || started)
     }
 
     fn unstarted_outcome(&self) -> StageOutcome {

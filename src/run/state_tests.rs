@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Known, Ran, Rested, Split, Worked};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested, Split, Worked};
 
 /// Stages that read others, take an equal time and ask for nothing.
 fn tasks(needs: &[&[usize]]) -> Vec<Task> {
@@ -48,52 +48,27 @@ fn the_way_that_takes_longest_counts_and_not_the_one_with_most_stages() {
 }
 
 #[test]
-fn what_needs_a_result_starts_when_it_is_known_and_the_run_ends_when_all_is_recorded() {
-    let mut run = scheduler(&[&[], &[0]], 1, false);
+fn what_a_stage_had_is_free_when_it_has_worked_and_what_needs_it_waits_until_it_is_recorded() {
+    let mut run = scheduler(&[&[], &[], &[0]], 1, false);
     assert_eq!(run.on(Begin), [Start(0)]);
-    assert_eq!(run.on(Worked(0)), []);
-    assert_eq!(run.on(Known(0)), [Start(1)]);
+    assert_eq!(run.on(Worked(0)), [Start(1)]);
     assert_eq!(run.on(Worked(1)), []);
-    assert_eq!(run.on(Ran(0)), []);
+    assert_eq!(run.on(Ran(0)), [Start(2)]);
+    assert_eq!(run.on(Ran(2)), []);
     assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
 }
 
 #[test]
-fn what_a_stage_had_is_free_when_it_has_worked() {
-    let mut run = scheduler(&[&[], &[], &[0]], 1, false);
-    assert_eq!(run.on(Begin), [Start(0)]);
-    assert_eq!(run.on(Worked(0)), [Start(1)]);
-    assert_eq!(run.on(Ran(0)), []);
-    assert_eq!(run.on(Ran(1)), [Start(2)]);
-}
-
-#[test]
-fn what_cannot_be_recorded_fails_without_another_attempt_and_what_has_begun_ends_by_itself() {
-    let mut retried = tasks(&[&[], &[0], &[0], &[1]]);
-    retried[0].retries = 3;
-    let mut run = Scheduler::new(retried, &Capacity::default(), Rules { jobs: 1, keep_going: true });
-    run.on(Begin);
-    assert_eq!(run.on(Worked(0)), []);
-    assert_eq!(run.on(Faltered(0)), [Rest(0)]);
-    assert_eq!(run.on(Rested(0)), [Start(0)]);
-    assert_eq!(run.on(Worked(0)), []);
-    assert_eq!(run.on(Known(0)), [Start(1)]);
-    assert_eq!(run.on(Faltered(0)), []);
-    assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
-    assert_eq!(run.on(Failed(1)), [Finish(RunOutcome::Failed)]);
-    assert_eq!(run.outcome(3), Some(StageOutcome::Skipped));
-}
-
-#[test]
-fn parts_of_a_stage_do_not_start_when_what_it_reads_could_not_be_recorded() {
-    let mut run = Scheduler::new(tasks(&[&[], &[0], &[1]]), &Capacity::default(), Rules { jobs: 1, keep_going: true });
+fn what_cannot_be_recorded_has_another_attempt() {
+    let mut retried = tasks(&[&[]]);
+    retried[0].retries = 1;
+    let mut run = Scheduler::new(retried, &Capacity::default(), Rules { jobs: 1, keep_going: false });
     run.on(Begin);
     run.on(Worked(0));
-    assert_eq!(run.on(Known(0)), [Start(1)]);
-    assert_eq!(run.on(Split(1, 3)), [Start(3)]);
-    assert_eq!(run.on(Failed(0)), []);
-    assert_eq!(run.on(Failed(3)), [Finish(RunOutcome::Failed)]);
-    assert_eq!(run.outcome(2), Some(StageOutcome::Skipped));
+    assert_eq!(run.on(Faltered(0)), [Rest(0)]);
+    assert_eq!(run.on(Rested(0)), [Start(0)]);
+    run.on(Worked(0));
+    assert_eq!(run.on(Faltered(0)), [Finish(RunOutcome::Failed)]);
 }
 
 #[test]
@@ -260,8 +235,7 @@ struct Script {
     tasks: Vec<Task>,
     capacity: Capacity,
     rules: Rules,
-    /// How each stage ends; and if it has a result, how that is recorded: 0 at once, 1 and 2 later, 3 and 4 later and known
-    /// meanwhile, where even numbers fail.
+    /// How each stage ends; and if it has a result, how that is recorded: at once, later, or not at all.
     answers: Vec<(u8, u8)>,
     picks: Vec<prop::sample::Index>,
     interrupt_at: Option<usize>,
@@ -287,7 +261,7 @@ fn scripts() -> impl Strategy<Value = Script> {
             (tasks, Just(capacity)),
             1_usize..5,
             any::<bool>(),
-            prop::collection::vec((0_u8..14, 0_u8..5), count),
+            prop::collection::vec((0_u8..14, 0_u8..3), count),
             prop::collection::vec(any::<prop::sample::Index>(), 4 * count + 8),
             prop::option::weighted(0.3, 0..2 * count),
         )
@@ -308,9 +282,7 @@ struct Seen {
     active: Vec<usize>,
     watched: Vec<usize>,
     resting: Vec<usize>,
-    /// Those whose result is known and not recorded.
-    known: Vec<usize>,
-    /// Those whose result is neither.
+    /// Those whose result is being recorded.
     recording: Vec<usize>,
     attempts: Vec<u32>,
     was_busy: Vec<bool>,
@@ -346,8 +318,7 @@ impl Script {
                 continue;
             }
             self.check_nothing_idles(&run, &seen)?;
-            let waiting =
-                seen.active.len() + seen.watched.len() + seen.resting.len() + seen.known.len() + seen.recording.len();
+            let waiting = seen.active.len() + seen.watched.len() + seen.resting.len() + seen.recording.len();
             prop_assert!(waiting > 0, "the run hangs");
             let mut pick = self.picks[step % self.picks.len()].index(waiting);
             if pick < seen.watched.len() {
@@ -360,40 +331,18 @@ impl Script {
                 continue;
             }
             pick -= seen.resting.len();
-            if let Some(&picked) = seen.known.iter().chain(&seen.recording).nth(pick) {
-                // None is recorded before what it has read.
-                let mut stage = picked;
-                while let Some(&need) = self.tasks[stage].needs.iter().find(|need| seen.known.contains(need)) {
-                    stage = need;
-                }
-                let was_known = seen.known.contains(&stage);
-                seen.known.retain(|&other| other != stage);
-                seen.recording.retain(|&other| other != stage);
-                let is_last = was_known || seen.interrupted || seen.attempts[stage] > self.tasks[stage].retries;
-                let recorded = self.answers[stage].1 % 2 == 1 && !self.has_read_lost(stage, &run);
-                seen.failed |= !recorded && is_last;
+            if pick < seen.recording.len() {
+                let stage = seen.recording.swap_remove(pick);
+                let recorded = self.answers[stage].1 == 1;
+                seen.failed |= !recorded && (seen.interrupted || seen.attempts[stage] > self.tasks[stage].retries);
                 queue = run.on(if recorded { Ran(stage) } else { Faltered(stage) });
                 continue;
             }
-            pick -= seen.known.len() + seen.recording.len();
-            let stage = seen.active.swap_remove(pick);
-            // Who has read what could not be recorded is not recorded either.
-            if self.has_read_lost(stage, &run) {
-                seen.failed = true;
-                queue = run.on(Failed(stage));
-                continue;
-            }
+            let stage = seen.active.swap_remove(pick - seen.recording.len());
             let answer = self.answer(stage, &mut seen);
             queue = run.on(answer);
-            if answer == Worked(stage) && self.answers[stage].1 > 2 {
-                queue.extend(run.on(Known(stage)));
-            }
         }
         unreachable!()
-    }
-
-    fn has_read_lost(&self, stage: usize, run: &Scheduler) -> bool {
-        self.tasks[stage].needs.iter().any(|&input| run.outcome(input) == Some(StageOutcome::Failed))
     }
 
     fn answer(&self, stage: usize, seen: &mut Seen) -> Happened {
@@ -415,12 +364,8 @@ impl Script {
             }
             5 => Cached(stage),
             9.. if seen.interrupted => Canceled(stage),
-            _ if self.answers[stage].1 > 0 || self.tasks[stage].needs.iter().any(|need| seen.known.contains(need)) => {
-                if self.answers[stage].1 > 2 {
-                    seen.known.push(stage);
-                } else {
-                    seen.recording.push(stage);
-                }
+            _ if self.answers[stage].1 > 0 => {
+                seen.recording.push(stage);
                 Worked(stage)
             }
             _ => Ran(stage),
@@ -438,9 +383,7 @@ impl Script {
                 prop_assert!(!seen.active.contains(&stage) && run.outcome(stage).is_none());
                 for &input in &self.tasks[stage].needs {
                     let outcome = run.outcome(input);
-                    let is_known = seen.known.contains(&input);
-                    let has_result = matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached));
-                    prop_assert!(has_result || is_known, "{outcome:?}");
+                    prop_assert!(matches!(outcome, Some(StageOutcome::Ran | StageOutcome::Cached)), "{outcome:?}");
                 }
                 seen.active.push(stage);
                 seen.attempts[stage] += 1;
@@ -477,11 +420,9 @@ impl Script {
             return Ok(());
         }
         for (stage, task) in self.tasks.iter().enumerate() {
-            let has_result = |input: &usize| {
-                seen.known.contains(input)
-                    || matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached))
-            };
-            let waits = [&seen.active, &seen.watched, &seen.resting, &seen.known, &seen.recording]
+            let has_result =
+                |input: &usize| matches!(run.outcome(*input), Some(StageOutcome::Ran | StageOutcome::Cached));
+            let waits = [&seen.active, &seen.watched, &seen.resting, &seen.recording]
                 .iter()
                 .any(|stages| stages.contains(&stage));
             if run.outcome(stage).is_some() || waits || !task.needs.iter().all(has_result) {
@@ -504,10 +445,7 @@ proptest! {
         for (stage, task) in script.tasks.iter().enumerate() {
             let no_result = |outcome: StageOutcome| !matches!(outcome, StageOutcome::Ran | StageOutcome::Cached);
             if task.needs.iter().any(|&input| no_result(outcomes[input])) {
-                // It may have begun while the result was known, and found its own one.
-                let had_begun = matches!(outcomes[stage], StageOutcome::Failed | StageOutcome::Cached) && seen.attempts[stage] > 0;
-                let never_ran = matches!(outcomes[stage], StageOutcome::Skipped | StageOutcome::Canceled);
-                prop_assert!(never_ran || had_begun, "{:?}", outcomes[stage]);
+                prop_assert!(matches!(outcomes[stage], StageOutcome::Skipped | StageOutcome::Canceled));
             } else if script.rules.keep_going && !seen.interrupted {
                 prop_assert!(outcomes[stage] != StageOutcome::Skipped, "an independent stage was skipped");
             }

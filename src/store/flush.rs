@@ -67,6 +67,11 @@ impl Store {
         if is_open { self.flush(Vec::new).map(drop) } else { Ok(()) }
     }
 
+    /// Whether [`Store::flush`] puts everything on the disk at once.
+    pub(super) fn flushes_everything(&self) -> bool {
+        self.flusher.whole.get_or_init(|| whole(self.root())).is_some()
+    }
+
     /// Puts on the disk what was written to files and folders: to these, and where it takes no longer to all.
     pub(super) fn flush(&self, paths: impl FnOnce() -> Vec<PathBuf>) -> Result<Flushed, StoreError> {
         failpoint::pass("store.flush").map_err(StoreError::io("flush", self.root()))?;

@@ -1,5 +1,5 @@
-//! The way in: a finished output folder becomes an artifact. It gets its names at once and is on the disk when it is
-//! published: until then nothing says that its files hold what their names say, so that after a power cut they are looked at.
+//! The way in: a finished output folder becomes an artifact. It gets its names at once and is put on the disk later: until
+//! then nothing says that its files hold what their names say, so that after a power cut they are looked at.
 
 use std::{io, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{digest::ArtifactId, failpoint};
 impl Store {
     /// Takes the files below `folder` into the store and empties the folder. If something is in the way (a full
     /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again. [`Store::publish`]
-    /// puts them and their names on the disk.
+    /// or [`Store::secure`] puts them and their names on the disk.
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
         let (mut entries, mut paths) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {

@@ -75,6 +75,14 @@ pub(super) fn own(path: &Path) -> Result<(), StoreError> {
     copied.persist(path).map(drop).map_err(|error| StoreError::io("replace", path)(error.error))
 }
 
+/// Has the system forget what it remembers of a file, as far as it can, so that the disk is read.
+pub(super) fn forget_cached(path: &Path) {
+    #[cfg(target_os = "linux")]
+    if let Ok(file) = File::open(path) {
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
 /// Whether a file is as [`seal`] left it, with this size.
 pub(super) fn is_sealed(metadata: &fs::Metadata, size: u64) -> bool {
     metadata.is_file()

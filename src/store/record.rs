@@ -1,10 +1,6 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +8,7 @@ use super::{
     Provenance, Store, StoreError, TwoResults,
     flush::Flushed,
     ingest::is_taken,
+    object,
     sealed::{self, Draft},
 };
 use crate::digest::{ArtifactId, Digest, Key};
@@ -84,8 +81,7 @@ pub enum Lookup {
 }
 
 /// A record that is written and has no name yet. It goes if it never gets one.
-pub struct Unpublished {
-    record: Record,
+struct Unpublished {
     draft: Draft,
     path: PathBuf,
     bytes: Vec<u8>,
@@ -181,18 +177,39 @@ impl Store {
     /// record is on the disk after the next call of [`Store::flush_names`]: a power cut before may lose the record, and
     /// nothing else.
     pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
-        let unpublished = self.draft(record.clone())?;
-        self.secure(&unpublished)?;
-        self.put(unpublished)
+        let unpublished = self.draft(record)?;
+        let (place, added) = (unpublished.draft.place(), self.seals().count());
+        let flushed = self.flush(|| self.pointed_at(&record.artifact).into_iter().chain([place.to_owned()]).collect());
+        self.secured(&[record.artifact], flushed, added)?;
+        self.put(record, unpublished)
     }
 
-    /// The first step of [`Store::publish`]: writes the record without giving it a name.
-    pub fn draft(&self, record: Record) -> Result<Unpublished, StoreError> {
+    /// Whether the disk takes everything at once when it is asked to, so that results can be made known before. Where each
+    /// file is asked for by its name, that saves nothing.
+    pub fn can_publish_early(&self) -> bool {
+        self.flushes_everything()
+    }
+
+    /// As [`Store::publish`], before the result is on the disk: [`Store::secure`] puts it there. A power cut before that
+    /// may leave files that are cut short; they are set aside when they are looked at, and computed again.
+    pub fn publish_early(&self, record: &Record) -> Result<(), StoreError> {
+        let unpublished = self.draft(record)?;
+        self.put(record, unpublished)
+    }
+
+    /// Puts results on the disk that were published early. If that fails, what the disk does not have is set aside.
+    pub fn secure(&self, artifacts: &[ArtifactId]) -> Result<(), StoreError> {
+        let added = self.seals().count();
+        let flushed = self.flush(|| artifacts.iter().flat_map(|artifact| self.pointed_at(artifact)).collect());
+        self.secured(artifacts, flushed, added)
+    }
+
+    fn draft(&self, record: &Record) -> Result<Unpublished, StoreError> {
         let path = self.named("actions", record.key.digest());
-        let bytes = sealed::seal(&Stored { version: VERSION, record: &record })
+        let bytes = sealed::seal(&Stored { version: VERSION, record })
             .map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
         match Draft::write(&path, &bytes) {
-            Ok(draft) => Ok(Unpublished { record, draft, path, bytes }),
+            Ok(draft) => Ok(Unpublished { draft, path, bytes }),
             Err(error) => {
                 self.give_up(&record.artifact);
                 Err(StoreError::io("write", &path)(error))
@@ -200,23 +217,38 @@ impl Store {
         }
     }
 
-    /// The second step: puts the record and all that it points to on the disk. If that fails, the result is no longer in
-    /// the store.
-    pub fn secure(&self, unpublished: &Unpublished) -> Result<(), StoreError> {
-        let Unpublished { record, draft, .. } = unpublished;
-        let added = self.seals().count();
-        match self.flush(|| self.pointed_at(&record.artifact, draft.place())) {
+    /// What a flush means for what is known of the files of results; `added` is how much was known when it began.
+    fn secured(
+        &self,
+        artifacts: &[ArtifactId],
+        flushed: Result<Flushed, StoreError>,
+        added: u64,
+    ) -> Result<(), StoreError> {
+        match flushed {
             Ok(flushed) => {
-                self.seals().let_go(added, flushed == Flushed::Everything);
+                for _ in artifacts {
+                    self.seals().let_go(added, flushed == Flushed::Everything);
+                }
                 Ok(())
             }
             Err(error) => {
-                // The kernel says so once, and later reads may well find what the disk does not have.
-                for lost in self.give_up(&record.artifact) {
-                    let _ = fs::remove_file(self.object(&lost));
+                for artifact in artifacts {
+                    self.doubt(artifact);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Looks at what the disk has of files that could not be flushed. The kernel says so once, and goes on to show what was
+    /// written for as long as it remembers.
+    fn doubt(&self, artifact: &ArtifactId) {
+        let lost = self.give_up(artifact);
+        let Ok(manifest) = self.read_manifest(artifact) else { return };
+        for entry in manifest.files().iter().filter(|entry| lost.contains(&entry.digest)) {
+            object::forget_cached(&self.object(&entry.digest));
+            // Whatever is found is told by those who ask for damage.
+            let _ = self.look(entry);
         }
     }
 
@@ -227,9 +259,9 @@ impl Store {
         self.seals().give_up(&contents)
     }
 
-    /// The third step: gives the record its name.
-    pub fn put(&self, unpublished: Unpublished) -> Result<(), StoreError> {
-        let Unpublished { record, draft, path, bytes } = unpublished;
+    /// Gives the record its name.
+    fn put(&self, record: &Record, unpublished: Unpublished) -> Result<(), StoreError> {
+        let Unpublished { draft, path, bytes } = unpublished;
         match draft.put(sealed::Existing::Keep) {
             Ok(()) => {
                 self.flush_later(path.parent());
@@ -260,13 +292,12 @@ impl Store {
         })))
     }
 
-    /// What a record points to: the list of files of an artifact, those files, and the folders in which they have their
-    /// names; and the record itself.
-    fn pointed_at(&self, artifact: &ArtifactId, record: &Path) -> Vec<PathBuf> {
+    /// The list of files of an artifact, those files, and the folders in which they have their names.
+    fn pointed_at(&self, artifact: &ArtifactId) -> Vec<PathBuf> {
         let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
         let objects = files.iter().map(|entry| self.object(&entry.digest));
         let names: BTreeSet<PathBuf> = objects.chain([self.named("trees", artifact.digest())]).collect();
         let folders: BTreeSet<PathBuf> = names.iter().filter_map(|path| Some(path.parent()?.to_owned())).collect();
-        names.into_iter().chain(folders).chain([record.to_owned()]).collect()
+        names.into_iter().chain(folders).collect()
     }
 }

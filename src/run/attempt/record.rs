@@ -7,24 +7,11 @@ use jiff::Timestamp;
 use super::{Assignment, Attempt, Message, Mine, Trouble, blocking};
 use crate::{
     blame::Blame,
-    digest::{ArtifactId, Key},
-    plan::Action,
-    run::recordings::Recording,
-    store::{Hold, Lookup, Provenance, Record, StoreError, Unpublished},
+    digest::ArtifactId,
+    store::{Provenance, Record, StoreError},
 };
 
-/// A result that is in the store and not recorded.
-struct TakenIn {
-    action: Action,
-    key: Key,
-    artifact: ArtifactId,
-    unpublished: Unpublished,
-    /// Until the record is there and leased, nothing points to the files.
-    _hold: Hold,
-}
-
 impl Attempt {
-    /// What reads the result need not wait until it is on the disk, and gets it before.
     pub(super) async fn record(
         self: Arc<Self>,
         mine: Mine,
@@ -32,37 +19,12 @@ impl Attempt {
         began: Timestamp,
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
-        let mut recording = self.shared.recordings.begin().await;
+        // Without a driver there is nobody who waits.
+        let _turn = self.shared.recording.acquire().await;
         // The programs of the stage have ended, so that what they had is free.
         let _ = self.shared.messages.send(Message::Worked(self.task));
-        // Until the record is there, the action is claimed.
-        let claim = Arc::clone(&mine.claim);
-        let taking = Arc::clone(&self);
-        let (taken, is_sure) = blocking(move || {
-            let taken = taking.take_in(mine, clock, began, notices)?;
-            let is_sure = taking.is_sure(&taken)?;
-            Ok((taken, is_sure))
-        })
-        .await?;
-        if let Some(recording) = recording.as_mut().filter(|_| is_sure) {
-            recording.make_known(self.node());
-            let _ = self.shared.messages.send(Message::Known(self.task, taken.artifact));
-        }
-        let artifact = taken.artifact;
-        blocking(move || {
-            let recorded = self.keep(taken, recording);
-            drop(claim);
-            recorded.map(|()| artifact)
-        })
-        .await
-    }
-
-    /// Whether the result is the one that others will read, if only the disk keeps it: no other was recorded before, and the
-    /// lock does not say otherwise.
-    fn is_sure(&self, taken: &TakenIn) -> Result<bool, Trouble> {
-        let is_whole = !matches!(self.assignment, Assignment::Part(..));
-        let is_first = || Ok::<_, Trouble>(self.shared.store.lookup(&taken.key)? == Lookup::Absent);
-        Ok(is_whole && self.agree_on_result(&taken.action, taken.artifact).is_ok() && is_first()?)
+        let attempt = Arc::clone(&self);
+        blocking(move || attempt.take_in(mine, clock, began, notices)).await
     }
 
     fn take_in(
@@ -71,7 +33,7 @@ impl Attempt {
         clock: Instant,
         began: Timestamp,
         mut notices: Vec<String>,
-    ) -> Result<TakenIn, Trouble> {
+    ) -> Result<ArtifactId, Trouble> {
         let store = &self.shared.store;
         let (part, parts) = match &self.assignment {
             Assignment::Stage => (None, Vec::new()),
@@ -92,66 +54,47 @@ impl Attempt {
             );
             return Err(Trouble::new(message, Blame::Input));
         }
-        let hold = store.hold()?;
+        // Until the record is there and leased, nothing points to the files.
+        let _hold = store.hold()?;
         let artifact = store.ingest(&mine.job.output)?;
         store.need([artifact])?;
         let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
-        let Mine { action, key, .. } = mine;
         let record = Record {
-            key,
+            key: mine.key,
             artifact,
-            kind: action.kind.clone(),
-            revision: action.revision,
+            kind: mine.action.kind.clone(),
+            revision: mine.action.revision,
             graph: self.shared.graph.name.clone(),
             stage: self.name().to_owned(),
-            settings: action.settings.clone(),
-            inputs: action.inputs.clone(),
-            sources: action.sources.clone(),
-            numeric_class: action.numeric_class.clone(),
+            settings: mine.action.settings.clone(),
+            inputs: mine.action.inputs.clone(),
+            sources: mine.action.sources.clone(),
+            numeric_class: mine.action.numeric_class.clone(),
             provenance,
             notices,
             part,
             parts,
         };
-        let unpublished = store.draft(record)?;
-        Ok(TakenIn { action, key, artifact, unpublished, _hold: hold })
-    }
-
-    /// Records what was taken in.
-    fn keep(&self, taken: TakenIn, recording: Option<Recording>) -> Result<(), Trouble> {
-        let store = &self.shared.store;
-        let TakenIn { action, key, artifact, unpublished, _hold } = taken;
-        store.secure(&unpublished)?;
-        self.wait_for_what_was_read()?;
-        let published = store.put(unpublished);
+        let is_early = store.can_publish_early();
+        let published = if is_early { store.publish_early(&record) } else { store.publish(&record) };
         // A result that differs from an earlier one is a whole result too: nothing will go on from its scratch folder.
         if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
-            return published.map_err(Trouble::from);
+            return published.map(|()| artifact).map_err(Trouble::from);
         }
-        if published.is_ok() {
-            recording.into_iter().for_each(Recording::end);
+        if is_early && let Err(error) = self.shared.securing.begin(store, artifact) {
+            self.warn_of_run(error.to_string());
         }
-        self.remember(&action);
-        if let Err(error) = store.discard_scratch(&key) {
+        self.remember(&mine.action);
+        if let Err(error) = store.discard_scratch(&mine.key) {
             self.warn(format!("the stage is done, but its work folder stays: {error}"));
         }
         published?;
-        self.agree_on_result(&action, artifact)?;
+        self.agree_on_result(&mine.action, artifact)?;
         if let Some(sharing) = &self.shared.sharing
-            && let Err(error) = sharing.offer(store, key)
+            && let Err(error) = sharing.offer(store, mine.key)
         {
             self.warn_of_run(error.to_string());
         }
-        Ok(())
-    }
-
-    /// No result is recorded before those that it was computed from.
-    fn wait_for_what_was_read(&self) -> Result<(), Trouble> {
-        let nodes: Vec<usize> = self.artifacts.keys().copied().collect();
-        self.shared.recordings.wait_for(&nodes).map_err(|node| {
-            let name = &self.shared.graph.nodes()[node].name;
-            let message = format!("the result of `{name}`, which it has read, could not be recorded; run again");
-            Trouble::new(message, Blame::Environment)
-        })
+        Ok(artifact)
     }
 }
