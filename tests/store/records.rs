@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
 use serde_json::json;
 use twdag::{
     blame::Blame,
-    store::{Lookup, StoreError, TwoResults},
+    store::{Lookup, Store, StoreError, TwoResults},
 };
 
 use crate::place::{Place, key, record};
@@ -45,6 +45,34 @@ fn the_first_result_stays_and_another_one_is_told() {
     insta::assert_snapshot!(results.lost.unwrap(), @"the content of `a.txt` is no longer in the store");
     assert_eq!(place.store.record(&key("x")).unwrap(), Some(second.clone()));
     place.store.publish(&second).unwrap();
+}
+
+#[test]
+fn what_is_recorded_early_is_noted_for_others_when_it_is_on_the_disk_and_hashed_before() {
+    let place = Place::new();
+    if !place.store.can_publish_early() {
+        eprintln!("SKIPPED: the file system of temporary files does not flush as a whole");
+        return;
+    }
+    let noted = || fs::metadata(place.path("store/local/seals")).map_or(0, |found| found.len());
+    let early = record(key("x"), place.ingest(&[("a.txt", "one")]));
+    place.store.publish_early(&early).unwrap();
+    assert_eq!(place.store.record(&key("x")).unwrap(), Some(early.clone()));
+    place.store.view(&early.artifact).unwrap();
+    assert_eq!(noted(), 0);
+    place.store.secure(&[early.artifact]).unwrap();
+    assert!(noted() > 0);
+
+    // As a power cut may leave it: the right length, and bytes that never came to the disk.
+    let torn = record(key("y"), place.ingest(&[("b.txt", "two")]));
+    place.store.publish_early(&torn).unwrap();
+    let object = place.object("two");
+    let before = object.metadata().unwrap();
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&object, "\0\0\0").unwrap();
+    fs::File::open(&object).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    let after = Store::open(&place.path("store")).unwrap();
+    assert!(matches!(after.lookup(&key("y")).unwrap(), Lookup::Lost(_)));
 }
 
 fn two_results(error: StoreError) -> TwoResults {
