@@ -26,8 +26,8 @@ pub(super) struct Queries<'a> {
     pub(super) precision: Precision,
 }
 
-/// Writes attention's output of one head to rows `stride` apart, and the logarithm of each query's sum of exponentials
-/// (nats), one number every `log_sum_stride`.
+/// Writes attention's output of one head to rows `stride` apart, and each query's sum of exponentials, one every
+/// `sum_stride`.
 ///
 /// For a range of positions, `key` and `value` give those from its start on that lie together: keys as `[head_dim,
 /// positions]`, values as `[positions, head_dim]`. `scores` has room for a block of rows ([`STRIDE`]).
@@ -39,8 +39,8 @@ pub(super) fn attend<'a>(
     scores: &mut [f32],
     output: &mut [f32],
     stride: usize,
-    log_sum: &mut [f32],
-    log_sum_stride: usize,
+    query_sums: &mut [ExponentialSum],
+    sum_stride: usize,
 ) {
     let Queries { matrix, first, precision } = queries;
     let (rows, head_dim) = (matrix.rows(), matrix.columns());
@@ -70,7 +70,7 @@ pub(super) fn attend<'a>(
     }
     for (row, (sum, factor)) in sums.iter().zip(&mut *factors).enumerate() {
         *factor = 1.0 / sum.sum();
-        log_sum[row * log_sum_stride] = sum.logarithm() as f32;
+        query_sums[row * sum_stride] = *sum;
     }
     kernels::scale_rows(output, stride, head_dim, factors);
 }

@@ -248,7 +248,7 @@ fn attend_backward(
                     first,
                     rows,
                     scale,
-                    &saved.log_sum[row * shape.heads + head..],
+                    &saved.sums[row * shape.heads + head..],
                     &delta[row * shape.heads + head..],
                     shape.heads,
                 );

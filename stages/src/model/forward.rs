@@ -4,7 +4,7 @@ use super::{
     Model, Precision,
     attention::{self, Queries, STRIDE},
     feed::FeedOutput,
-    kernels::{self, Matrix},
+    kernels::{self, ExponentialSum, Matrix},
     keys_values::{self, KeysValues},
     layout::BlockLayout,
     packed_weights::{Pass, Weights},
@@ -74,15 +74,15 @@ fn layer_forward(
     let tasks = shape
         .places()
         .zip(shape.split(&mut saved.attended, shape.attended()))
-        .zip(shape.split(&mut saved.log_sum, shape.heads))
+        .zip(shape.split(&mut saved.sums, shape.heads))
         .zip(shape.split(&mut saved.middle, shape.middle))
         .zip(shape.split(&mut saved.raised, raised))
         .zip(shape.split(&mut next.input, shape.hidden))
         .zip(projections(shape, precision, &mut next.projected, &mut next.keys, &mut next.values))
         .collect();
     scratch.run(tasks, |task, scratch| {
-        let ((((((place, attended), log_sum), middle), raised), output), projection) = task;
-        attend(precision, shape, current, place, attended, log_sum, scratch);
+        let ((((((place, attended), sums), middle), raised), output), projection) = task;
+        attend(precision, shape, current, place, attended, sums, scratch);
         let input = place.of(&current.input, shape.hidden);
         let mut own = std::mem::take(&mut scratch.raised);
         let raised = if raised.is_empty() {
@@ -170,7 +170,7 @@ fn attend(
     state: &State,
     place: Place,
     attended: &mut [f32],
-    log_sum: &mut [f32],
+    sums: &mut [ExponentialSum],
     scratch: &mut Scratch,
 ) {
     let (width, head_dim, output_width) = (shape.projected(), shape.head_dim, shape.attended());
@@ -185,7 +185,7 @@ fn attend(
         let keys_values = KeysValues::new(shape, precision, state, place.sequence, head / shape.group());
         let (key, value) =
             (|positions| keys_values.keys_transposed(positions), |positions| keys_values.values(positions));
-        let (output, log_sum) = (&mut attended[head * head_dim..], &mut log_sum[head..]);
-        attention::attend(queries, key, value, scores, output, output_width, log_sum, shape.heads);
+        let (output, sums) = (&mut attended[head * head_dim..], &mut sums[head..]);
+        attention::attend(queries, key, value, scores, output, output_width, sums, shape.heads);
     }
 }

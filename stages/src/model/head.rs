@@ -310,7 +310,9 @@ pub(super) fn backward(
         workspace.scratch.run(tasks, |task, scratch| {
             let ((place, head_rows, cross_entropy), (logits, normalized), (output, norm_gradient)) = task;
             let piece = if is_packed { BLOCK * IDS } else { 0 };
-            let [columns, gradient, packed_from, _] = scratch.get([BLOCK * hidden, place.rows * hidden, piece, 0]);
+            let numbers = place.rows * hidden;
+            let [columns, gradient, packed_from, of_piece] = scratch.get([BLOCK * hidden, numbers, piece, numbers]);
+            gradient.fill(0.0);
             let head = Head::new(model, packed, shape, place, input, normalized, columns);
             if forward == Forward::Due {
                 head_rows.fill(HeadRow::default());
@@ -321,12 +323,14 @@ pub(super) fn backward(
                 }
                 finish(head_rows, cross_entropy);
             }
-            let (mut log_sums, mut factors) = ([0.0; BLOCK], [0.0; BLOCK]);
-            for index in 0..place.rows {
-                log_sums[index] = head_rows[index].log_sum() as f32;
+            let (mut highest, mut factors, mut of_targets) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
+            for (index, row) in head_rows[..place.rows].iter().enumerate() {
+                highest[index] = row.highest;
                 // The last row of a sequence has no target.
                 if place.first + index + 1 < shape.length {
-                    factors[index] = coefficients[place.row + index - place.sequence];
+                    let coefficient = coefficients[place.row + index - place.sequence];
+                    factors[index] = (f64::from(coefficient) / row.sum) as f32;
+                    of_targets[index] = coefficient;
                 }
             }
             for piece in pieces(vocabulary) {
@@ -340,16 +344,18 @@ pub(super) fn backward(
                 } else {
                     &mut *place_of_logits
                 };
-                kernels::head_gradient(logits, &log_sums, &factors);
-                for (index, factor) in factors[..place.rows].iter().enumerate() {
+                kernels::head_gradient(logits, &highest, &factors);
+                for (index, coefficient) in of_targets[..place.rows].iter().enumerate() {
                     let target = ids.get(place.row + index + 1).map_or(0, |id| *id as usize);
                     if piece.contains(&target) {
-                        logits[(target - piece.start) * BLOCK + index] -= factor;
+                        logits[(target - piece.start) * BLOCK + index] -= coefficient;
                     }
                 }
                 let weight = packed.right(model, &piece);
                 let logits = Matrix::new(logits, piece.len(), place.rows, BLOCK).transposed();
-                model.precision().multiply(gradient, hidden, logits, weight, piece.start > 0);
+                // One chain for all pieces would lose the many small probabilities beside a large one.
+                model.precision().multiply(of_piece, hidden, logits, weight, false);
+                kernels::add(gradient, of_piece);
                 if is_packed {
                     let logits = Matrix::new(packed_from, piece.len(), place.rows, BLOCK);
                     pack_rows(logits, kernels::as_pairs(place_of_logits));

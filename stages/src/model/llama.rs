@@ -67,14 +67,18 @@ impl Feed {
     ) {
         let FeedOutput { middle, raised, output } = output;
         let rows = input.len() / shape.hidden;
-        let [normalized, activation, ..] = scratch.get([rows * shape.hidden, rows * shape.inner, 0, 0]);
+        let sizes = [rows * shape.hidden, rows * shape.inner, rows * shape.hidden, 0];
+        let [normalized, activation, branch, _] = scratch.get(sizes);
         middle.copy_from_slice(input);
-        layer.output.apply(weights, attended, middle, true);
+        // A chain that began with the stream would be rounded to its size at each step.
+        layer.output.apply(weights, attended, branch, false);
+        kernels::add(middle, branch);
         self.norm.apply(weights.model.parameters(), shape.epsilon, middle, normalized);
         self.gate_up.apply(weights, normalized, raised, false);
         kernels::gated(raised, shape.inner, activation);
         output.copy_from_slice(middle);
-        self.down.apply(weights, activation, output, true);
+        self.down.apply(weights, activation, branch, false);
+        kernels::add(output, branch);
     }
 
     /// See [`AnyFeed::backward`].

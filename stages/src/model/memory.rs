@@ -98,13 +98,14 @@ impl MemoryBudget {
         let keys_values = 2 * (batch * shape.blocks() * keys_values::block_len(&shape, precision)) as u64;
         let state = rows * (hidden + shape.projected() as u64) + keys_values;
         let raised = shape.raised as u64;
-        let saved = rows * ((shape.attended() + shape.heads + shape.middle) as u64 + raised);
+        let saved = rows * ((shape.attended() + 2 * shape.heads + shape.middle) as u64 + raised);
         let scores = threads * block * STRIDE as u64;
         let positions = F32 * (length * shape.rotary_dim) as u64;
         let blocks = (batch * shape.blocks()) as u64;
         let of_rows = blocks * block * size_of::<HeadRow>() as u64 + rows * F32;
-        // The rows of the output layer as rows and as columns, or as columns and with their gradients.
-        let of_head = threads * block * 2 * hidden;
+        // The rows of the output layer as rows and as columns, or as columns and with their gradients, those of a piece too.
+        let head_buffers = if matches!(purpose, Purpose::Train { .. }) { 3 } else { 2 };
+        let of_head = threads * block * head_buffers * hidden;
 
         let mut budget = Self {
             parameters: F32 * numbers,

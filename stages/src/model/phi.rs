@@ -60,20 +60,18 @@ impl Feed {
     ) {
         let FeedOutput { raised, output, .. } = output;
         let (numbers, dropout) = (input.len(), shape.dropout);
-        let branch = if dropout.is_some() { numbers } else { 0 };
-        let [normalized, activation, branch, _] = scratch.get([numbers, place.rows * shape.inner, branch, 0]);
+        let [normalized, activation, branch, _] = scratch.get([numbers, place.rows * shape.inner, numbers, 0]);
         layer.norm.apply(weights.model.parameters(), shape.epsilon, input, normalized);
         self.up.apply(weights, normalized, raised, false);
         kernels::gelu(raised, activation);
         output.copy_from_slice(input);
-        let Some(dropout) = dropout else {
-            layer.output.apply(weights, attended, output, true);
-            return self.down.apply(weights, activation, output, true);
-        };
         let parts = [(&layer.output, attended, Branch::Attention), (&self.down, &*activation, Branch::Feed)];
         for (linear, rows, which) in parts {
             linear.apply(weights, rows, branch, false);
-            dropout.apply(layer.number, which, place, branch);
+            if let Some(dropout) = dropout {
+                dropout.apply(layer.number, which, place, branch);
+            }
+            // A chain that began with the stream would be rounded to its size at each step.
             kernels::add(output, branch);
         }
     }

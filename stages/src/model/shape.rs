@@ -131,7 +131,7 @@ impl Shape {
     }
 
     /// The rows of each block in a buffer of `width` numbers a row.
-    pub(super) fn split(self, buffer: &mut [f32], width: usize) -> impl Iterator<Item = &mut [f32]> {
+    pub(super) fn split<T>(self, buffer: &mut [T], width: usize) -> impl Iterator<Item = &mut [T]> {
         let mut rest = buffer;
         self.places().map(move |place| take(&mut rest, place.rows * width))
     }

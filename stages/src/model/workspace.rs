@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Precision, head::HeadBuffers, keys_values, packed_weights::PackedWeights, shape::Shape};
+use super::{
+    Precision, head::HeadBuffers, kernels::ExponentialSum, keys_values, packed_weights::PackedWeights, shape::Shape,
+};
 
 /// What the forward pass of training leaves of each layer for the backward pass. The results are the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +39,8 @@ pub(super) struct State {
 pub(super) struct Saved {
     /// Attention's output before the output projection, `[rows, attended]`.
     pub(super) attended: Vec<f32>,
-    /// Logarithm of the sum of exponentials of each query, `[rows, heads]`.
-    pub(super) log_sum: Vec<f32>,
+    /// The sum of exponentials of each query, `[rows, heads]`.
+    pub(super) sums: Vec<ExponentialSum>,
     /// Residual stream between attention and feed-forward part, `[rows, hidden]`; empty for parallel blocks.
     pub(super) middle: Vec<f32>,
     /// What enters the activation of the feed-forward part, `[rows, raised]`: gate and up, or up alone; empty if nothing
@@ -110,7 +112,7 @@ impl Workspace {
         }
         for saved in &mut self.saved {
             saved.attended.resize(rows * shape.attended(), 0.0);
-            saved.log_sum.resize(rows * shape.heads, 0.0);
+            saved.sums.resize(rows * shape.heads, ExponentialSum::default());
             saved.middle.resize(rows * shape.middle, 0.0);
             // Scoring reads it in the task that writes it.
             saved.raised.resize(if kept.is_some() { rows * shape.raised } else { 0 }, 0.0);

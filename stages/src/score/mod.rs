@@ -89,7 +89,7 @@ impl Windows {
 
 impl Kind for Score {
     const NAME: &'static str = "Score";
-    const REVISION: u32 = 3;
+    const REVISION: u32 = 4;
     const SUMMARY: &'static str =
         "Computes the loss of each token under a model, with full context or in short windows.";
     const NUMERICS: Numerics = Numerics::Floating;

@@ -276,7 +276,7 @@ fn yes() -> bool {
 
 impl Kind for Train {
     const NAME: &'static str = "Train";
-    const REVISION: u32 = 4;
+    const REVISION: u32 = 5;
     const SUMMARY: &'static str = "Trains a model by weighted next-token loss.";
     const NUMERICS: Numerics = Numerics::Floating;
 

@@ -10,7 +10,7 @@ use super::{
         Model, ModelError, Precision,
         attention::{self, Queries, STRIDE},
         feed::FeedOutput,
-        kernels::{self, Matrix, Right},
+        kernels::{self, ExponentialSum, Matrix, Right},
         layout::BlockLayout,
         packed_weights::Weights,
         rope::RopeTables,
@@ -197,7 +197,8 @@ fn through_layer(
 fn attend(shape: &Shape, pages: &[Page], first: usize, projected: &[f32], attended: &mut [f32], scratch: &mut Scratch) {
     let (width, head_dim, output_width) = (shape.projected(), shape.head_dim, shape.attended());
     let rows = projected.len() / width;
-    let [scores, log_sum, ..] = scratch.get([rows * STRIDE, rows, 0, 0]);
+    let [scores, ..] = scratch.get([rows * STRIDE, 0, 0, 0]);
+    let mut sums = [ExponentialSum::default(); BLOCK];
     for head in 0..shape.heads {
         let start = head / shape.group() * head_dim * BLOCK;
         let together = |positions: &Range<usize>| positions.len().min(BLOCK - positions.start % BLOCK);
@@ -211,6 +212,6 @@ fn attend(shape: &Shape, pages: &[Page], first: usize, projected: &[f32], attend
         };
         let matrix = Matrix::new(&projected[head * head_dim..], rows, head_dim, width);
         let queries = Queries { matrix, first, precision: Precision::F32 };
-        attention::attend(queries, key, value, scores, &mut attended[head * head_dim..], output_width, log_sum, 1);
+        attention::attend(queries, key, value, scores, &mut attended[head * head_dim..], output_width, &mut sums, 1);
     }
 }

@@ -4,6 +4,9 @@ use std::f32::consts::LOG2_E;
 
 use super::{LANES, exponential::exp2, fold, reduce, vectorized};
 
+/// Exponentials of logits that are summed in f32 before they are in f64. Results depend on it, so it is fixed.
+const CHAIN: usize = 8;
+
 #[inline(always)]
 fn maximum(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -106,7 +109,8 @@ vectorized! {
 
 vectorized! {
     /// From scores to probabilities `p`, and from the probabilities' gradients `g` to those of the unscaled scores,
-    /// `p * (g - delta) * scale`, both in place, for keys `first_key..first_key + keys` and queries from `first`.
+    /// `p * (g - delta) * scale`, both in place, for keys `first_key..first_key + keys` and queries from `first`. The
+    /// exponentials are those that were summed: all `p` of a row would share the rounding of a logarithm of the sum.
     fn attention_gradient<'a>(
         scores: &'a mut [f32],
         gradients: &'a mut [f32],
@@ -116,7 +120,7 @@ vectorized! {
         first: usize,
         rows: usize,
         scale: f32,
-        log_sum: &'a [f32],
+        sums: &'a [ExponentialSum],
         delta: &'a [f32],
         row_stride: usize,
     ) {
@@ -124,10 +128,11 @@ vectorized! {
             let seen = (first + r + 1 - first_key).min(keys);
             let (p, hidden) = scores[r * stride..r * stride + keys].split_at_mut(seen);
             let (g, hidden_gradient) = gradients[r * stride..r * stride + keys].split_at_mut(seen);
-            let offset = log_sum[r * row_stride] * LOG2_E;
+            let ExponentialSum { highest, sum } = sums[r * row_stride];
+            let (offset, share) = (highest * LOG2_E, 1.0 / sum);
             let delta = delta[r * row_stride];
             for i in 0..seen {
-                p[i] = exp2(p[i].mul_add(scale * LOG2_E, -offset));
+                p[i] = exp2(p[i].mul_add(scale * LOG2_E, -offset)) * share;
                 g[i] = p[i] * (g[i] - delta) * scale;
             }
             hidden.fill(0.0);
@@ -157,9 +162,9 @@ vectorized! {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct HeadRow {
     /// The highest logit.
-    highest: f32,
+    pub(in crate::model) highest: f32,
     /// The sum of `exp(logit - highest)`.
-    sum: f64,
+    pub(in crate::model) sum: f64,
     /// The id with the highest logit, the smallest one among equals.
     pub(in crate::model) argmax: u32,
 }
@@ -195,15 +200,22 @@ vectorized! {
                     argmax[lane] = if higher { id } else { argmax[lane] };
                 }
             }
-            let mut sums = [0.0; LANES];
-            for logits in numbers() {
+            // Chains of a few numbers in f32, then f64.
+            let mut sums = [0.0_f64; LANES];
+            for part in logits.chunks(width * CHAIN) {
+                let mut chains = [0.0_f32; LANES];
+                for logits in part.chunks_exact(width).map(|row| &row[group * LANES..][..LANES]) {
+                    for lane in 0..LANES {
+                        chains[lane] += exp2((logits[lane] - highest[lane]) * LOG2_E);
+                    }
+                }
                 for lane in 0..LANES {
-                    sums[lane] += exp2((logits[lane] - highest[lane]) * LOG2_E);
+                    sums[lane] += f64::from(chains[lane]);
                 }
             }
             for (lane, row) in rows.iter_mut().enumerate() {
                 let factor = exp2((row.highest - highest[lane]) * LOG2_E);
-                let sum = row.sum.mul_add(f64::from(factor), f64::from(sums[lane]));
+                let sum = row.sum.mul_add(f64::from(factor), sums[lane]);
                 *row = HeadRow { highest: highest[lane], sum, argmax: argmax[lane] };
             }
         }
@@ -211,20 +223,22 @@ vectorized! {
 }
 
 vectorized! {
-    /// `logits = coefficient * softmax(logits)` for some ids, `[ids, rows]`, given for each row its coefficient and the
-    /// logarithm of its sum of exponentials (nats). The number of rows is a multiple of [`LANES`].
-    fn head_gradient<'a>(logits: &'a mut [f32], log_sums: &'a [f32], coefficients: &'a [f32]) {
-        let width = log_sums.len();
+    /// `logits = factor * exp(logits - highest)` for some ids, `[ids, rows]`, given for each row the last two: the highest
+    /// logit, and the coefficient of its soft-max divided by the sum of exponentials. The number of rows is a multiple
+    /// of [`LANES`].
+    ///
+    /// These are the exponentials that were summed. With a logarithm of the sum, all numbers of a row would share its
+    /// rounding, which SmolLM2-135M, whose embeddings have much in common, takes into its gradient a hundredfold.
+    fn head_gradient<'a>(logits: &'a mut [f32], highest: &'a [f32], factors: &'a [f32]) {
+        let width = highest.len();
         for group in (0..width).step_by(LANES) {
-            let (mut offsets, mut factors) = ([0.0; LANES], [0.0; LANES]);
-            factors.copy_from_slice(&coefficients[group..group + LANES]);
-            for (offset, log_sum) in offsets.iter_mut().zip(&log_sums[group..]) {
-                *offset = log_sum * LOG2_E;
-            }
+            let (mut offsets, mut scales) = ([0.0; LANES], [0.0; LANES]);
+            offsets.copy_from_slice(&highest[group..group + LANES]);
+            scales.copy_from_slice(&factors[group..group + LANES]);
             for row in logits.chunks_exact_mut(width) {
                 let row = &mut row[group..group + LANES];
                 for lane in 0..LANES {
-                    row[lane] = factors[lane] * exp2(row[lane].mul_add(LOG2_E, -offsets[lane]));
+                    row[lane] = scales[lane] * exp2((row[lane] - offsets[lane]) * LOG2_E);
                 }
             }
         }
