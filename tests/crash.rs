@@ -1,6 +1,6 @@
 //! A thousand deaths: the program and its workers are killed at every failpoint and at random instants, writes are torn,
 //! the disk is full, files are cut and flipped. After each, one ordinary run must succeed with the bytes of a store
-//! that nothing ever happened to, and with at most one finished stage lost for each one that was running.
+//! that nothing ever happened to, and with at most one finished stage lost for each one that was running, besides that one.
 //!
 //! `tests/crash-long.sh` makes more of it (`TWDAG_TEST_TRIALS`, `TWDAG_TEST_SEED`). A failure names its trial, which
 //! `TWDAG_TEST_ONLY` repeats; it decides all that happens but for the moment at which a random kill strikes.

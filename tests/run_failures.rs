@@ -6,7 +6,7 @@ mod run_support;
 
 use std::process::Stdio;
 
-use run_support::Place;
+use run_support::{Place, Running};
 
 const FAILING: [&str; 5] = [
     r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -45,6 +45,21 @@ fn with_keep_going_independent_stages_run() {
     assert_eq!(run.with_outcome("skipped"), ["below", "further"]);
     let again = place.run(&["--keep-going"]);
     assert_eq!((again.code, again.with_outcome("cached")), (Some(1), vec!["beside".to_owned(), "good".to_owned()]));
+}
+
+#[test]
+fn a_result_that_the_disk_does_not_take_fails_its_stage_and_is_looked_at() {
+    let place = failing();
+    let mut command = place.twdag(&["run", "graph.ron", "good", "--json"]);
+    command.env("TWDAG_TEST_FAILPOINT", "refuse store.flush 1");
+    let run = Running::of(command).end();
+    assert_eq!(run.code, Some(1));
+    assert_eq!((&run.finished()["outcome"], run.with_outcome("failed")), (&"failed".into(), vec!["good".to_owned()]));
+    let failed = run.event("stage-failed", "good");
+    assert_eq!(failed["blame"], "environment");
+    assert!(failed["message"].as_str().unwrap().starts_with("its result "), "{failed}");
+    // It was read back and found whole.
+    assert_eq!(place.run(&["good"]).with_outcome("cached"), ["good"]);
 }
 
 #[test]

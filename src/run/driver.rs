@@ -1,5 +1,6 @@
 //! Carries out what the scheduler asks for: starts attempts, passes their answers on, tells the world.
 
+mod ending;
 mod in_parts;
 mod tasks;
 mod telling;
@@ -8,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -127,6 +128,7 @@ struct Driver<'a> {
     part_counts: Vec<Option<PartCounts>>,
     seconds: Vec<f64>,
     not_reproducible: bool,
+    interrupts: usize,
     options: Options,
     budget: Budget,
     telling: Telling<'a>,
@@ -162,6 +164,7 @@ impl<'a> Driver<'a> {
             part_counts: vec![None; count],
             seconds: vec![0.0; count],
             not_reproducible: false,
+            interrupts: 0,
             shared: Arc::new(Shared {
                 graph: Arc::new(graph),
                 store: Arc::new(store),
@@ -212,8 +215,9 @@ impl<'a> Driver<'a> {
         let mut patience: Option<Instant> = None;
         loop {
             if let Some(outcome) = self.carry_out(std::mem::take(&mut effects)) {
+                let secured = self.secure_all(&mut signals).await;
                 self.share_all(&mut signals).await;
-                return Ok(self.finish(outcome));
+                return Ok(self.finish(outcome, secured));
             }
             let out_of_patience = async {
                 match patience {
@@ -240,29 +244,6 @@ impl<'a> Driver<'a> {
                     Vec::new()
                 }
             };
-        }
-    }
-
-    /// Waits until the remote store has what it should get, or a signal arrives.
-    async fn share_all(&mut self, signals: &mut Signals) {
-        let shared = Arc::clone(&self.shared);
-        let Some(sharing) = &shared.sharing else { return };
-        let stopped = tokio::select! {
-            () = sharing.finish() => None,
-            signal = signals.next() => Some(signal),
-        };
-        sharing.count();
-        if let Some(signal) = stopped {
-            sharing.leave().await;
-            self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
-        }
-        self.tell_of_sharing();
-    }
-
-    fn tell_of_sharing(&mut self) {
-        let warnings = self.shared.sharing.as_ref().map(Sharing::take_warnings).unwrap_or_default();
-        for message in warnings {
-            self.event(RunEvent::RunWarning { message });
         }
     }
 
@@ -373,7 +354,7 @@ impl<'a> Driver<'a> {
                 Vec::new()
             }
             Message::Worked(task) => {
-                self.telling.keep_place(task);
+                self.telling.keep_place(task, self.shared.plan.stages[self.stage(task)].name.clone());
                 self.scheduler.on(Happened::Worked(task))
             }
             Message::Freed(task) => self.scheduler.on(Happened::Freed(task)),
@@ -483,7 +464,8 @@ impl<'a> Driver<'a> {
     fn interrupt(&mut self, signal: String) -> Vec<Effect> {
         let waiting_for = self.running();
         let effects = self.scheduler.on(Happened::Interrupt);
-        let kill = effects.iter().any(|effect| matches!(effect, Effect::Kill(_)));
+        self.interrupts += 1;
+        let kill = self.interrupts > 1;
         self.event(RunEvent::RunStopping { signal, waiting_for, kill });
         self.wind_up();
         effects
@@ -500,9 +482,9 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The stages that run, each once.
+    /// The stages that run or whose result is being recorded, each once.
     fn running(&self) -> Vec<String> {
-        let stages: BTreeSet<usize> = self.scheduler.running().map(|task| self.stage(task)).collect();
+        let stages: BTreeSet<usize> = self.scheduler.at_work().map(|task| self.stage(task)).collect();
         stages.into_iter().map(|stage| self.name(stage)).collect()
     }
 
@@ -528,34 +510,6 @@ impl<'a> Driver<'a> {
         for Damage { path, problem, quarantine } in self.shared.store.take_damage() {
             self.event(RunEvent::StoreDamaged { path, problem, quarantine });
         }
-    }
-
-    fn finish(&mut self, outcome: RunOutcome) -> Summary {
-        let stages: Vec<StageSummary> = (0..self.shared.plan.stages.len())
-            .map(|stage| StageSummary {
-                name: self.name(stage),
-                // At the end of a run every stage has an outcome.
-                outcome: self.scheduler.outcome(stage).unwrap_or(StageOutcome::Canceled),
-                artifact: self.artifacts[self.shared.plan.stages[stage].node],
-                seconds: self.seconds[stage],
-                parts: self.part_counts[stage],
-            })
-            .collect();
-        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            guard.dismiss();
-        }
-        let secured = self.shared.securing.finish();
-        if let Err(error) = secured.and_then(|()| self.shared.store.flush_names()) {
-            let message = format!("a power cut now could lose what this run has recorded last: {error}");
-            self.event(RunEvent::RunWarning { message });
-        }
-        if let Some(summary) = self.shared.sharing.as_ref().map(Sharing::summary) {
-            self.not_reproducible |= !summary.conflicts.is_empty();
-            self.event(RunEvent::RemoteSummary(summary));
-        }
-        self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
-        Summary { outcome, stages, not_reproducible: self.not_reproducible }
     }
 
     fn event(&mut self, event: RunEvent) {

@@ -2,7 +2,6 @@
 //! takes its time to keep something for good, and nobody needs to wait for that before the end of the run.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -12,12 +11,30 @@ use std::{
 };
 
 use crate::{
-    digest::ArtifactId,
+    digest::{ArtifactId, Key},
     store::{Store, StoreError},
 };
 
 /// How long results gather: while a disk takes them, it lets others wait.
 const GATHERING: Duration = Duration::from_millis(200);
+
+/// A result that was just recorded.
+pub(super) struct Recorded {
+    /// The place in the plan of the stage that it is a result of, or of a part of.
+    pub(super) stage: usize,
+    pub(super) artifact: ArtifactId,
+    /// Whose work folder stays until the result is on the disk, if one does.
+    pub(super) kept: Option<Key>,
+}
+
+/// What became of them.
+#[derive(Default)]
+pub(super) struct Secured {
+    /// Stages that have results which could not be put on the disk, and the first reason.
+    pub(super) failed: Option<(Vec<usize>, String)>,
+    /// Work folders that could not be removed.
+    pub(super) warnings: Vec<String>,
+}
 
 /// The way to that thread, which starts with the first result.
 #[derive(Default)]
@@ -26,14 +43,13 @@ pub(super) struct Securing {
 }
 
 struct Thread {
-    root: PathBuf,
-    results: Sender<ArtifactId>,
-    handle: JoinHandle<Result<(), StoreError>>,
+    results: Sender<Recorded>,
+    handle: JoinHandle<Secured>,
 }
 
 impl Securing {
-    /// Has a result put on the disk that was just recorded.
-    pub(super) fn begin(&self, store: &Arc<Store>, artifact: ArtifactId) -> Result<(), StoreError> {
+    /// Has a result put on the disk.
+    pub(super) fn begin(&self, store: &Arc<Store>, recorded: Recorded) -> Result<(), StoreError> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let started = match &mut *thread {
             Some(started) => started,
@@ -42,35 +58,47 @@ impl Securing {
                 let of_thread = Arc::clone(store);
                 let handle = thread::Builder::new().name("secure".to_owned()).spawn(move || secure(&of_thread, &inbox));
                 // Without the thread whoever has recorded the result does it.
-                let Ok(handle) = handle else { return store.secure(&[artifact]) };
-                empty.insert(Thread { root: store.root().to_owned(), results, handle })
+                let Ok(handle) = handle else { return store.secure(&[recorded.artifact]) };
+                empty.insert(Thread { results, handle })
             }
         };
         // It ends before there are no more results only if it fell over, which `finish` tells.
-        let _ = started.results.send(artifact);
+        let _ = started.results.send(recorded);
         Ok(())
     }
 
     /// Waits until all results are on the disk.
-    pub(super) fn finish(&self) -> Result<(), StoreError> {
+    pub(super) fn finish(&self) -> Secured {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Thread { root, results, handle }) = thread else { return Ok(()) };
+        let Some(Thread { results, handle }) = thread else { return Secured::default() };
         drop(results);
-        let fell = || StoreError::Bug { path: root, problem: "the thread that flushes it fell over".to_owned() };
-        handle.join().unwrap_or_else(|_| Err(fell()))
+        handle.join().unwrap_or_else(|_| {
+            let message = "internal error: the thread that puts results on the disk fell over; please report it";
+            Secured { failed: Some((Vec::new(), message.to_owned())), warnings: Vec::new() }
+        })
     }
 }
 
-/// The first that went wrong; what comes after it is still tried.
-fn secure(store: &Store, inbox: &Receiver<ArtifactId>) -> Result<(), StoreError> {
-    let mut all = Ok(());
+/// What goes wrong with some does not keep others from being tried.
+fn secure(store: &Store, inbox: &Receiver<Recorded>) -> Secured {
+    let mut all = Secured::default();
     while let Ok(first) = inbox.recv() {
         let mut results = vec![first];
         let until = Instant::now() + GATHERING;
         while let Ok(next) = inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             results.push(next);
         }
-        all = all.and(store.secure(&results));
+        let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
+        if let Err(error) = store.secure(&artifacts) {
+            let (stages, _) = all.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));
+            stages.extend(results.iter().map(|recorded| recorded.stage));
+            continue;
+        }
+        for key in results.iter().filter_map(|recorded| recorded.kept) {
+            if let Err(error) = store.discard_scratch(&key) {
+                all.warnings.push(format!("a stage is done, but its work folder stays: {error}"));
+            }
+        }
     }
     all
 }

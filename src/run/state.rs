@@ -205,6 +205,12 @@ impl Scheduler {
         self.running.iter().copied()
     }
 
+    /// Those, and the stages whose result is being recorded.
+    pub fn at_work(&self) -> impl Iterator<Item = usize> {
+        let is_at_work = |state: &State| matches!(state, State::Running | State::Recording);
+        self.states.iter().enumerate().filter(move |(_, state)| is_at_work(state)).map(|(stage, _)| stage)
+    }
+
     /// How many attempts of the stage have failed.
     pub fn failures(&self, stage: usize) -> u32 {
         self.failures.get(stage).copied().unwrap_or(0)

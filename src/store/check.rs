@@ -91,6 +91,8 @@ impl Store {
             self.check_trees(&mut checked)?;
             good
         };
+        // What is on the way to the disk must not be noted before it is there.
+        self.flush(|| good.keys().map(|digest| self.object(digest)).collect())?;
         // The rest takes moments. Nobody writes meanwhile, so that a half-written file is nobody's.
         let _alone = self.alone()?;
         self.check_records(&mut checked, &good)?;

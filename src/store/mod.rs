@@ -5,13 +5,13 @@
 //! trees/ab/REST     manifests of artifacts, named by their BLAKE3
 //! actions/ab/REST   records, named by the key of the action
 //! verdicts/ab/REST  what came of computing a result again, named by the key of the action
-//! origins/ab/REST  where a result came from that was computed elsewhere, named by what its record says of its making
+//! origins/ab/REST   where a result came from that was computed elsewhere, named by what its record says of its making
 //! pins/NAME.json    results that stay, whatever is collected
 //! local/            what is derived or private to this machine: views, indexes, scratch, claims, leases, runs, quarantine
 //! ```
 //!
-//! Whatever has its final name is complete: it was written and flushed under another name, or inside a stage's
-//! scratch folder, before. An object carries a fixed modification time, and an index notes the inode and change time
+//! Whatever has its final name is complete: it was written under another name, or inside a stage's scratch folder, before.
+//! It may not be on the disk yet; then nothing notes what it holds, and who finds it after a power cut hashes it. An object carries a fixed modification time, and an index notes the inode and change time
 //! it had when its content was last hashed; one that differs in any of them (copied, touched, tampered with) is hashed
 //! again before it is trusted. What turns out to be damaged is set aside in `local/quarantine` and computed again.
 

@@ -172,8 +172,7 @@ impl Store {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the sealed file at `from` a second name as an object, and says which inode that has. The file and the name
-    /// must be flushed before a record points to it. An intact object that is there already stays. No object may be run:
+    /// Gives the sealed file at `from` a second name as an object, and says which inode that has. An intact object that is there already stays. No object may be run:
     /// that stands in manifests, since two artifacts may share the content and not that; so a program is copied.
     pub(super) fn adopt(&self, from: &Path, entry: &Entry) -> Result<u64, StoreError> {
         let to = self.object(&entry.digest);

@@ -1,11 +1,11 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::{collections::BTreeSet, io, path::PathBuf};
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Provenance, Store, StoreError, TwoResults,
+    Entry, Provenance, Store, StoreError, TwoResults,
     flush::Flushed,
     ingest::is_taken,
     object,
@@ -194,7 +194,11 @@ impl Store {
     /// may leave files that are cut short; they are set aside when they are looked at, and computed again.
     pub fn publish_early(&self, record: &Record) -> Result<(), StoreError> {
         let unpublished = self.draft(record)?;
-        self.put(record, unpublished)
+        let published = self.put(record, unpublished);
+        if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
+            self.abandon();
+        }
+        published
     }
 
     /// Puts results on the disk that were published early. If that fails, what the disk does not have is set aside.
@@ -211,7 +215,7 @@ impl Store {
         match Draft::write(&path, &bytes) {
             Ok(draft) => Ok(Unpublished { draft, path, bytes }),
             Err(error) => {
-                self.give_up(&record.artifact);
+                self.abandon();
                 Err(StoreError::io("write", &path)(error))
             }
         }
@@ -232,31 +236,29 @@ impl Store {
                 Ok(())
             }
             Err(error) => {
-                for artifact in artifacts {
-                    self.doubt(artifact);
-                }
+                self.doubt(artifacts.len());
                 Err(error)
             }
         }
     }
 
-    /// Looks at what the disk has of files that could not be flushed. The kernel says so once, and goes on to show what was
-    /// written for as long as it remembers.
-    fn doubt(&self, artifact: &ArtifactId) {
-        let lost = self.give_up(artifact);
-        let Ok(manifest) = self.read_manifest(artifact) else { return };
-        for entry in manifest.files().iter().filter(|entry| lost.contains(&entry.digest)) {
-            object::forget_cached(&self.object(&entry.digest));
+    /// Looks at what the disk has of all that was on its way there. The kernel says once that something could not be
+    /// written, and goes on to show what was written for as long as it remembers.
+    fn doubt(&self, results: usize) {
+        let lost = self.seals().give_up(results);
+        for digest in lost {
+            let path = self.object(&digest);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            object::forget_cached(&path);
+            let path = "a file that could not be written".to_owned();
             // Whatever is found is told by those who ask for damage.
-            let _ = self.look(entry);
+            let _ = self.look(&Entry { path, digest, size: metadata.len(), executable: false });
         }
     }
 
-    /// Forgets what was known of files that were just taken in.
-    fn give_up(&self, artifact: &ArtifactId) -> Vec<Digest> {
-        let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
-        let contents: Vec<Digest> = files.iter().map(|entry| entry.digest).collect();
-        self.seals().give_up(&contents)
+    /// Says that a result which was taken in is not recorded: it is looked at before it is trusted.
+    pub fn abandon(&self) {
+        self.seals().give_up(1);
     }
 
     /// Gives the record its name.

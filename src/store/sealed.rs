@@ -38,7 +38,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Writes the file that shall lie at `path`. Whoever names it must have had it flushed.
+    /// Writes the file that shall lie at `path`. It carries its digest, or is named by it, so that one cut short shows.
     pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
         let parent = parent(path);
         let create = || tempfile::Builder::new().prefix(".new-").tempfile_in(parent);

@@ -122,12 +122,11 @@ impl Seals {
         }
     }
 
-    /// A result that was held back cannot be put on the disk: what was added of it is known no more. Says what that was.
-    pub(super) fn give_up(&mut self, contents: &[Digest]) -> Vec<Digest> {
-        self.held_back = self.held_back.saturating_sub(1);
-        let (lost, others): (Vec<Seen>, Vec<Seen>) =
-            self.added.drain(..).partition(|seen| contents.contains(&seen.digest()));
-        self.added.extend(others);
+    /// So many results that were held back will not be put on the disk: nothing is known any more of what was added. Says
+    /// what that was; the kernel does not say what of it could not be written.
+    pub(super) fn give_up(&mut self, results: usize) -> Vec<Digest> {
+        self.held_back = self.held_back.saturating_sub(results);
+        let lost: Vec<Seen> = self.added.drain(..).collect();
         for seen in &lost {
             self.known.remove(seen);
         }

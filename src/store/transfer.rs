@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, local};
-use crate::digest::Key;
+use crate::digest::{ArtifactId, Key};
 
 /// A result on its way into the store: a folder that its files are put into.
 #[derive(Debug)]
@@ -63,13 +63,17 @@ impl Store {
         }
         let _hold = self.hold()?;
         let artifact = self.ingest(incoming.folder.path())?;
+        self.prepare(artifact, record, origin).inspect_err(|_| self.abandon())?;
+        self.publish(record)
+    }
+
+    fn prepare(&self, artifact: ArtifactId, record: &Record, origin: &impl Serialize) -> Result<(), StoreError> {
         if artifact != record.artifact {
             let problem = "its files came in as others".to_owned();
             return Err(StoreError::Artifact { artifact: record.artifact, problem });
         }
         self.need([artifact])?;
-        self.keep_origin(record, origin)?;
-        self.publish(record)
+        self.keep_origin(record, origin)
     }
 
     /// A file for what others derive; losing it costs time, not truth.

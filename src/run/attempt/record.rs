@@ -1,6 +1,9 @@
 //! The last step of an attempt: takes the output into the store and records it under the action's key.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 
@@ -8,8 +11,12 @@ use super::{Assignment, Attempt, Message, Mine, Trouble, blocking};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
+    run::securing::Recorded,
     store::{Provenance, Record, StoreError},
 };
+
+/// What took longer keeps its work folder until the disk has the result.
+const WORTH_KEEPING: Duration = Duration::from_secs(10);
 
 impl Attempt {
     pub(super) async fn record(
@@ -57,7 +64,7 @@ impl Attempt {
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;
         let artifact = store.ingest(&mine.job.output)?;
-        store.need([artifact])?;
+        store.need([artifact]).inspect_err(|_| store.abandon())?;
         let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
         let record = Record {
             key: mine.key,
@@ -81,12 +88,15 @@ impl Attempt {
         if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
             return published.map(|()| artifact).map_err(Trouble::from);
         }
-        if is_early && let Err(error) = self.shared.securing.begin(store, artifact) {
-            self.warn_of_run(error.to_string());
-        }
         self.remember(&mine.action);
-        if let Err(error) = store.discard_scratch(&mine.key) {
+        let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
+        if kept.is_none()
+            && let Err(error) = store.discard_scratch(&mine.key)
+        {
             self.warn(format!("the stage is done, but its work folder stays: {error}"));
+        }
+        if is_early {
+            self.shared.securing.begin(store, Recorded { stage: self.stage, artifact, kept })?;
         }
         published?;
         self.agree_on_result(&mine.action, artifact)?;

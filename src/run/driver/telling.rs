@@ -19,8 +19,8 @@ pub(super) struct Telling<'a> {
 }
 
 pub(super) enum Waiting {
-    /// The end of this task, from then on.
-    End(usize, Instant),
+    /// The end of this task of this stage, from then on.
+    End(usize, String, Instant),
     Event(Box<RunEvent>),
 }
 
@@ -31,22 +31,32 @@ impl<'a> Telling<'a> {
 
     /// Tells an event, or has it wait for its turn.
     pub(super) fn tell(&mut self, event: RunEvent) {
-        if self.waiting.is_empty() {
-            self.tell_now(&event);
-        } else {
-            self.waiting.push_back(Waiting::Event(Box::new(event)));
-        }
+        let place = match &event {
+            // What a stage warns of comes before its end.
+            RunEvent::StageWarning { stage, .. } => {
+                self.waiting.iter().position(|waiting| matches!(waiting, Waiting::End(_, name, _) if name == stage))
+            }
+            _ => None,
+        };
+        self.waiting.insert(place.unwrap_or(self.waiting.len()), Waiting::Event(Box::new(event)));
+        self.go_on(VecDeque::new());
+    }
+
+    /// Tells all that waits.
+    pub(super) fn tell_all(&mut self) {
+        self.waiting.retain(|waiting| matches!(waiting, Waiting::Event(_)));
+        self.go_on(VecDeque::new());
     }
 
     /// What is told from now on waits for the end of this task.
-    pub(super) fn keep_place(&mut self, task: usize) {
-        self.waiting.push_back(Waiting::End(task, Instant::now()));
+    pub(super) fn keep_place(&mut self, task: usize, stage: String) {
+        self.waiting.push_back(Waiting::End(task, stage, Instant::now()));
     }
 
     /// What is told now is the end of this task, in the place that was kept for it, if one was. Hand what comes after it to
     /// [`Telling::go_on`].
     pub(super) fn take_place(&mut self, task: usize) -> VecDeque<Waiting> {
-        let is_it = |waiting: &Waiting| matches!(waiting, Waiting::End(kept, _) if *kept == task);
+        let is_it = |waiting: &Waiting| matches!(waiting, Waiting::End(kept, ..) if *kept == task);
         let Some(place) = self.waiting.iter().position(is_it) else { return VecDeque::new() };
         let later = self.waiting.split_off(place + 1);
         self.waiting.pop_back();
@@ -70,7 +80,7 @@ impl<'a> Telling<'a> {
     /// Waits until others have waited long enough for the end of a stage.
     pub(super) async fn out_of_patience(&self) {
         match self.waiting.front() {
-            Some(Waiting::End(_, since)) => sleep_until(*since + PATIENCE).await,
+            Some(Waiting::End(.., since)) => sleep_until(*since + PATIENCE).await,
             _ => pending().await,
         }
     }

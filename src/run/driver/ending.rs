@@ -1,0 +1,118 @@
+//! The end of a run: results come to the disk and to the remote store, and all is told.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
+
+use super::{Driver, Summary};
+use crate::{
+    blame::Blame,
+    run::{
+        event::{RunEvent, RunOutcome, StageOutcome, StageSummary},
+        securing::Secured,
+        sharing::Sharing,
+        signals::Signals,
+    },
+};
+
+impl Driver<'_> {
+    /// Waits until the disk has all results, or a signal arrives.
+    pub(super) async fn secure_all(&mut self, signals: &mut Signals) -> Secured {
+        let shared = Arc::clone(&self.shared);
+        let all = tokio::task::spawn_blocking(move || shared.securing.finish());
+        tokio::select! {
+            secured = all => secured.unwrap_or_default(),
+            signal = signals.next() => {
+                self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: true });
+                let warning = "the run was stopped before the disk had all that it has recorded; a power cut now could lose some of it";
+                Secured { failed: None, warnings: vec![warning.to_owned()] }
+            }
+        }
+    }
+
+    /// Waits until the remote store has what it should get, or a signal arrives.
+    pub(super) async fn share_all(&mut self, signals: &mut Signals) {
+        let shared = Arc::clone(&self.shared);
+        let Some(sharing) = &shared.sharing else { return };
+        let stopped = tokio::select! {
+            () = sharing.finish() => None,
+            signal = signals.next() => Some(signal),
+        };
+        sharing.count();
+        if let Some(signal) = stopped {
+            sharing.leave().await;
+            self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
+        }
+        self.tell_of_sharing();
+    }
+
+    pub(super) fn tell_of_sharing(&mut self) {
+        let warnings = self.shared.sharing.as_ref().map(Sharing::take_warnings).unwrap_or_default();
+        for message in warnings {
+            self.event(RunEvent::RunWarning { message });
+        }
+    }
+
+    pub(super) fn finish(&mut self, outcome: RunOutcome, secured: Secured) -> Summary {
+        self.telling.tell_all();
+        // What could not be flushed was looked at.
+        self.tell_damage();
+        for message in secured.warnings {
+            self.event(RunEvent::RunWarning { message });
+        }
+        let (unsecured, outcome) = match secured.failed {
+            None => (BTreeSet::new(), outcome),
+            Some((stages, error)) => (
+                self.tell_unsecured(stages, &error),
+                if outcome == RunOutcome::Succeeded { RunOutcome::Failed } else { outcome },
+            ),
+        };
+        let stages: Vec<StageSummary> = (0..self.shared.plan.stages.len())
+            .map(|stage| StageSummary {
+                name: self.name(stage),
+                // At the end of a run every stage has an outcome.
+                outcome: match self.scheduler.outcome(stage) {
+                    Some(StageOutcome::Ran) if unsecured.contains(&stage) => StageOutcome::Failed,
+                    outcome => outcome.unwrap_or(StageOutcome::Canceled),
+                },
+                artifact: self.artifacts[self.shared.plan.stages[stage].node],
+                seconds: self.seconds[stage],
+                parts: self.part_counts[stage],
+            })
+            .collect();
+        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            guard.dismiss();
+        }
+        if let Err(error) = self.shared.store.flush_names() {
+            let message = format!("a power cut now could lose what this run has recorded last: {error}");
+            self.event(RunEvent::RunWarning { message });
+        }
+        if let Some(summary) = self.shared.sharing.as_ref().map(Sharing::summary) {
+            self.not_reproducible |= !summary.conflicts.is_empty();
+            self.event(RunEvent::RemoteSummary(summary));
+        }
+        self.event(RunEvent::RunFinished { outcome, stages: stages.clone() });
+        Summary { outcome, stages, not_reproducible: self.not_reproducible }
+    }
+
+    /// Stages are told to have failed that had ended well, as the disk did not take their results.
+    fn tell_unsecured(&mut self, stages: Vec<usize>, error: &str) -> BTreeSet<usize> {
+        let stages: BTreeSet<usize> = stages.into_iter().collect();
+        for &stage in &stages {
+            self.event(RunEvent::StageFailed {
+                stage: self.name(stage),
+                message: format!("its result was recorded, but may not be on the disk: {error}"),
+                blame: Blame::Environment,
+                log: None,
+                not_reproducible: None,
+                differs_from_lock: None,
+            });
+        }
+        if stages.is_empty() {
+            self.event(RunEvent::RunWarning { message: error.to_owned() });
+        }
+        stages
+    }
+}
