@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
-    store::{Entry, Manifest, Record, Store},
+    store::{Entry, Manifest, Record, Store, StoreError},
 };
 
 /// Longer lists of files are put into packs, so that the index stays small.
@@ -94,17 +94,14 @@ impl Remote {
         let mut offers = Vec::new();
         let lost = self.lost(store);
         for &key in keys.iter().collect::<std::collections::BTreeSet<_>>() {
-            let Some(record) = store.record(&key)? else {
-                pushed.failed.push((key, "the store of this machine does not have it".to_owned()));
-                continue;
-            };
-            let voucher = Voucher::of(store, &record)?;
-            if let Some(refusal) = voucher.refusal(&self.keys) {
-                pushed.withheld.push((key, refusal));
-                continue;
+            // What is wrong with one of them concerns no other.
+            let found = store.record(&key).and_then(|record| record.map(|record| Offer::of(store, record)).transpose());
+            match found.map(|offer| offer.map(|offer| (offer.voucher.refusal(&self.keys), offer))) {
+                Ok(Some((None, offer))) => offers.push(offer),
+                Ok(Some((Some(refusal), _))) => pushed.withheld.push((key, refusal)),
+                Ok(None) => pushed.failed.push((key, "the store of this machine does not have it".to_owned())),
+                Err(error) => pushed.failed.push((key, error.to_string())),
             }
-            let manifest = store.manifest(&record.artifact)?;
-            offers.push(Offer { record, manifest, voucher });
         }
         let mut places = HashMap::new();
         {
@@ -305,6 +302,12 @@ fn spoilt(digest: &Digest) -> String {
 }
 
 impl Offer {
+    /// What this machine's store has of a result.
+    fn of(store: &Store, record: Record) -> Result<Self, StoreError> {
+        let (voucher, manifest) = (Voucher::of(store, &record)?, store.manifest(&record.artifact)?);
+        Ok(Self { record, manifest, voucher })
+    }
+
     fn long_list(&self) -> Option<Vec<u8>> {
         Some(self.manifest.bytes()).filter(|list| list.len() > LONG_LIST)
     }

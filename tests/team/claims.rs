@@ -4,12 +4,14 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Child, ChildStdout, Stdio},
+    sync::{Mutex, mpsc::channel},
 };
 
 use serde_json::Value;
 use twdag::digest::Digest;
 
 use crate::{
+    bucket_server::Treat,
     place::{CHAIN, Machine, Team},
     run_support::Ran,
 };
@@ -144,6 +146,46 @@ fn the_claim_of_a_dead_machine_is_taken_over() {
         assert_eq!(first.run(&[]).with_outcome("cached"), ["held"]);
         assert!(team.address.starts_with("s3:") || team.files("claims").is_empty(), "{:?}", team.files("claims"));
     }
+}
+
+/// Stages that wait for the test: the second one after the first, and a last one after that.
+fn one_after_the_other(first: &Pipe, last: &Pipe) -> [String; 2] {
+    let stage = |name: &str, pipe: &Pipe, input: &str| {
+        let run = format!("cat {} $0/* > $1/{name}", pipe.path().display());
+        format!(r#""{name}": Command(run: ["sh", "-c", "{run}", "{{in.it}}", "{{out}}"], inputs: {{"it": "{input}"}})"#)
+    };
+    [stage("held", first, "one"), stage("last", last, "held")]
+}
+
+#[test]
+fn after_a_result_could_not_be_given_nobody_waits_for_those_that_follow() {
+    let (refused, is_refused) = channel();
+    let refused = Mutex::new(Some(refused));
+    // The first segment, and no other, is refused.
+    let team = Team::behind(move |request| {
+        let is_segment = request.method == "PUT" && request.target.contains("/segments/");
+        let first = if is_segment { refused.lock().unwrap().take() } else { None };
+        first.map_or(Treat::Well, |refused| {
+            refused.send(()).unwrap();
+            Treat::Refuse(403)
+        })
+    });
+    let Some(team) = team else { return };
+    let (held, last) = (Pipe::new(), Pipe::new());
+    let stages = one_after_the_other(&held, &last);
+    let (first, second) = (team.machine(&[CHAIN[0], &stages[0], &stages[1]]), team.machine(&[CHAIN[0], &stages[0]]));
+    let mut one = Running::start(&first, "15s");
+    is_refused.recv().unwrap();
+    held.open();
+    while one.wait_for("stage-started")["stage"] != "last" {}
+    // The other machine computes what the first one has and could not give, although that one still runs.
+    let other = Running::start(&second, "15s");
+    held.open();
+    let other = other.finish();
+    assert_eq!((other.code, other.with_outcome("ran")), (Some(0), vec!["held".into(), "one".into()]), "{other:#?}");
+    last.open();
+    let one = one.finish();
+    assert_eq!((one.code, &one.event("remote-summary", "")["failed"]), (Some(0), &0.into()), "{one:#?}");
 }
 
 #[test]
