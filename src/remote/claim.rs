@@ -38,6 +38,8 @@ const LONGEST: Duration = Duration::from_mins(10);
 /// The first and the longest pause before a claim of somebody else is looked at again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Whoever was second so often to take a claim over waits for nobody any more: two who compute the same are better than none.
+const MOST_ROUNDS: u32 = 4;
 /// So many characters of what an owner says of itself are shown.
 const SHOWN: usize = 200;
 
@@ -71,14 +73,28 @@ struct Stored {
 #[derive(Debug)]
 struct Seen {
     nonce: Digest,
-    beat: u64,
-    /// When it was first seen like this.
+    /// The highest beat of each claim that was seen. Whoever can write to the store can put an old one back, with its signature: only
+    /// what was never seen is a sign of life.
+    beats: HashMap<Digest, u64>,
+    /// When the last sign of life was seen.
     at: Instant,
     /// How often somebody else was about to take it over, and did not.
     round: u32,
+    /// The same, of all claims of this action.
+    rounds: u32,
     /// When to look again.
     next: Instant,
     pause: Duration,
+}
+
+/// What is known of a claim of somebody else.
+struct Watched {
+    /// Its owner is silent for too long.
+    is_dead: bool,
+    /// How often somebody else was about to take it over, and did not.
+    round: u32,
+    /// Somebody else was first too often, whoever had the action then.
+    is_contested: bool,
 }
 
 /// What came of an attempt to claim an action.
@@ -196,39 +212,58 @@ impl Claims {
             shown(&theirs.owner),
             theirs.since.strftime("%Y-%m-%d %H:%M:%S UTC")
         ));
-        let (is_dead, round) = self.watch(&theirs);
+        let Watched { is_dead, round, is_contested } = self.watch(&theirs);
         // What a process of this machine has left counts no more: it would hold the action here too.
         if !is_dead && theirs.store != mine.store {
             return Ok(busy);
         }
-        let election = format!("{}.{}.{round}", name(key), theirs.nonce);
-        if client.block_on(client.create(&election, bytes.clone()))?? == Created::Taken {
+        let election = (!is_contested).then(|| format!("{}.{}.{round}", name(key), theirs.nonce));
+        if let Some(election) = &election
+            && client.block_on(client.create(election, bytes.clone()))?? == Created::Taken
+        {
             self.take_round(key);
             return Ok(busy);
         }
         client.block_on(client.put(&name(key), bytes))??;
-        self.hold(mine.clone(), Some(election))
+        self.hold(mine.clone(), election)
     }
 
-    /// Whether the owner of a claim is silent for too long, and how often others were about to take it over.
-    fn watch(&self, theirs: &Content) -> (bool, u32) {
+    /// Looks for a sign of life in a claim.
+    fn watch(&self, theirs: &Content) -> Watched {
         let now = Instant::now();
         let mut seen = lock(&self.seen);
-        let new = || Seen { nonce: theirs.nonce, beat: theirs.beat, at: now, round: 0, next: now, pause: FIRST_PAUSE };
-        let last = seen.entry(theirs.key).or_insert_with(new);
-        if last.nonce != theirs.nonce || last.beat < theirs.beat {
-            *last = Seen { pause: last.pause, ..new() };
+        let last = seen.entry(theirs.key).or_insert_with(|| Seen {
+            nonce: theirs.nonce,
+            beats: HashMap::new(),
+            at: now,
+            round: 0,
+            rounds: 0,
+            next: now,
+            pause: FIRST_PAUSE,
+        });
+        // One that nobody who is trusted has signed says of no time that its owner lives.
+        if theirs.every > 0 && last.beats.get(&theirs.nonce).is_none_or(|&beat| beat < theirs.beat) {
+            last.beats.insert(theirs.nonce, theirs.beat);
+            last.at = now;
+        }
+        if last.nonce != theirs.nonce {
+            (last.nonce, last.round) = (theirs.nonce, 0);
         }
         let every = Duration::from_millis(theirs.every).min(LONGEST);
         last.next = now + last.pause;
         last.pause = (last.pause * 2).min(LONGEST_PAUSE);
-        (now.duration_since(last.at) >= (every * SILENT).min(LONGEST), last.round)
+        Watched {
+            is_dead: now.duration_since(last.at) >= (every * SILENT).min(LONGEST),
+            round: last.round,
+            is_contested: last.rounds >= MOST_ROUNDS,
+        }
     }
 
     /// Somebody else was first to take a claim over: that one has as long again to do it.
     fn take_round(&self, key: &Key) {
         if let Some(seen) = lock(&self.seen).get_mut(key) {
             seen.round += 1;
+            seen.rounds += 1;
             seen.at = Instant::now();
         }
     }
@@ -244,7 +279,7 @@ impl Claims {
             return Ok(false);
         }
         let Some(theirs) = self.remote.client.block_on(find(&self.remote, key))?? else { return Ok(true) };
-        Ok(self.watch(&theirs).0 || theirs.store == self.remote.identity(store)?)
+        Ok(self.watch(&theirs).is_dead || theirs.store == self.remote.identity(store)?)
     }
 
     fn hold(&self, content: Content, election: Option<String>) -> Result<Claimed, RemoteError> {

@@ -3,12 +3,18 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
-    sync::{Mutex, mpsc::channel},
+    sync::{Arc, Mutex, mpsc::channel},
+    time::Duration,
 };
 
 use serde_json::Value;
-use twdag::digest::Digest;
+use twdag::{
+    digest::{Digest, Key},
+    remote::{Claimed, Claims, Keys, Mode, Remote, SigningKey},
+    store::Store,
+};
 
 use crate::{
     bucket_server::Treat,
@@ -50,7 +56,7 @@ impl Running {
 }
 
 /// A stage that ends when the test lets it, and gives something else each time.
-fn held_up(pipe: &std::path::Path) -> String {
+fn held_up(pipe: &Path) -> String {
     format!(
         r#""held": Command(run: ["sh", "-c", "cat {} - < /proc/sys/kernel/random/uuid > $0/held", "{{out}}"])"#,
         pipe.display()
@@ -67,7 +73,7 @@ impl Pipe {
         Self(folder)
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         self.0.path().join("pipe")
     }
 
@@ -120,7 +126,7 @@ fn a_claim_is_held_as_long_as_its_owner_gives_signs_of_life() {
 }
 
 /// How often the owner of a claim has written it; 0 while it is being replaced.
-fn beat(path: &std::path::Path) -> u64 {
+fn beat(path: &Path) -> u64 {
     let stored = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let claim = stored.and_then(|stored| serde_json::from_str::<Value>(stored["claim"].as_str()?).ok());
     claim.and_then(|claim| claim["beat"].as_u64()).unwrap_or(0)
@@ -212,7 +218,7 @@ fn a_claim_of_nobody_who_is_trusted_keeps_nobody_waiting() {
         member.place.write("twdag.ron", &format!("Workspace(version: 1, trusted_keys: [{:?}])\n", said.stdout.trim()));
         let plan: Value = serde_json::from_str(&stranger.output(&["plan", "graph.ron", "--json"]).stdout).unwrap();
         let key = plan["stages"][0]["key"].as_str().unwrap();
-        let folder = std::path::Path::new(team.address.strip_prefix("file://").unwrap());
+        let folder = Path::new(team.address.strip_prefix("file://").unwrap());
         let shelf = folder.join("v1/claims").join(&key[..2]);
         fs::create_dir_all(&shelf).unwrap();
         let stored = if content == "signed by nobody" {
@@ -230,6 +236,88 @@ fn a_claim_of_nobody_who_is_trusted_keeps_nobody_waiting() {
         assert_eq!((ran.code, ran.with_outcome("ran")), (Some(0), vec!["one".to_owned()]), "{content}: {ran:#?}");
         assert!(!ran.events.iter().any(|event| event["event"] == "stage-waiting"), "{content}: {ran:#?}");
     }
+}
+
+/// A machine without a run: its claims, and the store that they are told from others by.
+struct Claimant {
+    claims: Claims,
+    store: Store,
+    _folder: tempfile::TempDir,
+}
+
+impl Claimant {
+    fn new(team: &Team, key: &Path, every: Duration) -> Self {
+        let signing = SigningKey::read(key).unwrap();
+        let keys = Keys { trusted: vec![signing.public()], signing: Some(signing) };
+        let remote = Remote::new(team.address.parse().unwrap(), Mode::ReadWrite, keys);
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        Self { claims: Claims::new(Arc::new(remote), every), store, _folder: folder }
+    }
+
+    fn claim(&self, key: &Key) -> Claimed {
+        self.claims.claim(&self.store, key, "a test").unwrap()
+    }
+}
+
+/// A key that signs claims, in a folder of its own.
+fn signing_key() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.key");
+    SigningKey::create(&path).unwrap();
+    (folder, path)
+}
+
+const SHORTEST: Duration = Duration::from_millis(10);
+/// So many looks take longer than the longest silence of a claim that is written anew so often.
+const MANY: usize = 100_000;
+
+#[test]
+fn claims_of_the_past_keep_nobody_waiting_who_has_seen_them() {
+    let team = Team::in_a_folder();
+    let (_folder, signing) = signing_key();
+    let action: Key = Digest::of(b"an action").into();
+    let old: Vec<(PathBuf, Vec<u8>)> = (0..2)
+        .map(|_| {
+            let owner = Claimant::new(&team, &signing, SHORTEST);
+            let held = owner.claim(&action);
+            let path = team.files("claims").remove(0);
+            let bytes = fs::read(&path).unwrap();
+            drop(held);
+            owner.claims.finish();
+            (path, bytes)
+        })
+        .collect();
+    assert_ne!(old[0].1, old[1].1);
+    // Somebody puts one of them back before each look.
+    let waits = Claimant::new(&team, &signing, SHORTEST);
+    let mut put_back = old.iter().cycle().take(MANY);
+    let is_held = put_back.any(|(path, bytes)| {
+        fs::write(path, bytes).unwrap();
+        matches!(waits.claim(&action), Claimed::Held(_))
+    });
+    assert!(is_held, "old claims are no sign of life");
+}
+
+#[test]
+fn whoever_is_always_second_to_take_a_claim_over_waits_no_more() {
+    let team = Team::in_a_folder();
+    let (_folder, signing) = signing_key();
+    let action: Key = Digest::of(b"an action").into();
+    let claim = Path::new(team.address.strip_prefix("file://").unwrap()).join("v1/claims").join({
+        let name = action.to_string();
+        format!("{}/{}", &name[..2], &name[2..])
+    });
+    fs::create_dir_all(claim.parent().unwrap()).unwrap();
+    let waits = Claimant::new(&team, &signing, SHORTEST);
+    // Each look finds another claim of nobody, and that somebody takes it over.
+    let first = (0..MANY).find(|number| {
+        let nobody = number.to_string();
+        fs::write(&claim, &nobody).unwrap();
+        fs::write(claim.with_extension(format!("{}.0", Digest::of(nobody.as_bytes()))), "").unwrap();
+        matches!(waits.claim(&action), Claimed::Held(_))
+    });
+    assert_eq!(first, Some(4));
 }
 
 /// Stages that give something else on each machine, and that read each other.
