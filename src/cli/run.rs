@@ -1,6 +1,6 @@
 //! `twdag run`: computes what is not computed yet.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::num::NonZeroUsize;
 
 use clap::Args;
 
@@ -22,7 +22,7 @@ use crate::{
         self, Document, Plan, Status,
         settled::{Facts, JSON, Settled},
     },
-    remote::Tiers,
+    remote::{Heartbeat, Tiers},
     run::{
         cached::{CachedRun, KeptPlan},
         driver::{self, Options, Summary},
@@ -59,9 +59,9 @@ pub(super) struct Arguments {
     #[command(flatten)]
     remote: RemoteOptions,
     /// How often a run tells other machines that it is still at the stages that it has claimed in the remote store; one that was silent
-    /// for four times as long counts as dead
-    #[arg(long, value_name = "TIME", env = "TWDAG_REMOTE_HEARTBEAT", hide_env_values = true, default_value = "15s", value_parser = age)]
-    remote_heartbeat: Duration,
+    /// for four times as long counts as dead. From 0.01s to 150s; below 1s it costs many requests
+    #[arg(long, value_name = "TIME", env = "TWDAG_REMOTE_HEARTBEAT", hide_env_values = true, default_value = "15s", value_parser = heartbeat)]
+    remote_heartbeat: Heartbeat,
     /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
     #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
     resources: Vec<(String, Available)>,
@@ -74,6 +74,12 @@ pub(super) struct Arguments {
     /// After a failure, go on with stages that do not depend on it
     #[arg(long)]
     keep_going: bool,
+}
+
+fn heartbeat(text: &str) -> Result<Heartbeat, String> {
+    let expected =
+        || "expected 0.01s to 150s: other machines wait for four times as long before they count this one as dead";
+    Heartbeat::new(age(text)?).ok_or_else(|| expected().to_owned())
 }
 
 /// Runs and shows.

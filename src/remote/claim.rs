@@ -33,8 +33,6 @@ use crate::{
 const MOST: u64 = 64 << 10;
 /// An owner who was silent for so many of its intervals counts as dead.
 const SILENT: u32 = 4;
-/// Whatever a claim says, its owner is waited for no longer than this without a sign of life.
-const LONGEST: Duration = Duration::from_mins(10);
 /// The first and the longest pause before a claim of somebody else is looked at again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -42,6 +40,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const MOST_ROUNDS: u32 = 4;
 /// So many characters of what an owner says of itself are shown.
 const SHOWN: usize = 200;
+
+/// How often a run writes its claims anew: from [`SHORTEST`](Self::SHORTEST) to [`LONGEST`](Self::LONGEST), so that no owner is waited
+/// for longer than ten minutes without a sign of life, whatever its claim says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat(Duration);
+
+impl Heartbeat {
+    /// More often there is no use in it.
+    pub const SHORTEST: Duration = Duration::from_millis(10);
+    /// A dead owner is waited for four times as long.
+    pub const LONGEST: Duration = Duration::from_secs(150);
+
+    /// An interval; `None` if it is out of range.
+    pub fn new(every: Duration) -> Option<Self> {
+        (Self::SHORTEST..=Self::LONGEST).contains(&every).then_some(Self(every))
+    }
+}
 
 /// What stands in a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,8 +192,7 @@ impl Shared {
 
 impl Claims {
     /// The claims of a run, which writes them anew so often.
-    pub fn new(remote: Arc<Remote>, every: Duration) -> Self {
-        let every = every.clamp(Duration::from_millis(10), LONGEST);
+    pub fn new(remote: Arc<Remote>, Heartbeat(every): Heartbeat) -> Self {
         let (shared, seen, keeper) = (Arc::default(), Mutex::default(), Mutex::default());
         Self { remote, every, shared, seen, keeper }
     }
@@ -249,11 +263,11 @@ impl Claims {
         if last.nonce != theirs.nonce {
             (last.nonce, last.round) = (theirs.nonce, 0);
         }
-        let every = Duration::from_millis(theirs.every).min(LONGEST);
+        let every = Duration::from_millis(theirs.every).min(Heartbeat::LONGEST);
         last.next = now + last.pause;
         last.pause = (last.pause * 2).min(LONGEST_PAUSE);
         Watched {
-            is_dead: now.duration_since(last.at) >= (every * SILENT).min(LONGEST),
+            is_dead: now.duration_since(last.at) >= every * SILENT,
             round: last.round,
             is_contested: last.rounds >= MOST_ROUNDS,
         }

@@ -40,7 +40,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use address::Address;
-pub use claim::{Claim, Claimed, Claims};
+pub use claim::{Claim, Claimed, Claims, Heartbeat};
 pub use error::RemoteError;
 pub use known::Known;
 pub use pull::Pulled;

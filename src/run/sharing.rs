@@ -16,7 +16,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{Plan, Status},
-    remote::{Claim, Claimed, Claims, Pulled, Pushed, Remote, RemoteError},
+    remote::{Claim, Claimed, Claims, Heartbeat, Pulled, Pushed, Remote, RemoteError},
     store::Store,
 };
 
@@ -113,7 +113,7 @@ impl Sharing {
     /// A remote store; with an error if it could not be reached, so that it is not asked again.
     ///
     /// What this run claims there is written anew after every `heartbeat`.
-    pub fn new(remote: Remote, error: Option<&RemoteError>, heartbeat: Duration) -> Self {
+    pub fn new(remote: Remote, error: Option<&RemoteError>, heartbeat: Heartbeat) -> Self {
         let summary = RemoteSummary {
             store: remote.address().to_string(),
             problem: error.map(ToString::to_string),

@@ -6,13 +6,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
     sync::{Arc, Mutex, mpsc::channel},
-    time::Duration,
 };
 
 use serde_json::Value;
 use twdag::{
     digest::{Digest, Key},
-    remote::{Claimed, Claims, Keys, Mode, Remote, SigningKey},
+    remote::{Claimed, Claims, Heartbeat, Keys, Mode, Remote, SigningKey},
     store::Store,
 };
 
@@ -199,11 +198,11 @@ fn a_machine_does_not_wait_for_its_own_run_that_was_killed() {
     let team = Team::in_a_folder();
     let pipe = Pipe::new();
     let machine = team.machine(&[&held_up(&pipe.path())]);
-    let mut one = Running::start(&machine, "10min");
+    let mut one = Running::start(&machine, "150s");
     one.wait_for("stage-started");
     one.child.kill().unwrap();
     one.child.wait().unwrap();
-    let mut again = Running::start(&machine, "10min");
+    let mut again = Running::start(&machine, "150s");
     again.wait_for("stage-started");
     pipe.open();
     assert_eq!(again.finish().with_outcome("ran"), ["held"]);
@@ -238,6 +237,19 @@ fn a_claim_of_nobody_who_is_trusted_keeps_nobody_waiting() {
     }
 }
 
+#[test]
+fn a_heartbeat_that_would_count_the_living_as_dead_is_refused() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&CHAIN[..1]);
+    for wrong in ["0s", "0.009s", "151s", "10min"] {
+        let said = machine.output(&["run", "graph.ron", "--remote-heartbeat", wrong]);
+        assert_eq!(said.code, Some(2), "{said:#?}");
+        assert!(said.stderr.contains(&format!("invalid value '{wrong}'")), "{said:#?}");
+        assert!(said.stderr.contains("expected 0.01s to 150s: other machines wait"), "{said:#?}");
+    }
+    assert_eq!(machine.run(&["--remote-heartbeat", "150s"]).code, Some(0));
+}
+
 /// A machine without a run: its claims, and the store that they are told from others by.
 struct Claimant {
     claims: Claims,
@@ -246,13 +258,13 @@ struct Claimant {
 }
 
 impl Claimant {
-    fn new(team: &Team, key: &Path, every: Duration) -> Self {
+    fn new(team: &Team, key: &Path, heartbeat: Heartbeat) -> Self {
         let signing = SigningKey::read(key).unwrap();
         let keys = Keys { trusted: vec![signing.public()], signing: Some(signing) };
         let remote = Remote::new(team.address.parse().unwrap(), Mode::ReadWrite, keys);
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
-        Self { claims: Claims::new(Arc::new(remote), every), store, _folder: folder }
+        Self { claims: Claims::new(Arc::new(remote), heartbeat), store, _folder: folder }
     }
 
     fn claim(&self, key: &Key) -> Claimed {
@@ -268,7 +280,10 @@ fn signing_key() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-const SHORTEST: Duration = Duration::from_millis(10);
+fn shortest() -> Heartbeat {
+    Heartbeat::new(Heartbeat::SHORTEST).unwrap()
+}
+
 /// So many looks take longer than the longest silence of a claim that is written anew so often.
 const MANY: usize = 100_000;
 
@@ -279,7 +294,7 @@ fn claims_of_the_past_keep_nobody_waiting_who_has_seen_them() {
     let action: Key = Digest::of(b"an action").into();
     let old: Vec<(PathBuf, Vec<u8>)> = (0..2)
         .map(|_| {
-            let owner = Claimant::new(&team, &signing, SHORTEST);
+            let owner = Claimant::new(&team, &signing, shortest());
             let held = owner.claim(&action);
             let path = team.files("claims").remove(0);
             let bytes = fs::read(&path).unwrap();
@@ -290,7 +305,7 @@ fn claims_of_the_past_keep_nobody_waiting_who_has_seen_them() {
         .collect();
     assert_ne!(old[0].1, old[1].1);
     // Somebody puts one of them back before each look.
-    let waits = Claimant::new(&team, &signing, SHORTEST);
+    let waits = Claimant::new(&team, &signing, shortest());
     let mut put_back = old.iter().cycle().take(MANY);
     let is_held = put_back.any(|(path, bytes)| {
         fs::write(path, bytes).unwrap();
@@ -309,7 +324,7 @@ fn whoever_is_always_second_to_take_a_claim_over_waits_no_more() {
         format!("{}/{}", &name[..2], &name[2..])
     });
     fs::create_dir_all(claim.parent().unwrap()).unwrap();
-    let waits = Claimant::new(&team, &signing, SHORTEST);
+    let waits = Claimant::new(&team, &signing, shortest());
     // Each look finds another claim of nobody, and that somebody takes it over.
     let first = (0..MANY).find(|number| {
         let nobody = number.to_string();
