@@ -347,25 +347,24 @@ impl Claims {
 fn keep(remote: &Remote, shared: &Shared, ended: &Receiver<Ended>, every: Duration) {
     let mut next = Instant::now() + every;
     loop {
-        match ended.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok((key, held)) => take_away(remote, &key, held, every),
-            Err(RecvTimeoutError::Timeout) => {
-                let keys: Vec<Key> = lock(&shared.held).keys().copied().collect();
-                for key in &keys {
-                    write_anew(remote, shared, key, every);
-                }
-                next = Instant::now() + every;
+        // Also while much ends: what is held must not fall silent for that.
+        if next <= Instant::now() {
+            let keys: Vec<Key> = lock(&shared.held).keys().copied().collect();
+            for key in &keys {
+                write_anew(remote, shared, key, every);
             }
+            next = Instant::now() + every;
+        }
+        match ended.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok((key, held)) => take_away(remote, &key, held),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-/// Whether a claim that was not written for long is still there. Others may have taken it over.
-fn is_mine(remote: &Remote, content: &Content, written: Instant, every: Duration) -> Result<bool, RemoteError> {
-    if written.elapsed() < every * 2 {
-        return Ok(true);
-    }
+/// Whether a claim is still there. Others may have taken it over.
+fn is_mine(remote: &Remote, content: &Content) -> Result<bool, RemoteError> {
     let there = remote.client.block_on(find(remote, &content.key))??;
     Ok(there.is_some_and(|there| there.nonce == content.nonce))
 }
@@ -376,7 +375,9 @@ fn write_anew(remote: &Remote, shared: &Shared, key: &Key, every: Duration) {
         return;
     };
     content.beat += 1;
-    match is_mine(remote, &content, written, every) {
+    // What was not written for long may be somebody else's.
+    let is_mine = if written.elapsed() < every * 2 { Ok(true) } else { is_mine(remote, &content) };
+    match is_mine {
         Ok(true) => {}
         Ok(false) => {
             lock(&shared.held).remove(key);
@@ -392,10 +393,11 @@ fn write_anew(remote: &Remote, shared: &Shared, key: &Key, every: Duration) {
     }
 }
 
-fn take_away(remote: &Remote, key: &Key, held: Held, every: Duration) {
-    let Held { content, election, written, .. } = held;
-    // What stays falls silent, and is taken over by whoever wants the action.
-    let mine = is_mine(remote, &content, written, every).is_ok_and(|mine| mine).then(|| name(key));
+fn take_away(remote: &Remote, key: &Key, held: Held) {
+    let Held { content, election, .. } = held;
+    // Looked at first: another machine, or another process of this one, may have it by now. What stays falls silent, and is taken
+    // over by whoever wants the action.
+    let mine = is_mine(remote, &content).is_ok_and(|mine| mine).then(|| name(key));
     for object in mine.into_iter().chain(election) {
         let _ = remote.client.block_on(remote.client.delete(&object));
     }

@@ -7,9 +7,9 @@ use crate::{remote, store::Claim};
 /// The right to compute an action. It ends when this is dropped and no worker holds the file any more.
 #[derive(Debug)]
 pub(super) struct Turn {
-    here: Claim,
-    /// If there is a team.
+    /// If there is a team. It goes first: whoever is next on this machine must find no claim of this one there.
     _there: Option<remote::Claim>,
+    here: Claim,
 }
 
 impl Turn {

@@ -315,6 +315,28 @@ fn claims_of_the_past_keep_nobody_waiting_who_has_seen_them() {
 }
 
 #[test]
+fn a_claim_that_ends_leaves_that_of_a_successor() {
+    let team = Team::in_a_folder();
+    let (_folder, signing) = signing_key();
+    let action: Key = Digest::of(b"an action").into();
+    let longest = Heartbeat::new(Heartbeat::LONGEST).unwrap();
+    let owner = Claimant::new(&team, &signing, longest);
+    let Claimed::Held(first) = owner.claim(&action) else { panic!("nobody else wants it") };
+    // Another process of the same store counts it as left behind.
+    let next = Claimant { store: Store::open(owner.store.root()).unwrap(), ..Claimant::new(&team, &signing, longest) };
+    let Claimed::Held(_second) = next.claim(&action) else { panic!("it is the same machine") };
+    let path = team.files("claims").remove(0);
+    let nonce = |bytes: Vec<u8>| {
+        let stored: Value = serde_json::from_slice(&bytes).unwrap();
+        serde_json::from_str::<Value>(stored["claim"].as_str().unwrap()).unwrap()["nonce"].clone()
+    };
+    let before = nonce(fs::read(&path).unwrap());
+    drop(first);
+    owner.claims.finish();
+    assert_eq!(nonce(fs::read(&path).unwrap()), before);
+}
+
+#[test]
 fn whoever_is_always_second_to_take_a_claim_over_waits_no_more() {
     let team = Team::in_a_folder();
     let (_folder, signing) = signing_key();
