@@ -219,7 +219,7 @@ impl Claims {
     fn look(&self, mine: &Content, bytes: Vec<u8>) -> Result<Claimed, RemoteError> {
         let (client, key) = (&self.remote.client, &mine.key);
         let Some(theirs) = client.block_on(find(&self.remote, key))?? else {
-            return Ok(Claimed::Busy("a machine that is done in this moment".to_owned()));
+            return Ok(Claimed::Busy("another machine, which has just ended".to_owned()));
         };
         let busy = Claimed::Busy(format!(
             "{}, since {}",

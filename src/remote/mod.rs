@@ -6,6 +6,7 @@
 //! v1/segments/NUMBER    records: the index, a log of segments that never change
 //! v1/checkpoints/NUMBER all that the segments up to that number say, in one object
 //! v1/claims/ab/REST     who computes an action now
+//! v1/claims/ab/REST.NONCE.ROUND who takes over the claim with that nonce
 //! v1/latest             where the log may end; only a hint
 //! ```
 //!
