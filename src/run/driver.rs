@@ -215,8 +215,8 @@ impl<'a> Driver<'a> {
         let mut patience: Option<Instant> = None;
         loop {
             if let Some(outcome) = self.carry_out(std::mem::take(&mut effects)) {
-                let secured = self.secure_all(&mut signals).await;
-                self.share_all(&mut signals).await;
+                let (secured, is_stopped) = self.secure_all(&mut signals).await;
+                self.share_all(&mut signals, is_stopped).await;
                 return Ok(self.finish(outcome, secured));
             }
             let out_of_patience = async {

@@ -17,31 +17,37 @@ use crate::{
 };
 
 impl Driver<'_> {
-    /// Waits until the disk has all results, or a signal arrives.
-    pub(super) async fn secure_all(&mut self, signals: &mut Signals) -> Secured {
+    /// Waits until the disk has all results, or a signal arrives; says whether one has.
+    pub(super) async fn secure_all(&mut self, signals: &mut Signals) -> (Secured, bool) {
         let shared = Arc::clone(&self.shared);
         let all = tokio::task::spawn_blocking(move || shared.securing.finish());
         tokio::select! {
-            secured = all => secured.unwrap_or_default(),
+            secured = all => (secured.unwrap_or_default(), false),
             signal = signals.next() => {
                 self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: true });
                 let warning = "the run was stopped before the disk had all that it has recorded; a power cut now could lose some of it";
-                Secured { failed: None, warnings: vec![warning.to_owned()] }
+                (Secured { failed: None, warnings: vec![warning.to_owned()] }, true)
             }
         }
     }
 
-    /// Waits until the remote store has what it should get, or a signal arrives.
-    pub(super) async fn share_all(&mut self, signals: &mut Signals) {
+    /// Waits until the remote store has what it should get, or a signal arrives; not at all if one has arrived.
+    pub(super) async fn share_all(&mut self, signals: &mut Signals, is_stopped: bool) {
         let shared = Arc::clone(&self.shared);
         let Some(sharing) = &shared.sharing else { return };
-        let stopped = tokio::select! {
-            () = sharing.finish() => None,
-            signal = signals.next() => Some(signal),
-        };
+        let (mut is_done, mut signal) = (false, None);
+        tokio::select! {
+            // In this order: what is begun to be given is counted, and what is done is done.
+            biased;
+            () = sharing.finish() => is_done = true,
+            () = std::future::ready(()), if is_stopped => {}
+            arrived = signals.next() => signal = Some(arrived),
+        }
         sharing.count();
-        if let Some(signal) = stopped {
+        if !is_done {
             sharing.leave().await;
+        }
+        if let Some(signal) = signal {
             self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: false });
         }
         self.tell_of_sharing();
