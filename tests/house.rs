@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// For each room of `stages/src/`, the rooms that it may use: the floors know no room above them.
 const FLOORS: &[(&str, &[&str])] = &[
     ("stage", &["stage"]),
+    ("bucket", &["bucket"]),
     ("model", &["model", "stage"]),
     ("data", &["data", "stage"]),
     ("weighting", &["weighting", "stage"]),

@@ -1,24 +1,13 @@
 //! Addresses of remote stores. Credentials come from the environment and never stand in an address.
 
-use std::{env, fmt, fs, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, fs, path::PathBuf, str::FromStr, sync::Arc};
 
-use object_store::{
-    ClientConfigKey, ObjectStore, RetryConfig,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    local::LocalFileSystem,
-    path::Path,
-};
+use object_store::{ObjectStore, local::LocalFileSystem, path::Path};
+use twdag_stages::bucket;
 use url::Url;
 
-use super::{RemoteError, client::retries};
+use super::RemoteError;
 use crate::digest::Digest;
-
-/// How long a connection may take to come about.
-const CONNECT: &str = "5 seconds";
-/// How long one request may take; large objects take many.
-const REQUEST: &str = "2 minutes";
 
 /// Where a remote store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +50,7 @@ impl fmt::Display for Address {
 impl Address {
     /// A name for files that belong to this remote store. The same bucket at another endpoint is another store.
     pub(super) fn name(&self) -> String {
-        let endpoint = if self.0.scheme() == "s3" { endpoint().unwrap_or_default() } else { String::new() };
+        let endpoint = if self.0.scheme() == "s3" { bucket::endpoint().unwrap_or_default() } else { String::new() };
         Digest::of(format!("{}\n{endpoint}", self.0).as_bytes()).to_string()
     }
 
@@ -73,82 +62,16 @@ impl Address {
     /// Opens it; the path below which everything lies. Asks nothing of it yet.
     pub(super) fn open(&self) -> Result<(Arc<dyn ObjectStore>, Path), RemoteError> {
         let unusable = |problem: String| RemoteError::Unusable { address: self.clone(), problem };
-        let failed = |error: object_store::Error| unusable(super::client::told(&error));
-        let retry: RetryConfig = retries();
-        let prefix = Path::from_url_path(self.0.path()).map_err(|error| unusable(error.to_string()))?;
-        let store: Arc<dyn ObjectStore> = match self.0.scheme() {
-            "s3" => {
-                if endpoint().is_some_and(|endpoint| holds_credentials(&endpoint)) {
-                    let problem = "the URL of its server in AWS_ENDPOINT_URL holds a user or a password; put credentials into \
-                                   AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-                    return Err(unusable(problem.to_owned()));
-                }
-                let key = AmazonS3ConfigKey::Client;
-                let mut builder = AmazonS3Builder::from_env()
-                    .with_url(self.0.as_str())
-                    .with_retry(retry)
-                    .with_config(key(ClientConfigKey::ConnectTimeout), CONNECT)
-                    .with_config(key(ClientConfigKey::Timeout), REQUEST);
-                if endpoint().is_some_and(|endpoint| is_on_this_machine(&endpoint)) {
-                    builder = builder.with_config(key(ClientConfigKey::AllowHttp), "true");
-                }
-                Arc::new(builder.build().map_err(failed)?)
-            }
-            "gs" => {
-                let key = GoogleConfigKey::Client;
-                let builder = GoogleCloudStorageBuilder::from_env()
-                    .with_url(self.0.as_str())
-                    .with_retry(retry)
-                    .with_config(key(ClientConfigKey::ConnectTimeout), CONNECT)
-                    .with_config(key(ClientConfigKey::Timeout), REQUEST);
-                Arc::new(builder.build().map_err(failed)?)
-            }
-            "az" => {
-                let key = AzureConfigKey::Client;
-                let builder = MicrosoftAzureBuilder::from_env()
-                    .with_url(self.0.as_str())
-                    .with_retry(retry)
-                    .with_config(key(ClientConfigKey::ConnectTimeout), CONNECT)
-                    .with_config(key(ClientConfigKey::Timeout), REQUEST);
-                Arc::new(builder.build().map_err(failed)?)
-            }
-            _ => {
-                let folder = self.folder().ok_or_else(|| unusable("it is no path of this machine".to_owned()))?;
-                // One that is not there may be a file server that is not mounted.
-                if !fs::metadata(&folder).is_ok_and(|found| found.is_dir()) {
-                    return Err(unusable("there is no such folder; create it, or mount it".to_owned()));
-                }
-                let store = LocalFileSystem::new_with_prefix(folder).map_err(failed)?;
-                return Ok((Arc::new(store.with_fsync(true)), Path::default()));
-            }
-        };
-        Ok((store, prefix))
-    }
-}
-
-/// The endpoint that the environment names for S3.
-fn endpoint() -> Option<String> {
-    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-        .into_iter()
-        .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
-}
-
-/// Whether a URL names a user, so that messages that show it might tell a secret.
-fn holds_credentials(endpoint: &str) -> bool {
-    match Url::parse(endpoint) {
-        Ok(url) => !url.username().is_empty() || url.password().is_some(),
-        Err(_) => endpoint.contains('@'),
-    }
-}
-
-/// Whether an address without encryption never leaves this machine.
-fn is_on_this_machine(endpoint: &str) -> bool {
-    let Ok(url) = Url::parse(endpoint) else { return false };
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+        if bucket::is_bucket(&self.0) {
+            return bucket::open(&self.0).map_err(unusable);
+        }
+        let folder = self.folder().ok_or_else(|| unusable("it is no path of this machine".to_owned()))?;
+        // One that is not there may be a file server that is not mounted.
+        if !fs::metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            return Err(unusable("there is no such folder; create it, or mount it".to_owned()));
+        }
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| unusable(bucket::told(&error)))?;
+        Ok((Arc::new(store.with_fsync(true)), Path::default()))
     }
 }
 
@@ -166,11 +89,5 @@ mod tests {
         }
         let refused = "s3://user:geheim@team/x".parse::<Address>().unwrap_err().to_string();
         assert!(!refused.contains("geheim") && refused.contains("credentials into the environment"), "{refused}");
-    }
-
-    #[test]
-    fn only_this_machine_is_spoken_to_without_encryption() {
-        assert!(is_on_this_machine("http://127.0.0.1:8333") && is_on_this_machine("http://localhost:9000"));
-        assert!(!is_on_this_machine("http://127.0.0.1.example.org") && !is_on_this_machine("http://10.0.0.1:9000"));
     }
 }

@@ -1,23 +1,19 @@
 //! Requests. Threads and connections come with the first one.
 
 use std::{
-    fmt::Write as _,
     future::Future,
     ops::Range,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use object_store::{
-    BackoffConfig, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
-    path::Path,
-};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart, path::Path};
 use tokio::runtime::Runtime;
+use twdag_stages::bucket::told;
 
 use super::{Address, RemoteError, folder::SharedFolder};
 
@@ -31,19 +27,6 @@ const MOST_AT_ONCE: u64 = 320 << 20;
 const CLOSE: u64 = 1 << 20;
 /// A multipart upload has at most 10,000 pieces.
 const MOST_PIECES: u64 = 9_000;
-
-/// How requests are repeated: with a pause that grows and is drawn at random, for a bounded time.
-pub(super) fn retries() -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(5),
-            base: 2.0,
-        },
-        max_retries: 6,
-        retry_timeout: Duration::from_mins(1),
-    }
-}
 
 /// The way to a remote store.
 pub(super) struct Client {
@@ -324,20 +307,4 @@ async fn whole_range(store: &dyn ObjectStore, path: &Path, range: Range<u64>) ->
 /// The length of the pieces that a large object is sent in.
 pub(super) fn piece_of(size: u64) -> u64 {
     PIECE.max(size.div_ceil(MOST_PIECES))
-}
-
-/// An error with its causes, each once, without what a server's page says around it.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let more = next.to_string();
-        if !text.contains(&more) {
-            // Writing to a string does not fail.
-            let _ = write!(text, ": {more}");
-        }
-        cause = next.source();
-    }
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() > 600 { line.chars().take(600).chain("…".chars()).collect() } else { line }
 }

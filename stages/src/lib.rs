@@ -4,6 +4,7 @@
 //! Start at [`stage::Kind`] (what a stage kind is) and [`registry`] (the list of all kinds); each kind has a
 //! room of its own, and the rooms stand on two shared floors, [`data`] and [`model`].
 
+pub mod bucket;
 pub mod command;
 pub mod data;
 pub mod download;

@@ -1,5 +1,7 @@
 //! A real S3 server on this machine, and a proxy before it that counts requests and can be asked to misbehave.
 
+#![allow(dead_code, unreachable_pub, reason = "a room of several test targets, of which each uses its own share")]
+
 use std::{
     collections::BTreeMap,
     env, fs,

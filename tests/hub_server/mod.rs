@@ -44,6 +44,8 @@ pub enum Treat {
     Lie,
     /// The whole file, whatever was asked for.
     Whole,
+    /// The same, without telling how long it is; the connection ends after so many bytes.
+    Unmeasured(usize),
 }
 
 /// What was asked for.
@@ -208,7 +210,11 @@ fn send(stream: &mut TcpStream, request: &Request, answer: Answer, treat: Treat,
         Ok((content, more)) => {
             headers = more;
             body = content;
-            if let (Some((from, to)), false) = (range, matches!(treat, Treat::Whole)) {
+            let in_pieces = !matches!(treat, Treat::Whole | Treat::Unmeasured(_));
+            if let (Some(_), true, true) = (range, in_pieces, body.is_empty()) {
+                headers.push(("Content-Range", "bytes */0".to_owned()));
+                status = 416;
+            } else if let (Some((from, to)), true) = (range, in_pieces) {
                 let to = to.min(body.len() - 1);
                 headers.push(("Content-Range", format!("bytes {from}-{to}/{}", body.len())));
                 status = 206;
@@ -220,17 +226,17 @@ fn send(stream: &mut TcpStream, request: &Request, answer: Answer, treat: Treat,
             headers.push(("X-Error-Code", code.to_owned()));
         }
     }
-    let mut end = body.len();
+    let (mut end, is_measured) = (body.len(), !matches!(treat, Treat::Unmeasured(_)));
     match treat {
         Treat::Well | Treat::Whole => {}
-        Treat::Cut(bytes) => end = end.min(bytes),
+        Treat::Cut(bytes) | Treat::Unmeasured(bytes) => end = end.min(bytes),
         Treat::Refuse(with, more) => (status, headers, body, end) = (with, more, Vec::new(), 0),
         Treat::Redirect(to) => (status, headers, body, end) = (307, vec![("Location", to)], Vec::new(), 0),
         Treat::Lie => body.iter_mut().for_each(|byte| *byte ^= 1),
     }
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head =
-        format!("HTTP/1.1 {status} As Asked\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let length = if is_measured { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+    let head = format!("HTTP/1.1 {status} As Asked\r\n{headers}{length}Connection: close\r\n\r\n");
     if stream.write_all(head.as_bytes()).is_ok() && stream.write_all(&body[..end]).is_ok() && request.is_for_a_file() {
         sent.fetch_add(end as u64, Ordering::Relaxed);
     }

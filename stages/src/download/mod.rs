@@ -1,18 +1,23 @@
-//! Brings files into the store: from this machine, over https with a pinned digest, or from a model hub.
+//! Brings files into the store: from this machine, over https or from buckets with a pinned digest, or from a model hub.
 
 mod address;
+mod disk;
 mod hub;
 mod local;
+mod origin;
+mod partial;
 mod pin;
-mod remote;
+mod pinned;
+mod request;
+mod transfer;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use self::hub::Repository;
 use crate::stage::{
-    Context, Estimate, Kind, Numerics, Outlook, Outlooks, SettingError, Source, SourcePath, StageError,
+    Context, Estimate, Kind, Manner, Numerics, Outlook, Outlooks, SettingError, Source, SourcePath, StageError,
 };
 
 /// The commit that a branch of a hub stood at, if a warning of a `Download` tells of one.
@@ -51,10 +56,10 @@ pub enum From {
         #[serde(default)]
         name: Option<String>,
     },
-    /// Files from https (or http on this machine) whose digests are known.
+    /// Files whose digests are known, from https (or http on this machine) and from buckets.
     Url {
-        /// File name in the artifact -> address and digest.
-        files: std::collections::BTreeMap<String, Pinned>,
+        /// File name in the artifact -> addresses and digest.
+        files: BTreeMap<String, Pinned>,
     },
     /// Files of a model or dataset of a hub that speaks the Hugging Face protocol. `HF_TOKEN`, `HF_ENDPOINT`,
     /// `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` are honoured; none of them changes the key.
@@ -91,8 +96,12 @@ fn default_revision() -> String {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pinned {
-    /// The address. It enters keys and records, so it must hold no password.
+    /// The address: `https://`, or `s3://`, `gs://`, `az://` with bucket and path. It enters keys and records, so it must hold
+    /// no password.
     pub url: String,
+    /// Other addresses of the same bytes, asked in this order if the first does not give them. They do not enter the key.
+    #[serde(default)]
+    pub mirrors: Manner<Vec<String>>,
     /// `sha256:HEX` or `blake3:HEX`.
     pub digest: String,
 }
@@ -101,7 +110,7 @@ impl Kind for Download {
     const NAME: &'static str = "Download";
     const REVISION: u32 = 1;
     const SUMMARY: &'static str =
-        "Brings files into the store: from this machine, over https with a pinned digest, or from a model hub.";
+        "Brings files into the store: from this machine, by an address and a pinned digest, or from a model hub.";
     const NUMERICS: Numerics = Numerics::Exact;
 
     fn check(&self) -> Result<(), SettingError> {
@@ -119,7 +128,7 @@ impl Kind for Download {
                 }
                 for (name, pinned) in files {
                     local::check_name("from.files", name)?;
-                    address::check(&format!("from.files.{name}.url"), &pinned.url)?;
+                    pinned.addresses(name)?;
                     pin::Pin::parse(&format!("from.files.{name}.digest"), &pinned.digest)?;
                 }
                 Ok(())
@@ -155,7 +164,7 @@ impl Kind for Download {
         match &self.from {
             From::Folder { path, below, files } => local::folder(&path.join(below), files, context),
             From::File { path, name } => local::file(path, name.as_deref(), context),
-            From::Url { files } => remote::fetch(files, context),
+            From::Url { files } => pinned::fetch(files, context),
             From::Hub { repository, holds, revision, files } => {
                 hub::fetch(Repository { name: repository, kind: *holds, revision }, files, context)
             }
@@ -165,6 +174,18 @@ impl Kind for Download {
 
 /// How often a wish to stop is noticed while waiting for the network.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// Does work that waits for the network, until it ends or the stage is asked to stop.
+fn on_the_network(context: &Context, work: impl Future<Output = Result<(), StageError>>) -> Result<(), StageError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(StageError::io("start", "the network runtime"))?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            () = canceled(context) => Err(StageError::Canceled),
+        }
+    })
+}
 
 /// Ends when the stage is asked to stop.
 async fn canceled(context: &Context) {

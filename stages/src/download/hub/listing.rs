@@ -4,14 +4,14 @@ use reqwest::{Response, header::LINK};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use super::{
-    Repository,
-    environment::Environment,
-    request::{Requests, cause, failed},
-};
+use super::{answers::Answers, environment::Environment};
 use crate::{
-    download::{local::check_name, pin::Pin},
-    stage::StageError,
+    download::{
+        local::check_name,
+        pin::Pin,
+        request::{PATIENCE, Requests, cause, failed},
+    },
+    stage::{Context, StageError},
 };
 
 /// A file of a commit.
@@ -53,15 +53,16 @@ pub(super) fn is_commit(revision: &str) -> bool {
 /// The commit that a branch or tag is at now.
 pub(super) async fn commit(
     requests: &Requests<'_>,
-    environment: &Environment,
-    repository: Repository<'_>,
+    answers: &Answers<'_>,
+    context: &Context,
 ) -> Result<String, StageError> {
+    let Answers { environment, repository } = *answers;
     if is_commit(repository.revision) {
         return Ok(repository.revision.to_owned());
     }
     let url = repository.api(environment, &["revision", repository.revision])?;
-    let response = requests.get(&url, None).await?;
-    requests.tell_of_a_move(&url, &response);
+    let response = requests.get(&url, None, PATIENCE).await?;
+    answers.tell_of_a_move(&url, &response, context);
     let found: Revision = json(&url, response).await?;
     if !is_commit(&found.sha) {
         return Err(odd(&url, &format!("the commit `{}`", found.sha)));
@@ -72,17 +73,18 @@ pub(super) async fn commit(
 /// All files of a commit.
 pub(super) async fn files(
     requests: &Requests<'_>,
-    environment: &Environment,
-    repository: Repository<'_>,
+    answers: &Answers<'_>,
+    context: &Context,
     commit: &str,
 ) -> Result<Vec<RemoteFile>, StageError> {
+    let Answers { environment, repository } = *answers;
     let mut url = repository.api(environment, &["tree", commit])?;
     url.query_pairs_mut().append_pair("recursive", "true");
     let mut files = Vec::new();
     loop {
-        let response = requests.get(&url, None).await?;
+        let response = requests.get(&url, None, PATIENCE).await?;
         if is_commit(repository.revision) {
-            requests.tell_of_a_move(&url, &response);
+            answers.tell_of_a_move(&url, &response, context);
         }
         let next = next_page(&response, environment);
         let entries: Vec<Entry> = json(&url, response).await?;

@@ -1,25 +1,28 @@
 //! Models and datasets of a hub that speaks the Hugging Face protocol.
 
+mod answers;
 mod cache;
 mod environment;
 mod known;
 mod listing;
-mod request;
-mod transfer;
 
-use std::{fs, path::Path};
-
+use futures_util::{TryStreamExt, stream};
 use url::Url;
 
-use self::{cache::Cache, environment::Environment, listing::RemoteFile, request::Requests, transfer::Transfer};
-use super::{Holding, canceled, local};
+use self::{answers::Answers, cache::Cache, environment::Environment, listing::RemoteFile};
+use super::{
+    Holding,
+    disk::{check_space, deliver},
+    local, on_the_network,
+    origin::{Extent, Origin},
+    partial::Partial,
+    request::{PATIENCE, Requests},
+    transfer::{CONNECTIONS, Fault, Transfer},
+};
 use crate::{
     model::Cost,
     stage::{Context, Outlook, SettingError, StageError},
 };
-
-/// Bytes that stay free on the disk for everything else.
-const RESERVE: u64 = 64 << 20;
 
 /// What a `Download` from a hub names.
 #[derive(Clone, Copy)]
@@ -104,14 +107,7 @@ pub(super) fn fetch(repository: Repository<'_>, patterns: &[String], context: &C
     if environment.offline {
         return offline(repository, patterns, cache.as_ref(), context);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(StageError::io("start", "the network runtime"))?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = online(repository, patterns, &environment, cache.as_ref(), context) => result,
-            () = canceled(context) => Err(StageError::Canceled),
-        }
-    })
+    on_the_network(context, online(repository, patterns, &environment, cache.as_ref(), context))
 }
 
 async fn online(
@@ -121,12 +117,13 @@ async fn online(
     cache: Option<&Cache>,
     context: &Context,
 ) -> Result<(), StageError> {
-    let requests = Requests::new(environment, repository, context)?;
-    let commit = listing::commit(&requests, environment, repository).await?;
+    let answers = Answers { environment, repository };
+    let requests = Requests::new(environment.token.clone(), &answers, context)?;
+    let commit = listing::commit(&requests, &answers, context).await?;
     if commit != repository.revision {
         context.warn(pin_advice(repository, &commit));
     }
-    let all = listing::files(&requests, environment, repository, &commit).await?;
+    let all = listing::files(&requests, &answers, context, &commit).await?;
     let files = choose(repository, all, patterns)?;
     let (mut cached, mut remote) = (Vec::new(), Vec::new());
     for file in files {
@@ -135,12 +132,40 @@ async fn online(
             None => remote.push(file),
         }
     }
-    let transfer = Transfer::new(&requests, &remote, context)?;
+    let partials = remote.iter().map(|file| {
+        let partial = Partial::open(&file.pin, context.scratch())?;
+        partial.expect(file.size)?;
+        Ok::<_, StageError>(partial)
+    });
+    let partials: Vec<Partial> = partials.collect::<Result<_, _>>()?;
+    let transfer = Transfer::new(&partials, context);
     check_space(transfer.missing(), context.scratch())?;
-    transfer.run().await?;
-    let fetched = transfer.paths().map(|(file, path)| (file.path.as_str(), path));
+    let files = remote.iter().zip(&partials).map(Ok);
+    let fetched = stream::iter(files).try_for_each_concurrent(CONNECTIONS, async |(file, partial)| {
+        let origin = Origin::Web { requests: &requests, url: file.url.clone(), patience: PATIENCE };
+        let extent = Extent { size: Some(file.size), in_pieces: true };
+        transfer.fetch(partial, &origin, extent).await.map_err(|fault| hub_fault(fault, file))
+    });
+    let fetched = fetched.await;
+    transfer.note()?;
+    fetched?;
+    let fetched = remote.iter().zip(&partials).map(|(file, partial)| (file.path.as_str(), partial.path()));
     let cached = cached.iter().map(|(name, path)| (name.as_str(), path.as_path()));
     cached.chain(fetched).try_for_each(|(name, path)| deliver(name, path, context))
+}
+
+fn hub_fault(fault: Fault, file: &RemoteFile) -> StageError {
+    match fault {
+        Fault::Origin(error) | Fault::Machine(error) => error,
+        Fault::WrongBytes(found) => {
+            let problem = format!(
+                "the bytes that the hub sends have the digest {found}, its list of files says {}; run again, and if it stays \
+                 so, do not trust this hub",
+                file.pin
+            );
+            StageError::input(&file.path, problem)
+        }
+    }
 }
 
 /// Takes all files from the cache. Which files a commit has is known to the hub alone, so patterns cannot be resolved.
@@ -220,34 +245,6 @@ fn choose(
         return Err(StageError::input(repository.name, "the repository holds no file"));
     }
     Ok(all)
-}
-
-/// Refuses a download for which there is no room.
-fn check_space(missing: u64, folder: &Path) -> Result<(), StageError> {
-    let found =
-        rustix::fs::statvfs(folder).map_err(|error| StageError::io("look for room in", folder)(error.into()))?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    if missing == 0 || missing.saturating_add(RESERVE) <= free {
-        return Ok(());
-    }
-    let message = format!(
-        "{missing} bytes are still to be fetched, and the disk has room for {}; make room (`twdag store gc` tells what can \
-         go), or put the store on another disk with --store",
-        free.saturating_sub(RESERVE)
-    );
-    Err(request::failed(&format!("download into {}", folder.display()), &message))
-}
-
-/// Puts a file into the output folder: as another name of the same bytes where the file system can do that.
-fn deliver(name: &str, path: &Path, context: &Context) -> Result<(), StageError> {
-    let target = context.output().join(name);
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent).map_err(StageError::io("create", parent))?;
-    }
-    if fs::hard_link(path, &target).is_ok() {
-        return Ok(());
-    }
-    fs::copy(path, &target).map(|_| ()).map_err(StageError::io("write", &target))
 }
 
 /// What a model will be: as hubs keep the models that are known here, in 16 bits.

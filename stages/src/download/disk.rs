@@ -1,0 +1,37 @@
+//! Room on the disk, and fetched files on their way into the result.
+
+use std::{fs, path::Path};
+
+use super::request::failed;
+use crate::stage::{Context, StageError};
+
+/// Bytes that stay free on the disk for everything else.
+const RESERVE: u64 = 64 << 20;
+
+/// Refuses a download for which there is no room.
+pub(super) fn check_space(missing: u64, folder: &Path) -> Result<(), StageError> {
+    let found =
+        rustix::fs::statvfs(folder).map_err(|error| StageError::io("look for room in", folder)(error.into()))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if missing == 0 || missing.saturating_add(RESERVE) <= free {
+        return Ok(());
+    }
+    let message = format!(
+        "{missing} bytes are still to be fetched, and the disk has room for {}; make room (`twdag store gc` tells what can \
+         go), or put the store on another disk with --store",
+        free.saturating_sub(RESERVE)
+    );
+    Err(failed(&format!("download into {}", folder.display()), &message))
+}
+
+/// Puts a file into the output folder: as another name of the same bytes where the file system can do that.
+pub(super) fn deliver(name: &str, path: &Path, context: &Context) -> Result<(), StageError> {
+    let target = context.output().join(name);
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(StageError::io("create", parent))?;
+    }
+    if fs::hard_link(path, &target).is_ok() {
+        return Ok(());
+    }
+    fs::copy(path, &target).map(|_| ()).map_err(StageError::io("write", &target))
+}
