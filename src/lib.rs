@@ -1,7 +1,7 @@
 //! The orchestrator: **text → Graph → Plan → Run → Record**. It computes with no tensors; what a stage computes
 //! lives in the package `twdag-stages`, and runs in a worker process.
 //!
-//! Arrows between the rooms, which a test enforces: `digest`, `canon`, `blame`, `failpoint` ← `store`, `graph` ← `remote` ← `compare`, `plan` ← `lock` ← `run` ← `cli`.
+//! Arrows between the rooms, which a test enforces: `digest`, `canon`, `blame`, `failpoint` ← `store`, `graph` ← `remote` ← `provenance`, `compare`, `plan` ← `lock` ← `run` ← `cli`.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod failpoint;
 pub mod graph;
 pub mod lock;
 pub mod plan;
+pub mod provenance;
 pub mod remote;
 pub mod run;
 pub mod store;

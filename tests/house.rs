@@ -17,12 +17,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["digest", "canon", "blame", "failpoint", "store"]),
     ("remote", &["digest", "blame", "store", "remote"]),
     ("compare", &["digest", "blame", "store", "compare"]),
+    ("provenance", &["digest", "blame", "store", "remote", "provenance"]),
     ("plan", &["digest", "canon", "blame", "graph", "store", "remote", "plan"]),
     ("lock", &["digest", "canon", "blame", "graph", "store", "plan", "lock"]),
     ("run", &["digest", "canon", "blame", "failpoint", "graph", "store", "remote", "compare", "plan", "lock", "run"]),
     (
         "cli",
-        &["digest", "canon", "blame", "failpoint", "graph", "store", "remote", "compare", "plan", "lock", "run", "cli"],
+        &[
+            "digest",
+            "canon",
+            "blame",
+            "failpoint",
+            "graph",
+            "store",
+            "remote",
+            "provenance",
+            "compare",
+            "plan",
+            "lock",
+            "run",
+            "cli",
+        ],
     ),
 ];
 

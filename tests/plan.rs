@@ -80,6 +80,7 @@ impl Workspace {
                 stage: stage.name.clone(),
                 settings: action.settings,
                 inputs: action.inputs,
+                references: Vec::new(),
                 sources: action.sources,
                 numeric_class: action.numeric_class,
                 provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.0),

@@ -1,6 +1,5 @@
 //! `twdag diff`: in what two results differ, and where first.
 
-mod side;
 pub(super) mod words;
 
 use std::path::PathBuf;
@@ -8,11 +7,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use self::side::{Side, SideStage};
 use super::{
     arguments::{ParameterOptions, assignment},
     failure::Failure,
     output,
+    side::{Side, SideStage},
 };
 use crate::{
     blame::exit,

@@ -8,6 +8,7 @@ use crate::{
     graph::GraphError,
     lock::LockError,
     plan::PlanError,
+    provenance::ProvenanceError,
     remote::RemoteError,
     run::error::RunError,
     store::StoreError,
@@ -86,4 +87,4 @@ impl From<LockError> for Failure {
     }
 }
 
-by_blame!(StoreError, PlanError, RunError, RemoteError);
+by_blame!(StoreError, PlanError, RunError, RemoteError, ProvenanceError);

@@ -13,11 +13,13 @@ mod output;
 mod path;
 mod pin;
 mod plan;
+mod provenance;
 mod remote;
 mod run;
 mod runs;
 mod settled;
 mod show;
+mod side;
 mod store;
 mod why;
 mod words;
@@ -58,6 +60,7 @@ enum Command {
     Lock(lock::Arguments),
     Check(check::Arguments),
     Diff(diff::Arguments),
+    Provenance(provenance::Arguments),
     Show(show::Arguments),
     Path(path::Arguments),
     Graph(graph::Arguments),
@@ -103,6 +106,7 @@ fn carry_out(command: Command) -> Result<u8, Failure> {
         Command::Lock(arguments) => lock::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Provenance(arguments) => provenance::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

@@ -48,6 +48,7 @@ pub use pull::Pulled;
 pub use push::{Conflict, Pushed};
 pub use signing::{Keys, PublicKey, SigningKey};
 pub use tiers::{Found, Tiers};
+pub use voucher::Attribution;
 
 use self::{client::Client, index::Index};
 use crate::{

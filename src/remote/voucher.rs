@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Address, Known,
-    signing::{Keys, Meaning, Signature},
+    signing::{Keys, Meaning, PublicKey, Signature},
 };
 use crate::store::{Origin, Record, Store, StoreError};
 
@@ -24,6 +24,49 @@ impl Brought {
     pub(super) fn new(address: &Address, known: &Known) -> Self {
         let published = &known.published;
         Self { store: address.to_string(), record: published.record.clone(), signature: published.signature.clone() }
+    }
+
+    /// The signature of the record as it came, if it is that of this action and result, and holds.
+    fn signer(&self, record: &Record) -> Option<&Signature> {
+        let signature = self.signature.as_ref()?;
+        let is_it = Record::from_text(self.record.as_bytes())
+            .is_ok_and(|signed| signed.key == record.key && signed.artifact == record.artifact);
+        (is_it && signature.holds(Meaning::Record, &self.record)).then_some(signature)
+    }
+}
+
+/// Where a result of this machine's store comes from, and who has signed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attribution {
+    /// The shared store it was fetched from; none if this machine has computed it.
+    pub fetched_from: Option<String>,
+    /// Whose signature it came with, and which holds. What this machine has computed is signed when it is given to others.
+    pub signed_by: Option<PublicKey>,
+    /// Why less is known than was noted, in plain words.
+    pub attribution_problem: Option<String>,
+}
+
+impl Attribution {
+    /// Where a result of this machine's store comes from.
+    pub fn of(store: &Store, record: &Record) -> Result<Self, StoreError> {
+        Ok(match store.origin::<Brought>(record)? {
+            Origin::Here => Self::default(),
+            Origin::Unknown => Self {
+                attribution_problem: Some(
+                    "it was fetched from elsewhere, and what was noted of that cannot be read".to_owned(),
+                ),
+                ..Self::default()
+            },
+            Origin::Elsewhere(brought) => {
+                let signer = brought.signer(record);
+                let is_wrong = brought.signature.is_some() && signer.is_none();
+                Self {
+                    signed_by: signer.map(|signature| signature.by),
+                    attribution_problem: is_wrong.then_some("the signature that it came with does not hold".to_owned()),
+                    fetched_from: Some(brought.store),
+                }
+            }
+        })
     }
 }
 
@@ -47,16 +90,13 @@ impl Voucher {
     pub(super) fn of(store: &Store, record: &Record) -> Result<Self, StoreError> {
         match store.origin::<Brought>(record)? {
             Origin::Here => {}
-            Origin::Elsewhere(Brought { record: text, signature: Some(signature), .. }) => {
-                let is_it = Record::from_text(text.as_bytes())
-                    .is_ok_and(|signed| signed.key == record.key && signed.artifact == record.artifact);
-                return Ok(if is_it && signature.holds(Meaning::Record, &text) {
-                    Self::Signer { record: text, signature: Box::new(signature) }
-                } else {
-                    Self::Nobody
+            Origin::Elsewhere(brought) => {
+                return Ok(match brought.signer(record).cloned() {
+                    Some(signature) => Self::Signer { record: brought.record, signature: Box::new(signature) },
+                    None => Self::Nobody,
                 });
             }
-            Origin::Elsewhere(_) | Origin::Unknown => return Ok(Self::Nobody),
+            Origin::Unknown => return Ok(Self::Nobody),
         }
         for part in record.parts.iter().filter(|part| part.cached) {
             let is_own = match store.record(&part.key)? {

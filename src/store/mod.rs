@@ -59,7 +59,7 @@ pub use origin::Origin;
 pub use pin::{Pin, PinnedStage};
 pub use provenance::Provenance;
 pub use quarantine::Damage;
-pub use record::{Lookup, Record, RecordInput, RecordedPart};
+pub use record::{Lookup, Record, RecordInput, RecordedPart, RecordedReference};
 pub use source::SourceState;
 pub use transfer::Incoming;
 pub use witness::Witnesses;

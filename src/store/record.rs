@@ -32,6 +32,9 @@ pub struct Record {
     pub settings: serde_json::Value,
     /// The stages it read.
     pub inputs: Vec<RecordInput>,
+    /// Which stages of the graph those inputs are; empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<RecordedReference>,
     /// The files and folders outside the graph that it read.
     pub sources: Vec<RecordInput>,
     /// Device kind and dtype, if they count.
@@ -67,6 +70,17 @@ pub struct RecordInput {
     pub role: String,
     /// The digest of its content.
     pub digest: Digest,
+}
+
+/// Which result an input was, or lay in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedReference {
+    /// The place of the input in the settings.
+    pub role: String,
+    /// The stage, and the path inside its result if only a part of that was read: `stage` or `stage/path`.
+    pub reference: String,
+    /// The whole result of that stage.
+    pub artifact: ArtifactId,
 }
 
 /// What the store knows of an action.

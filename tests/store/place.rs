@@ -98,6 +98,7 @@ pub(crate) fn record(key: Key, artifact: ArtifactId) -> Record {
         stage: "tokens".to_owned(),
         settings: serde_json::json!({ "length": 512, "rate": 0.1 }),
         inputs: Vec::new(),
+        references: Vec::new(),
         sources: Vec::new(),
         numeric_class: None,
         provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.25),

@@ -172,6 +172,14 @@ fn a_signature_stays_with_a_result_that_is_passed_on() {
     trust(&guest, &[&public]);
     assert_eq!(guest.store("pull").1["fetched"], 1);
     assert_eq!(guest.place.result("clock", "time"), ci.place.result("clock", "time"));
+    let origin = |machine: &Machine<'_>| {
+        let said = machine.place.output(&["provenance", "graph.ron:clock"]);
+        let document: Value = serde_json::from_str(&said.stdout).unwrap();
+        (document["actions"][0]["fetched_from"].clone(), document["actions"][0]["signed_by"].clone())
+    };
+    assert_eq!(origin(&ci), (Value::Null, Value::Null), "what was computed here");
+    assert_eq!(origin(&member), (json!(one.address), json!(public)));
+    assert_eq!(origin(&guest), (json!(other.address), json!(public)), "not the key of who passed it on");
 }
 
 #[test]

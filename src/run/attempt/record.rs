@@ -11,14 +11,28 @@ use super::{Assignment, Attempt, Message, Mine, Trouble, blocking};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
+    graph::Input,
+    plan::Action,
     run::securing::Recorded,
-    store::{Provenance, Record, StoreError},
+    store::{Provenance, Record, RecordedReference, StoreError},
 };
 
 /// What took longer keeps its work folder until the disk has the result.
 const WORTH_KEEPING: Duration = Duration::from_secs(10);
 
 impl Attempt {
+    /// Which results the inputs of an action are, or lie in.
+    fn references(&self, action: &Action) -> Vec<RecordedReference> {
+        // A part reads some of its stage's inputs only.
+        let read =
+            self.graph_node().inputs.iter().filter(|input| action.inputs.iter().any(|read| read.role == input.role));
+        let reference = |input: &Input| {
+            let artifact = *self.artifacts.get(&input.node)?;
+            Some(RecordedReference { role: input.role.clone(), reference: input.reference.to_string(), artifact })
+        };
+        read.filter_map(reference).collect()
+    }
+
     pub(super) async fn record(
         self: Arc<Self>,
         mine: Mine,
@@ -75,6 +89,7 @@ impl Attempt {
             stage: self.name().to_owned(),
             settings: mine.action.settings.clone(),
             inputs: mine.action.inputs.clone(),
+            references: self.references(&mine.action),
             sources: mine.action.sources.clone(),
             numeric_class: mine.action.numeric_class.clone(),
             provenance,

@@ -1,4 +1,4 @@
-//! One of the two that are compared: what it is, and the stages that it has.
+//! What the user names when results are asked for: a graph, a lock file, a run or an artifact, whole or one stage of it.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{
+    arguments::{target, tell_damage},
+    failure::Failure,
+    words::short,
+};
 use crate::{
-    cli::{
-        arguments::{target, tell_damage},
-        failure::Failure,
-        words::short,
-    },
     digest::{ArtifactId, Digest},
     graph::{Graph, Node, Overrides, workspace},
     lock::Lock,
@@ -25,7 +25,7 @@ const FEWEST_DIGITS: usize = 6;
 const TOKENS: &str = "tokens.json";
 const SCORES: &str = "scores.json";
 
-/// One of the two that are compared.
+/// What `twdag diff` compares with another one, and `twdag provenance` tells the origin of.
 pub(super) struct Side {
     /// What to call it.
     pub(super) label: String,

@@ -1,0 +1,258 @@
+//! `twdag provenance` through the program: the whole ancestry, what is missing, and the forms that others read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod run_support;
+
+use std::{env, fs, path::Path, process::Command};
+
+use jiff::Timestamp;
+use run_support::{Place, Said};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use twdag::{
+    digest::{Digest, Key},
+    provenance::Ancestry,
+    store::{Provenance, Record, RecordInput, Store},
+};
+
+/// The Python that has the validators of tests/python/requirements.txt.
+const VARIABLE: &str = "TWDAG_TEST_PYTHON";
+
+/// Weights from outside, a stage that reads one file of them, and one that reads both.
+fn place() -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path("weights")).unwrap();
+    place.write("weights/model.bin", "these are the weights\n");
+    place.write("weights/notes.txt", "read me\n");
+    place.write("suffix.txt", "!\n");
+    place.graph(&[
+        r#""weights": Download(from: Folder(path: "weights"))"#,
+        r#""upper": Command(run: ["sh", "-c", "tr a-z A-Z < $0 > $1/upper", "{in.model}", "{out}"], inputs: {"model": "weights/model.bin"})"#,
+        r#""both": Command(run: ["sh", "-c", "cat $0/upper $1/notes.txt $2 > $3/both; cp $1/notes.txt $3", "{in.upper}", "{in.weights}", "{file.0}", "{out}"], inputs: {"upper": "upper", "weights": "weights"}, files: ["suffix.txt"])"#,
+        r#""other": Command(run: ["sh", "-c", "echo other > $0/other", "{out}"])"#,
+    ]);
+    assert_eq!(place.run(&[]).code, Some(0));
+    place
+}
+
+fn provenance(place: &Place, arguments: &[&str], code: i32) -> (Value, Said) {
+    let said = place.output(&[&["provenance"], arguments].concat());
+    assert_eq!(said.code, Some(code), "{said:#?}");
+    (serde_json::from_str(&said.stdout).expect(&said.stdout), said)
+}
+
+fn sha256(path: &Path) -> String {
+    Sha256::digest(fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn stages(document: &Value) -> Vec<&str> {
+    document["actions"].as_array().unwrap().iter().map(|action| action["stage"].as_str().unwrap()).collect()
+}
+
+fn action<'a>(document: &'a Value, key: &Value) -> &'a Value {
+    let mut actions = document["actions"].as_array().unwrap().iter();
+    actions.find(|action| action["key"] == *key).unwrap()
+}
+
+fn file<'a>(action: &'a Value, path: &str) -> &'a Value {
+    action["files"].as_array().unwrap().iter().find(|file| file["path"] == path).unwrap()
+}
+
+/// Where the store of a place keeps something.
+fn named(place: &Place, room: &str, digest: &Value) -> std::path::PathBuf {
+    let digest = digest.as_str().unwrap();
+    place.path("artifacts").join(room).join(&digest[..2]).join(&digest[2..])
+}
+
+#[test]
+fn the_way_back_leads_to_the_sha256_of_what_came_from_outside() {
+    let place = place();
+    let (document, _) = provenance(&place, &["graph.ron", "both"], 0);
+    assert_eq!((&document["version"], &document["complete"]), (&Value::from(1), &Value::from(true)));
+    assert_eq!(stages(&document), ["weights", "upper", "both"], "nothing of `other`");
+    let both = action(&document, &document["subject"]["made_by"][0]);
+    assert_eq!(both["artifact"], document["subject"]["artifact"]);
+    assert_eq!(both["settings"]["run"][0], "sh");
+    assert_eq!(both["sources"][0]["digest"], Digest::of(b"!\n").to_string());
+    assert_eq!(file(both, "both")["sha256"], sha256(&named(&place, "objects", &file(both, "both")["digest"])));
+    for (input, stage) in [(0, "upper"), (1, "weights")] {
+        assert_eq!(action(&document, &both["inputs"][input]["made_by"][0])["stage"], stage);
+    }
+    let upper = action(&document, &both["inputs"][0]["made_by"][0]);
+    assert_eq!(file(upper, "upper")["sha256"], Value::Null, "what was computed on the way is known by BLAKE3");
+    assert_eq!(upper["inputs"][0]["reference"], "weights/model.bin");
+    assert_eq!(upper["inputs"][0]["digest"], Digest::of(b"these are the weights\n").to_string());
+    let weights = action(&document, &upper["inputs"][0]["made_by"][0]);
+    assert_eq!(file(weights, "model.bin")["sha256"], sha256(&place.path("weights/model.bin")));
+    assert_eq!(weights["provenance"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&weights["fetched_from"], &weights["signed_by"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn a_stage_an_artifact_and_a_stage_of_a_run_have_the_same_ancestry() {
+    let place = place();
+    let (document, said) = provenance(&place, &["graph.ron:both"], 0);
+    let runs: Value = serde_json::from_str(&place.output(&["runs", "--json"]).stdout).unwrap();
+    let run = format!("{}:both", runs["runs"][0]["name"].as_str().unwrap());
+    let digits = &document["subject"]["artifact"].as_str().unwrap()[..12];
+    for arguments in [vec!["graph.ron", "both"], vec![run.as_str()], vec![digits]] {
+        assert_eq!(provenance(&place, &arguments, 0).1.stdout, said.stdout, "{arguments:?}");
+    }
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    assert_eq!(provenance(&place, &["graph.lock.ron:both"], 0).1.stdout, said.stdout);
+}
+
+#[test]
+fn what_the_store_has_no_more_is_named_and_the_rest_is_told() {
+    let place = place();
+    let _filters = place.filters();
+    let (document, _) = provenance(&place, &["graph.ron:both"], 0);
+    let artifact = document["subject"]["artifact"].as_str().unwrap();
+    let upper = &action(&document, &document["subject"]["made_by"][0])["inputs"][0];
+    fs::remove_file(named(&place, "actions", &upper["made_by"][0])).unwrap();
+    let (document, said) = provenance(&place, &[artifact], 1);
+    assert_eq!((stages(&document), &document["complete"]), (vec!["weights", "both"], &Value::from(false)));
+    let missing = &document["missing"][0];
+    assert_eq!((&missing["reference"], &missing["artifact"]), (&Value::from("upper"), &upper["artifact"]));
+    assert_eq!(missing["read_by"], document["subject"]["made_by"][0]);
+    insta::assert_snapshot!(said.stderr, @"missing: `upper` ([short]), which action [short] read: no record in the store tells how it was made");
+    for format in ["in-toto", "ro-crate"] {
+        let (document, _) = provenance(&place, &[artifact, "--format", format], 1);
+        assert!(document.to_string().contains("no record in the store tells how it was made"), "{format}: {document}");
+    }
+
+    // The record of the downloaded weights stays, and their bytes go.
+    let weights = action(&document, &document["actions"][0]["key"]);
+    fs::remove_file(named(&place, "objects", &file(weights, "model.bin")["digest"])).unwrap();
+    let (document, said) = provenance(&place, &[artifact], 1);
+    assert_eq!(document["missing"].as_array().unwrap().len(), 2);
+    assert_eq!(file(&document["actions"][0], "model.bin")["sha256"], Value::Null);
+    assert!(said.stderr.contains("`weights`") && said.stderr.contains("its files are lost"), "{said:#?}");
+}
+
+#[test]
+fn of_a_record_that_tells_digests_alone_the_giver_is_found_by_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let mut seconds = 0;
+    let mut record = |stage: &str, content: &str, inputs: Vec<RecordInput>| {
+        let key: Key = Digest::of(stage.as_bytes()).into();
+        let output = store.scratch(&key).unwrap().join("output");
+        fs::create_dir_all(&output).unwrap();
+        fs::write(output.join("file"), content).unwrap();
+        seconds += 10;
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let record = Record {
+            key,
+            artifact: store.ingest(&output).unwrap(),
+            kind: "Command".to_owned(),
+            revision: 1,
+            graph: "graph".to_owned(),
+            stage: stage.to_owned(),
+            settings: Value::Null,
+            inputs,
+            references: Vec::new(),
+            sources: Vec::new(),
+            numeric_class: None,
+            provenance: Provenance::here(at(seconds), at(seconds + 1), 1.0),
+            notices: Vec::new(),
+            part: None,
+            parts: Vec::new(),
+        };
+        store.publish(&record).unwrap();
+        record
+    };
+    let input = |role: &str, digest: Digest| RecordInput { role: role.to_owned(), digest };
+    let given = record("given", "content", Vec::new());
+    let lost = Digest::of(b"nobody has this");
+    let inputs =
+        vec![input("whole", *given.artifact.digest()), input("inside", Digest::of(b"content")), input("lost", lost)];
+    let reader = record("reader", "other content", inputs);
+    // It has the same file, and came later: not what was read.
+    record("later", "content", vec![input("from", *reader.artifact.digest())]);
+    let ancestry = Ancestry::of(&store, "reader".to_owned(), reader.artifact, Some(reader.key)).unwrap();
+    let told: Vec<&str> = ancestry.actions.iter().map(|action| action.stage.as_str()).collect();
+    assert!(told.contains(&"given") && told.last() == Some(&"reader"), "{told:?}");
+    for input in &ancestry.actions.last().unwrap().inputs[..2] {
+        assert_eq!(input.artifact, Some(given.artifact));
+        assert!(input.made_by.contains(&given.key), "{input:?}");
+    }
+    assert_eq!(ancestry.missing.iter().map(|missing| missing.digest).collect::<Vec<_>>(), [lost]);
+}
+
+#[test]
+fn what_is_asked_for_must_be_one_result() {
+    let place = place();
+    let _filters = place.filters();
+    let told = |arguments: &[&str]| {
+        let said = place.output(&[&["provenance"], arguments].concat());
+        assert!(said.code != Some(0) && said.stdout.is_empty(), "{said:#?}");
+        said.stderr
+    };
+    insta::assert_snapshot!(told(&["graph.ron"]), @"error: name one stage of graph.ron: `weights`, `upper`, `both`, `other`");
+    insta::assert_snapshot!(told(&["graph.ron", "bath"]), @"error: there is no stage `bath` in graph.ron; did you mean `both`?");
+    insta::assert_snapshot!(told(&["graph.ron", "both", "--license", "MIT"]), @"error: --license stands in a crate alone: add --format ro-crate");
+    place.graph(&[r#""new": Command(run: ["sh", "-c", "echo new > $0/new", "{out}"])"#]);
+    insta::assert_snapshot!(told(&["graph.ron", "new"]), @"error: stage `new` of graph.ron:new has no result yet: run the graph first");
+}
+
+/// The Python with the validators, or `None`, told loudly, where it is not there.
+#[allow(clippy::print_stderr, reason = "a skipped test has nothing but this to be noticed by")]
+fn validators() -> Option<String> {
+    let python = env::var(VARIABLE).unwrap_or_else(|_| "python3".to_owned());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/check_provenance.py");
+    let has_them =
+        Command::new(&python).args([script, "available"]).output().is_ok_and(|output| output.status.success());
+    if !has_them {
+        eprintln!("SKIPPED: {VARIABLE} names no Python that has roc-validator, rocrate and in-toto-attestation");
+    }
+    has_them.then_some(python)
+}
+
+/// What the validators say of a document; nothing if all is well.
+fn validate(python: &str, arguments: &[&str]) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/check_provenance.py");
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { String::new() } else { said + "failed" }
+}
+
+#[test]
+fn the_validators_of_others_accept_what_is_told() {
+    let Some(python) = validators() else { return };
+    let place = place();
+    let (both, _) = provenance(&place, &["graph.ron:both"], 0);
+    let text = place.result("both", "both");
+    // Whole, and with an ancestor missing.
+    for code in [0, 1] {
+        let artifact = both["subject"]["artifact"].as_str().unwrap();
+        let crate_folder = place.path("crate");
+        fs::create_dir_all(&crate_folder).unwrap();
+        let license = if code == 0 { &["--license", "https://spdx.org/licenses/MIT"] } else { [].as_slice() };
+        let arguments = [&[artifact, "--format", "ro-crate"], license].concat();
+        let (document, said) = provenance(&place, &arguments, code);
+        fs::write(crate_folder.join("ro-crate-metadata.json"), &said.stdout).unwrap();
+        fs::write(crate_folder.join("both"), &text).unwrap();
+        fs::write(crate_folder.join("notes.txt"), "read me\n").unwrap();
+        assert_eq!(validate(&python, &["ro-crate", crate_folder.to_str().unwrap()]), "", "{document:#}");
+
+        let (statement, said) = provenance(&place, &[artifact, "--format", "in-toto"], code);
+        let path = place.path("statement.json");
+        fs::write(&path, &said.stdout).unwrap();
+        assert_eq!(validate(&python, &["in-toto", path.to_str().unwrap()]), "", "{statement:#}");
+        let weights = sha256(&place.path("weights/model.bin"));
+        assert!(said.stdout.contains(&weights), "the weights stand among the dependencies: {statement:#}");
+
+        let upper = &action(&both, &both["subject"]["made_by"][0])["inputs"][0]["made_by"][0];
+        let record = named(&place, "actions", upper);
+        if code == 0 {
+            // The validators do see what is wrong.
+            fs::remove_file(crate_folder.join("both")).unwrap();
+            assert!(validate(&python, &["ro-crate", crate_folder.to_str().unwrap()]).contains("both"));
+            fs::write(&path, said.stdout.replace("resolvedDependencies", "dependencies")).unwrap();
+            assert!(validate(&python, &["in-toto", path.to_str().unwrap()]).contains("dependencies"));
+            fs::remove_file(record).unwrap();
+        }
+    }
+}
