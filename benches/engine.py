@@ -58,7 +58,7 @@ def run(command, environment):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH [bf16] [cuda], quoted")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="TASK MODEL LENGTH BATCH [bf16|bf16-amx] [cuda], quoted")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--features", help="features of cargo that the program is built with, such as cuda")
     parser.add_argument("--program", help="a program that was built before, instead of building one")

@@ -1,6 +1,6 @@
 """The PyTorch side of `engine.py`: the same shapes and tasks, eager, with scaled_dot_product_attention.
 
-    python engine_torch.py TASK MODEL LENGTH BATCH [bf16] [cuda]
+    python engine_torch.py TASK MODEL LENGTH BATCH [bf16|bf16-amx] [cuda]
 
 With `bf16`, scoring and decoding have the whole model in it, and training has autocast over parameters in f32.
 `recompute` trains with a checkpoint at each layer. Logits are never held for more than 512 rows in scoring, as a careful user would write it. Decoding has a cache of keys
@@ -151,7 +151,7 @@ def main():
     task, name, length, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    rounded, device = "bf16" in sys.argv[5:], "cuda" if "cuda" in sys.argv[5:] else "cpu"
+    rounded, device = bool({"bf16", "bf16-amx"} & set(sys.argv[5:])), "cuda" if "cuda" in sys.argv[5:] else "cpu"
     with torch.device(device):
         model = Model(name, length + DECODED)
         ids = torch.randint(0, SHAPES[name][5], (batch, length))

@@ -47,10 +47,11 @@ fn main() {
     };
     let ([task, name, length, batch], precision) = (match case {
         [case @ .., precision] if precision == "bf16" => (case, Precision::Bf16),
+        [case @ .., precision] if precision == "bf16-amx" => (case, Precision::Bf16Amx),
         case => (case, Precision::F32),
     }) else {
         panic!(
-            "expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`, and perhaps `bf16`, and perhaps `cuda`; \
+            "expected TASK MODEL LENGTH BATCH, such as `score 15m 2048 1`, and perhaps `bf16` or `bf16-amx`, and perhaps `cuda`; \
              found {arguments:?}"
         );
     };

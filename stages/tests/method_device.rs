@@ -33,6 +33,7 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     assert_eq!(class(""), Some("cpu-f32"));
     assert_eq!(class("device: Cpu()"), Some("cpu-f32"));
     assert_eq!(class("device: Cpu(precision: Bf16)"), Some("cpu-bf16"));
+    assert_eq!(class("device: Cpu(precision: Bf16Amx)"), Some("cpu-bf16-amx"));
     assert_eq!(class("device: Cuda()"), Some("cuda-f32"));
     assert_eq!(class("device: Cuda(precision: Bf16)"), Some("cuda-bf16"));
     let measured = |rest: &str, score: &str| {
@@ -54,6 +55,8 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     };
     assert_eq!(trained("").numeric_class(), Some("cpu-f32"));
     assert_eq!(trained("device: Cuda(precision: Bf16)").numeric_class(), Some("cuda-bf16"));
+    let refused = trained("device: Cuda(precision: Bf16Amx)").check().unwrap_err();
+    insta::assert_snapshot!(refused, @"setting `device.precision` is Bf16Amx, expected `F32` or `Bf16` with `Cuda`: AMX is the processor's");
     let refused = |rest: &str| trained(&format!("device: Cuda(), {rest}")).check().unwrap_err();
     assert!(trained("device: Cuda(), lora: (rank: 2, alpha: 4), moments: Blockwise8").check().is_ok());
     insta::assert_snapshot!(refused("lora: (rank: 2, alpha: 4), optimizer: Host"), @"setting `optimizer` is Host, expected nothing with `lora`: an adapter's optimizer is on the host in any case");

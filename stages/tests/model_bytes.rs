@@ -11,6 +11,8 @@ use twdag_stages::model::{
     Precision, Prompt, Rope, Sampling,
 };
 
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Bf16Amx];
+
 fn config(rope: Rope) -> Config {
     let object = json!({
         "model_type": "llama", "vocab_size": 300, "hidden_size": 48, "intermediate_size": 100,
@@ -55,7 +57,7 @@ fn bytes_do_not_depend_on_threads() {
         (bits(&losses), bits(gradients.values()), bits(model.parameters()), bits(&scored.cross_entropy), scored.argmax)
     };
     let sizes = [(333, 3), (1100, 2)];
-    for (precision, size) in [Precision::F32, Precision::Bf16].into_iter().flat_map(|p| sizes.map(|size| (p, size))) {
+    for (precision, size) in PRECISIONS.into_iter().flat_map(|precision| sizes.map(|size| (precision, size))) {
         let expected = in_threads(1, || work(precision, size));
         for threads in [2, 3, 8] {
             let found = in_threads(threads, || work(precision, size));
@@ -82,8 +84,7 @@ fn digest_of_all_numbers() {
         "rope_theta": 100.0, "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2,
     });
     let phi = Config::from_json("config.json".as_ref(), phi.as_object().unwrap().clone()).unwrap();
-    let precisions = [Precision::F32, Precision::Bf16];
-    for (config, precision) in [llama, phi].iter().flat_map(|config| precisions.map(|precision| (config, precision))) {
+    for (config, precision) in [llama, phi].iter().flat_map(|config| PRECISIONS.map(|precision| (config, precision))) {
         let mut model = Model::initialize(config.clone(), 0.1, 5);
         model.set_precision(precision);
         for moments in [MomentStorage::F32, MomentStorage::Blockwise8] {
@@ -167,6 +168,7 @@ fn a_sequence_scores_the_same_alone_and_in_any_batch() {
             (333, Precision::Bf16),
             (600, Precision::F32),
             (600, Precision::Bf16),
+            (600, Precision::Bf16Amx),
         ] {
             model.set_precision(precision);
             let ids = ids(40 * length);

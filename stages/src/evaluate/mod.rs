@@ -15,7 +15,7 @@ pub use long_ppl::{is_key, perplexity};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ComputeDevice, ModelError, Precision, Sampling, Scoring, scoring_work},
+    model::{ComputeDevice, ModelError, Sampling, Scoring, scoring_work},
     stage::{
         Context, Estimate, FinishedPart, Kind, Numerics, Outlook, Outlooks, Part, Reference, SettingError, Split,
         StageError,
@@ -239,6 +239,7 @@ impl Kind for Evaluate {
         if self.tasks.is_empty() {
             return Err(SettingError::new("tasks", "empty", "at least one task"));
         }
+        self.device.check()?;
         for (name, task) in &self.tasks {
             task.check(&format!("tasks.{name}"))?;
             if self.model.is_none() && task.needs_model() {
@@ -246,10 +247,11 @@ impl Kind for Evaluate {
                 return Err(SettingError::new("model", "absent", expected));
             }
             let writes = matches!(task, Task::Needles { score: NeedleScore::Generation { .. }, .. });
-            if writes && self.device.is_cpu() && self.device.precision() == Precision::Bf16 {
+            if writes && self.device.is_cpu() && self.device.precision().is_bf16() {
                 let expected =
                     format!("`Cpu()` or `Cuda(…)`: task `{name}` writes text, which the CPU does in f32 alone");
-                return Err(SettingError::new("device", "Cpu(precision: Bf16)", expected));
+                let found = format!("Cpu(precision: {:?})", self.device.precision());
+                return Err(SettingError::new("device", found, expected));
             }
         }
         if self.model.is_none() && !self.device.is_default() {

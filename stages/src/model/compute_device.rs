@@ -6,7 +6,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::{ModelError, Precision, device::refused};
-use crate::stage::CPU_F32;
+use crate::stage::{CPU_F32, SettingError};
 
 /// The variable by which CUDA, and whoever lends devices to stages, says which there are.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
@@ -42,6 +42,18 @@ impl ComputeDevice {
         *self == Self::default()
     }
 
+    /// Refuses an order of sums that the device does not have.
+    ///
+    /// # Errors
+    /// The setting, as it is found and as it could be.
+    pub fn check(self) -> Result<(), SettingError> {
+        if self == (Self::Cuda { precision: Precision::Bf16Amx }) {
+            let expected = "`F32` or `Bf16` with `Cuda`: AMX is the processor's";
+            return Err(SettingError::new("device.precision", "Bf16Amx", expected));
+        }
+        Ok(())
+    }
+
     /// Whether it is the processor.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu { .. })
@@ -52,8 +64,10 @@ impl ComputeDevice {
         match self {
             Self::Cpu { precision: Precision::F32 } => CPU_F32,
             Self::Cpu { precision: Precision::Bf16 } => "cpu-bf16",
+            Self::Cpu { precision: Precision::Bf16Amx } => "cpu-bf16-amx",
             Self::Cuda { precision: Precision::F32 } => "cuda-f32",
-            Self::Cuda { precision: Precision::Bf16 } => "cuda-bf16",
+            // The last one is refused.
+            Self::Cuda { precision: Precision::Bf16 | Precision::Bf16Amx } => "cuda-bf16",
         }
     }
 

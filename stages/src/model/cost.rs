@@ -64,7 +64,7 @@ impl Cost {
         device: ComputeDevice,
         is_optimizer_on_host: bool,
     ) -> Result<u64, ModelError> {
-        if !device.is_cpu() && device.precision() == Precision::Bf16 {
+        if !device.is_cpu() && device.precision().is_bf16() {
             return Ok(device_memory(&self.config, batch as usize, length as usize, purpose, is_optimizer_on_host));
         }
         // Of the buffers that each thread has a device has one.
@@ -98,7 +98,7 @@ pub fn scoring_work(config: Map<String, Value>, scorings: &[Scoring], device: Co
     let mut work = Work {
         parameters: cost.parameters(),
         is_on_device: !device.is_cpu(),
-        is_bf16: device.precision() == Precision::Bf16,
+        is_bf16: device.precision().is_bf16(),
         ..Work::default()
     };
     for &Scoring { sequences, length } in scorings {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Model, Precision, Predictions,
-    kernels::{self, HeadRow, Left, Matrix, PANEL, PackedColumns, PackedRows, Right, pack_columns, pack_rows},
+    kernels::{self, HeadRow, Left, Matrix, PANEL, PackedColumns, PackedRows, Pairs, Right, pack_columns, pack_rows},
     linear::{Linear, take},
     shape::{BLOCK, Place, Shape},
     workspace::{ScratchPool, Workspace},
@@ -35,16 +35,16 @@ pub(super) struct HeadBuffers {
     norm: Vec<f32>,
     packed: Packed,
     /// The normalized rows of each block, packed for the matrix' gradients; empty if products are not rounded to bf16.
-    packed_normalized: Vec<u32>,
+    packed_normalized: Pairs,
 }
 
 /// The matrix rounded to bf16, if products are.
 #[derive(Debug, Default)]
 struct Packed {
     /// The matrix as left factor of the logits.
-    rows: Vec<u32>,
+    rows: Pairs,
     /// The same as right factor of the rows' gradients.
-    columns: Vec<u32>,
+    columns: Pairs,
 }
 
 /// What the backward pass finds of the forward pass.
@@ -61,12 +61,12 @@ pub(super) enum Forward {
 impl Packed {
     /// Packs the matrix for logits.
     fn pack_rows(&mut self, model: &Model, scratch: &ScratchPool) {
-        if model.precision() == Precision::F32 {
+        if !model.precision().is_bf16() {
             return;
         }
         let head = &model.layout().head;
         let weight = &model.parameters()[head.weight.clone()];
-        self.rows.resize(PackedRows::len(head.outputs, head.inputs), 0);
+        self.rows.resize(PackedRows::len(head.outputs, head.inputs));
         let numbers = weight.chunks(IDS * head.inputs);
         let tasks = numbers.zip(self.rows.chunks_mut(PackedRows::len(IDS, head.inputs))).collect();
         scratch.run(tasks, |(numbers, pairs), _| {
@@ -76,12 +76,12 @@ impl Packed {
 
     /// Packs the matrix for the rows' gradients.
     fn pack_columns(&mut self, model: &Model, scratch: &ScratchPool) {
-        if model.precision() == Precision::F32 {
+        if !model.precision().is_bf16() {
             return;
         }
         let head = &model.layout().head;
         let weight = &model.parameters()[head.weight.clone()];
-        self.columns.resize(PackedColumns::len(head.outputs, head.inputs), 0);
+        self.columns.resize(PackedColumns::len(head.outputs, head.inputs));
         let panel = head.outputs.div_ceil(2) * PANEL;
         let tasks = self.columns.chunks_mut(panel).enumerate().collect();
         scratch.run(tasks, |(index, pairs), _| {
@@ -96,7 +96,7 @@ impl Packed {
         let weight = &model.parameters()[model.layout().head.weight.clone()];
         match model.precision() {
             Precision::F32 => Matrix::new(&weight[ids.start * inputs..], ids.len(), inputs, inputs).into(),
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Bf16Amx => {
                 PackedRows::new(&self.rows, &Matrix::new(weight, outputs, inputs, inputs)).of(ids.clone()).into()
             }
         }
@@ -108,7 +108,9 @@ impl Packed {
         let weight = &model.parameters()[model.layout().head.weight.clone()];
         match model.precision() {
             Precision::F32 => Matrix::new(&weight[ids.start * inputs..], ids.len(), inputs, inputs).into(),
-            Precision::Bf16 => PackedColumns::new(&self.columns, outputs, inputs).of(ids.clone()).into(),
+            Precision::Bf16 | Precision::Bf16Amx => {
+                PackedColumns::new(&self.columns, outputs, inputs).of(ids.clone()).into()
+            }
         }
     }
 }
@@ -217,7 +219,7 @@ impl<'a> Head<'a> {
                 kernels::transpose(normalized, hidden, rows, hidden, columns, BLOCK);
                 Matrix::new(columns, hidden, rows, BLOCK).into()
             }
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Bf16Amx => {
                 let pairs = kernels::as_pairs(columns);
                 let matrix = Matrix::new(normalized, rows, hidden, hidden).transposed();
                 pack_columns(matrix, pairs, hidden.div_ceil(2) * PANEL);
@@ -390,7 +392,7 @@ pub(super) fn backward(
 
 /// Whether gradients of logits are rounded where these were: nothing but products reads them then.
 fn are_gradients_packed(precision: Precision, head: &Linear) -> bool {
-    precision == Precision::Bf16 && head.bias.is_none()
+    precision.is_bf16() && head.bias.is_none()
 }
 
 /// Those of some ids of one piece, for a block of so many rows; those of other blocks follow.
@@ -411,7 +413,7 @@ fn weight_gradients(
     logits: &[f32],
     normalized: &[f32],
     gradients: &mut [f32],
-    packed: &mut Vec<u32>,
+    packed: &mut Pairs,
     scratch: &ScratchPool,
 ) {
     let (hidden, first_row) = (shape.hidden, places.first().map_or(0, |place| place.row));
@@ -421,9 +423,9 @@ fn weight_gradients(
     };
     let factors: Vec<Right<'_>> = match precision {
         Precision::F32 => places.iter().map(|place| rows(place).into()).collect(),
-        Precision::Bf16 => {
+        Precision::Bf16 | Precision::Bf16Amx => {
             let len = PackedColumns::len(BLOCK, hidden);
-            packed.resize(places.len() * len, 0);
+            packed.resize(places.len() * len);
             let tasks = places.iter().zip(packed.chunks_exact_mut(len)).collect();
             scratch.run(tasks, |(place, pairs), _| pack_columns(rows(place), pairs, place.rows.div_ceil(2) * PANEL));
             let packed = places.iter().zip(packed.chunks_exact(len));

@@ -17,7 +17,7 @@ pub(super) fn block_len(shape: &Shape, precision: Precision) -> usize {
     shape.key_value_heads
         * match precision {
             Precision::F32 => shape.head_dim * BLOCK,
-            Precision::Bf16 => transposed_len(shape) + rows_len(shape),
+            Precision::Bf16 | Precision::Bf16Amx => transposed_len(shape) + rows_len(shape),
         }
 }
 
@@ -39,7 +39,7 @@ pub(super) fn write(shape: &Shape, precision: Precision, projected: &[f32], keys
     let rows = projected.len() / width;
     for (target, column) in [(keys, shape.key_column()), (values, shape.value_column())] {
         let source = &projected[column..];
-        if precision == Precision::F32 {
+        if !precision.is_bf16() {
             kernels::transpose(source, width, rows, shape.key_value_heads * head_dim, target, BLOCK);
             continue;
         }
@@ -101,7 +101,7 @@ impl<'a> KeysValues<'a> {
                 let block = &blocks[self.head * head_dim * BLOCK..];
                 Matrix::new(block, head_dim, positions.len().min(BLOCK), BLOCK).into()
             }
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Bf16Amx => {
                 let blocks = &pairs(blocks)[self.head * transposed_len(self.shape)..];
                 PackedColumns::new(blocks, head_dim, positions.len()).panels_apart(apart).into()
             }
@@ -116,7 +116,7 @@ impl<'a> KeysValues<'a> {
                 let rows = &self.rows[positions.start * width + column + head * head_dim..];
                 Matrix::new(rows, positions.len(), head_dim, width).into()
             }
-            Precision::Bf16 => {
+            Precision::Bf16 | Precision::Bf16Amx => {
                 let start = shape.key_value_heads * transposed_len(shape) + head * rows_len(shape);
                 let blocks = &pairs(blocks)[positions.start / BLOCK * apart + start..];
                 let columns = PackedColumns::new(blocks, positions.len(), head_dim);

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    Model, Precision,
-    kernels::{self, Matrix, PANEL, PackedColumns, Right, pack_columns},
+    Model,
+    kernels::{self, Matrix, PANEL, PackedColumns, Pairs, Right, pack_columns},
     packed_weights::{Pass, Weights},
     workspace::ScratchPool,
 };
@@ -82,14 +82,14 @@ pub(super) fn weight_gradients(
     rows: usize,
     applied: &[Applied<'_>],
     gradients: &mut [f32],
-    packed: &mut Vec<u32>,
+    packed: &mut Pairs,
     scratch: &ScratchPool,
 ) {
     if let Some(adapter) = model.adapter() {
         return adapter.gradients(rows, applied, gradients, scratch);
     }
     let mut factors = vec![None; applied.len()];
-    if model.precision() == Precision::Bf16 {
+    if model.precision().is_bf16() {
         factors = pack_inputs(rows, applied, packed, scratch).into_iter().map(Some).collect();
     }
     let (mut rest, mut at) = (gradients, 0);
@@ -118,15 +118,15 @@ pub(super) fn weight_gradients(
 fn pack_inputs<'a>(
     rows: usize,
     applied: &[Applied<'_>],
-    packed: &'a mut Vec<u32>,
+    packed: &'a mut Pairs,
     scratch: &ScratchPool,
 ) -> Vec<PackedColumns<'a>> {
     let lens = || applied.iter().map(|applied| PackedColumns::len(rows, applied.linear.inputs));
     let len = lens().sum();
     if packed.len() < len {
-        packed.resize(len, 0);
+        packed.resize(len);
     }
-    let (panel, mut rest, mut tasks) = (rows.div_ceil(2) * PANEL, packed.as_mut_slice(), Vec::new());
+    let (panel, mut rest, mut tasks) = (rows.div_ceil(2) * PANEL, &mut **packed, Vec::new());
     for (Applied { linear, inputs, .. }, len) in applied.iter().zip(lens()) {
         for (index, target) in take(&mut rest, len).chunks_mut(panel).enumerate() {
             let columns = PANEL.min(linear.inputs - index * PANEL);
@@ -134,7 +134,7 @@ fn pack_inputs<'a>(
         }
     }
     scratch.run(tasks, |(matrix, target), _| pack_columns(matrix, target, panel));
-    let mut rest = packed.as_slice();
+    let mut rest: &[u32] = packed;
     let packed = applied.iter().zip(lens()).map(|(applied, len)| {
         let (first, after) = rest.split_at(len);
         rest = after;

@@ -146,7 +146,7 @@ impl MemoryBudget {
             let chunk = blocks.min(kept_blocks(&shape) as u64) * block;
             budget.logits = F32 * (chunk * (vocabulary + hidden) + of_head) + of_rows;
         }
-        if precision == Precision::Bf16 {
+        if precision.is_bf16() {
             budget.add_packed(&layout, rows, purpose);
         }
         let rest = (budget.activations + budget.backward) / buffers / 4;

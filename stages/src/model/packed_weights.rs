@@ -2,8 +2,8 @@
 //! one, so a copy of a layer is all that they need. For f32, products read weights from where they are.
 
 use super::{
-    Model, Precision,
-    kernels::{Matrix, PANEL, PackedColumns, Right, pack_columns},
+    Model,
+    kernels::{Matrix, PANEL, PackedColumns, Pairs, Right, pack_columns},
     linear::Linear,
     workspace::ScratchPool,
 };
@@ -22,7 +22,7 @@ pub(super) enum Pass {
 #[derive(Debug, Default)]
 pub(super) struct PackedWeights {
     pass: Pass,
-    pairs: Vec<u32>,
+    pairs: Pairs,
     /// For each matrix where its parameters begin, and where its pairs do.
     places: Vec<(usize, usize)>,
 }
@@ -45,7 +45,7 @@ impl PackedWeights {
     ) {
         self.places.clear();
         self.pass = pass;
-        if model.precision() == Precision::F32 {
+        if !model.precision().is_bf16() {
             return;
         }
         let mut len = 0;
@@ -54,9 +54,9 @@ impl PackedWeights {
             len += Self::len(pass, linear);
         }
         if self.pairs.len() < len {
-            self.pairs.resize(len, 0);
+            self.pairs.resize(len);
         }
-        let mut rest = self.pairs.as_mut_slice();
+        let mut rest = &mut *self.pairs;
         let mut tasks = Vec::new();
         for linear in matrices {
             let (depth, columns) = pass.size(linear);

@@ -6,7 +6,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Precision, head::HeadBuffers, kernels::ExponentialSum, keys_values, packed_weights::PackedWeights, shape::Shape,
+    Precision,
+    head::HeadBuffers,
+    kernels::{ExponentialSum, Pairs},
+    keys_values,
+    packed_weights::PackedWeights,
+    shape::Shape,
 };
 
 /// What the forward pass of training leaves of each layer for the backward pass. The results are the same bits.
@@ -88,7 +93,7 @@ pub(super) struct Workspace {
     pub(super) head: HeadBuffers,
     /// Weights of the current layer, rounded to bf16 if products are taken so, and inputs of its matrices.
     pub(super) packed: PackedWeights,
-    pub(super) packed_inputs: Vec<u32>,
+    pub(super) packed_inputs: Pairs,
     pub(super) scratch: ScratchPool,
 }
 

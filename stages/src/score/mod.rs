@@ -96,6 +96,7 @@ impl Kind for Score {
     const SPLITS: bool = true;
 
     fn check(&self) -> Result<(), SettingError> {
+        self.device.check()?;
         self.windows.map_or(Ok(()), |windows| windows.check("windows."))
     }
 

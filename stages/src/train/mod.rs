@@ -323,6 +323,7 @@ impl Kind for Train {
         if let Some(lora) = &self.lora {
             lora.check()?;
         }
+        self.device.check()?;
         if !self.device.is_cpu() {
             if self.lora.is_some() && self.optimizer == OptimizerPlace::Host {
                 let expected = "nothing with `lora`: an adapter's optimizer is on the host in any case";

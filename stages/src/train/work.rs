@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Lora, OptimizerPlace, Train, Weighting, run::MICRO_BATCH_TOKENS};
 use crate::{
-    model::{Activations, Cost, Precision, Purpose},
+    model::{Activations, Cost, Purpose},
     score::WindowPlan,
     stage::Work,
 };
@@ -36,7 +36,7 @@ impl Train {
             operations,
             memory: cost.memory(micro_batch, length, &purpose, self.device, on_host).ok()?,
             is_on_device: !self.device.is_cpu(),
-            is_bf16: self.device.precision() == Precision::Bf16,
+            is_bf16: self.device.precision().is_bf16(),
         })
     }
 

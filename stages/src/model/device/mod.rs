@@ -190,7 +190,7 @@ impl DeviceModel {
 /// The tensor of a slot: matrices in the type of the products, the rest in f32.
 fn tensor(slot: &Slot, numbers: &[f32], precision: Precision, device: &Device) -> Result<Tensor, ModelError> {
     let shape = slot.shape.as_slice();
-    let made = if slot.is_matrix() && precision == Precision::Bf16 {
+    let made = if slot.is_matrix() && precision.is_bf16() {
         // Here, on all threads: half of the bytes go over, and candle rounds on one.
         let rounded: Vec<bf16> = numbers.par_iter().map(|number| bf16::from_f32(*number)).collect();
         Tensor::from_vec(rounded, shape, device)

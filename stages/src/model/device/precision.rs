@@ -11,7 +11,8 @@ impl Precision {
     pub(super) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
+            // A device has its own order of sums; settings refuse another one.
+            Self::Bf16 | Self::Bf16Amx => DType::BF16,
         }
     }
 

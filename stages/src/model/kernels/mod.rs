@@ -25,8 +25,8 @@ pub(super) use elementwise::{
 };
 pub(super) use few_rows::{products_of_rows, weighted_rows};
 pub(super) use matrix::{
-    Left, Matrix, PANEL, PackedColumns, PackedRows, Right, as_pairs, multiply, multiply_bf16, pack_columns, pack_rows,
-    pairs,
+    Left, Matrix, Order, PANEL, PackedColumns, PackedRows, Pairs, Right, as_pairs, multiply, multiply_bf16,
+    pack_columns, pack_rows, pairs,
 };
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;

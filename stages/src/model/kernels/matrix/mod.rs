@@ -4,7 +4,7 @@
 //! is in the output where a product is added to it. So neither the instruction set nor the tiles, blocks and packing that
 //! are chosen here change a bit.
 //!
-//! With factors rounded to bf16 ([`bf16`]) the chain is one of pairs, as the instruction for it has it.
+//! With factors rounded to bf16 ([`bf16`]) the chain is one of pairs, or of groups of them, as the instruction for it has it.
 //!
 //! A tile of the output stays in registers while the inner index runs ([`tile`]). One operand gives a number for each of
 //! its rows, from wherever that lies; the other gives vectors, which are packed side by side before. Where the right
@@ -24,7 +24,8 @@ use pulp::{
 };
 
 use super::dispatch::chosen;
-pub(in crate::model) use bf16::{Left, PANEL, PackedColumns, PackedRows, Right};
+use bf16::Instructions;
+pub(in crate::model) use bf16::{Left, Order, PANEL, PackedColumns, PackedRows, Pairs, Right};
 use product::Product;
 
 /// A strided view of f32 numbers.
@@ -89,16 +90,17 @@ pub(in crate::model) fn multiply(
     multiply_with(chosen(), output, stride, left, right, accumulate);
 }
 
-/// As [`multiply`], with factors rounded to bf16. Each number of the product is one chain that [`bf16`] defines, whether
-/// factors are packed or not.
+/// As [`multiply`], with factors rounded to bf16. Each number of the product is a sum in an order that [`bf16`] defines,
+/// whether factors are packed or not.
 pub(in crate::model) fn multiply_bf16(
+    order: Order,
     output: &mut [f32],
     stride: usize,
     left: Left<'_>,
     right: Right<'_>,
     accumulate: bool,
 ) {
-    multiply_bf16_with(chosen(), output, stride, left, right, accumulate);
+    multiply_bf16_with(chosen().into(), order, output, stride, left, right, accumulate);
 }
 
 /// Numbers as room for pairs.
@@ -113,26 +115,26 @@ pub(in crate::model) fn pairs(numbers: &[f32]) -> &[u32] {
 
 /// Rounds a left factor to bf16, into [`PackedRows::len`] pairs.
 pub(in crate::model) fn pack_rows<'a>(matrix: Matrix<'_>, target: &'a mut [u32]) -> PackedRows<'a> {
-    pack_rows_with(chosen(), matrix, target)
+    pack_rows_with(chosen().into(), matrix, target)
 }
 
 /// Rounds a right factor to bf16, into panels that begin `panel_stride` after one another.
 pub(in crate::model) fn pack_columns(matrix: Matrix<'_>, target: &mut [u32], panel_stride: usize) {
-    pack_columns_with(chosen(), matrix, target, panel_stride);
+    pack_columns_with(chosen().into(), matrix, target, panel_stride);
 }
 
-fn pack_rows_with<'a>(arch: Arch, matrix: Matrix<'_>, target: &'a mut [u32]) -> PackedRows<'a> {
+fn pack_rows_with<'a>(instructions: Instructions, matrix: Matrix<'_>, target: &'a mut [u32]) -> PackedRows<'a> {
     assert!(matrix.is_inside(), "a matrix to be packed lies inside its slice");
     if matrix.rows > 0 && matrix.columns > 0 {
-        bf16::run(arch, bf16::PackRowsInto { matrix, target: &mut *target });
+        bf16::run(instructions, Order::Chain, bf16::PackRowsInto { matrix, target: &mut *target });
     }
     PackedRows::new(target, &matrix)
 }
 
-fn pack_columns_with(arch: Arch, matrix: Matrix<'_>, target: &mut [u32], panel_stride: usize) {
+fn pack_columns_with(instructions: Instructions, matrix: Matrix<'_>, target: &mut [u32], panel_stride: usize) {
     assert!(matrix.is_inside(), "a matrix to be packed lies inside its slice");
     if matrix.rows > 0 && matrix.columns > 0 {
-        bf16::run(arch, bf16::PackColumnsInto { matrix, target, panel_stride });
+        bf16::run(instructions, Order::Chain, bf16::PackColumnsInto { matrix, target, panel_stride });
     }
 }
 
@@ -142,7 +144,8 @@ fn multiply_with(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>
 }
 
 fn multiply_bf16_with(
-    arch: Arch,
+    instructions: Instructions,
+    order: Order,
     output: &mut [f32],
     stride: usize,
     left: Left<'_>,
@@ -152,14 +155,17 @@ fn multiply_bf16_with(
     match (left, right) {
         (Left::Plain(left), Right::Plain(right)) => {
             let Some((left, right, transposed)) = ordered(output, stride, left, right, accumulate) else { return };
-            bf16::run(arch, bf16::Product { left, right, output, stride, transposed, accumulate });
+            let product = bf16::Product { left, right, output, stride, transposed, accumulate };
+            bf16::run(instructions, order, product);
         }
-        (left, Right::Packed(right)) => bf16::multiply_packed(arch, output, stride, left, right, accumulate),
+        (left, Right::Packed(right)) => {
+            bf16::multiply_packed(instructions, order, output, stride, left, right, accumulate);
+        }
         (left @ Left::Packed(_), Right::Plain(right)) => {
             let mut pairs = vec![0; PackedColumns::len(right.rows, right.columns)];
-            pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+            pack_columns_with(instructions, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
             let right = PackedColumns::new(&pairs, right.rows, right.columns);
-            bf16::multiply_packed(arch, output, stride, left, right, accumulate);
+            bf16::multiply_packed(instructions, order, output, stride, left, right, accumulate);
         }
     }
 }

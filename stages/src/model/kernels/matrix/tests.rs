@@ -2,11 +2,9 @@
 
 use proptest::prelude::*;
 
-use pulp::Arch;
-
 use super::{
-    super::dispatch::sets, Left, Matrix, PANEL, PackedColumns, PackedRows, Right, multiply_bf16_with, multiply_with,
-    pack_columns_with, pack_rows_with,
+    super::dispatch::sets, Instructions, Left, Matrix, Order, PANEL, PackedColumns, PackedRows, Right,
+    multiply_bf16_with, multiply_with, pack_columns_with, pack_rows_with,
 };
 
 /// A matrix in memory with room around it: numbers, sizes, stride, whether it is given as the transpose of what lies there.
@@ -85,106 +83,208 @@ fn by_pairs(sum: f32, left: &[f32], right: &[f32]) -> f32 {
     sum
 }
 
-/// A product in place: instruction set, output and its stride, factors, whether it is added.
-type Multiply = fn(Arch, &mut [f32], usize, Matrix<'_>, Matrix<'_>, bool);
+/// By groups of sixteen pairs, with zeros behind the last: first numbers and second ones each in a sum of their own.
+fn by_groups(sum: f32, left: &[f32], right: &[f32]) -> f32 {
+    let mut sum = flush(sum);
+    for (left, right) in left.chunks(32).zip(right.chunks(32)) {
+        let mut halves = [0.0_f32; 2];
+        for index in 0..32 {
+            let factors = [left, right].map(|numbers| numbers.get(index).copied().unwrap_or_default());
+            halves[index % 2] = flush(factors[0].mul_add(factors[1], halves[index % 2]));
+        }
+        sum = flush(sum + flush(halves[0] + halves[1]));
+    }
+    sum
+}
+
+/// A product in place: instructions, output and its stride, factors, whether it is added.
+type Multiply = fn(Instructions, &mut [f32], usize, Matrix<'_>, Matrix<'_>, bool);
 
 /// A form of products: its name, what becomes of factors, how they are summed, and functions that compute it.
 type Form = (&'static str, fn(f32) -> f32, fn(f32, &[f32], &[f32]) -> f32, &'static [Multiply]);
 
-const FORMS: [Form; 2] = [
-    ("f32", |number| number, exact, &[multiply_with]),
+const FORMS: [Form; 3] = [
+    ("f32", |number| number, exact, &[whole]),
     (
         "bf16",
         bf16,
         by_pairs,
-        &[plain, packed_left, packed_right, packed_right_in_blocks, packed_left_in_blocks, packed],
+        &[
+            plain::<false>,
+            packed_left::<false>,
+            packed_right::<false>,
+            packed_right_in_blocks::<false>,
+            packed_left_in_blocks::<false>,
+            packed::<false>,
+        ],
+    ),
+    (
+        GROUPS,
+        bf16,
+        by_groups,
+        &[
+            plain::<true>,
+            packed_left::<true>,
+            packed_right::<true>,
+            packed_right_in_blocks::<true>,
+            packed_left_in_blocks::<true>,
+            packed::<true>,
+        ],
     ),
 ];
 
-fn plain(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
-    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+/// That of AMX.
+const GROUPS: &str = "bf16 in groups";
+
+/// All instructions that compute a form, by name.
+fn instructions(form: &str) -> Vec<(&'static str, Instructions)> {
+    let mut all: Vec<_> = sets().into_iter().map(|(name, arch)| (name, Instructions::from(arch))).collect();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let (GROUPS, Some(&("avx512", best))) = (form, all.last())
+        && std::is_x86_feature_detected!("avx512bf16")
+    {
+        all.push(("AMX", Instructions { trap: true, ..best }));
+    }
+    all
 }
 
-fn packed_left(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+fn order(groups: bool) -> Order {
+    if groups { Order::Groups } else { Order::Chain }
+}
+
+fn whole(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    multiply_with(instructions.arch, output, stride, left, right, accumulate);
+}
+
+fn plain<const GROUPS: bool>(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
+}
+
+fn packed_left<const GROUPS: bool>(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
     let mut pairs = vec![1; PackedRows::len(left.rows, left.columns)];
-    let left = pack_rows_with(arch, left, &mut pairs);
-    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+    let left = pack_rows_with(instructions, left, &mut pairs);
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
 }
 
-fn packed_right(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
+fn packed_right<const GROUPS: bool>(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
     let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
-    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    pack_columns_with(instructions, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
     let right = PackedColumns::new(&pairs, right.rows, right.columns);
-    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
 }
 
 /// Rows of the right factor in blocks with room between them, and so its panels.
-fn packed_right_in_blocks(
-    arch: Arch,
+fn packed_right_in_blocks<const GROUPS: bool>(
+    instructions: Instructions,
     output: &mut [f32],
     stride: usize,
     left: Matrix<'_>,
     right: Matrix<'_>,
     accumulate: bool,
 ) {
-    const ROWS: usize = 6;
-    let panel = ROWS / 2 * PANEL + 16;
+    // Blocks of whole groups, as others are other sums.
+    let block_rows = if GROUPS { 32 } else { 6 };
+    let panel = block_rows / 2 * PANEL + 16;
     let apart = right.columns.div_ceil(PANEL) * panel + 32;
-    let mut pairs = vec![1; right.rows.div_ceil(ROWS) * apart];
-    for first in (0..right.rows).step_by(ROWS) {
+    let mut pairs = vec![1; right.rows.div_ceil(block_rows) * apart];
+    for first in (0..right.rows).step_by(block_rows) {
         let block =
-            Matrix { data: &right.data[first * right.row_stride..], rows: ROWS.min(right.rows - first), ..right };
-        pack_columns_with(arch, block, &mut pairs[first / ROWS * apart..], panel);
+            Matrix { data: &right.data[first * right.row_stride..], rows: block_rows.min(right.rows - first), ..right };
+        pack_columns_with(instructions, block, &mut pairs[first / block_rows * apart..], panel);
     }
-    let blocks = PackedColumns::new(&pairs, right.rows, right.columns).panels_apart(panel).in_blocks(ROWS, apart);
-    multiply_bf16_with(arch, output, stride, left.into(), blocks.into(), accumulate);
+    let blocks = PackedColumns::new(&pairs, right.rows, right.columns).panels_apart(panel).in_blocks(block_rows, apart);
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), blocks.into(), accumulate);
 }
 
 /// Columns of the left factor in blocks with room between them, and the other factor whole.
-fn packed_left_in_blocks(
-    arch: Arch,
+fn packed_left_in_blocks<const GROUPS: bool>(
+    instructions: Instructions,
     output: &mut [f32],
     stride: usize,
     left: Matrix<'_>,
     right: Matrix<'_>,
     accumulate: bool,
 ) {
-    const COLUMNS: usize = 4;
-    let count = left.columns / COLUMNS;
-    if count == 0 || !left.columns.is_multiple_of(COLUMNS) {
-        return packed_right(arch, output, stride, left, right, accumulate);
+    let block_columns = if GROUPS { 32 } else { 4 };
+    let count = left.columns / block_columns;
+    if count == 0 || !left.columns.is_multiple_of(block_columns) {
+        return packed_right::<GROUPS>(instructions, output, stride, left, right, accumulate);
     }
-    let apart = PackedRows::len(left.rows, COLUMNS) + 3;
+    let apart = PackedRows::len(left.rows, block_columns) + 3;
     let mut pairs = vec![1; count * apart];
     let block = |index: usize| {
-        let data = left.data.get(index * COLUMNS * left.column_stride..).unwrap_or_default();
-        Matrix { data, columns: COLUMNS, ..left }
+        let data = left.data.get(index * block_columns * left.column_stride..).unwrap_or_default();
+        Matrix { data, columns: block_columns, ..left }
     };
     for (index, pairs) in pairs.chunks_mut(apart).enumerate() {
-        pack_rows_with(arch, block(index), pairs);
+        pack_rows_with(instructions, block(index), pairs);
     }
     let left = PackedRows::new(&pairs, &block(0)).blocks(count, apart);
     let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
-    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    pack_columns_with(instructions, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
     let right = PackedColumns::new(&pairs, right.rows, right.columns);
-    multiply_bf16_with(arch, output, stride, left.into(), right.into(), accumulate);
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
 }
 
 /// Both factors, a part of the rows of one and of the sums after the other.
-fn packed(arch: Arch, output: &mut [f32], stride: usize, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
-    let (rows, half) = (left.rows / 3, right.rows / 4 * 2);
+fn packed<const GROUPS: bool>(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    let (rows, part) = (left.rows / 3, if GROUPS { 32 } else { 2 });
+    let half = right.rows / 2 / part * part;
     let mut pairs = vec![1; PackedColumns::len(right.rows, right.columns)];
-    pack_columns_with(arch, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
+    pack_columns_with(instructions, right, &mut pairs, right.rows.div_ceil(2) * PANEL);
     let columns = PackedColumns::new(&pairs, right.rows, right.columns);
     for (inner, accumulate) in [(0..half, accumulate), (half..right.rows, true)] {
         let start = inner.start * left.column_stride;
         let part = Matrix { data: left.data.get(start..).unwrap_or_default(), columns: inner.len(), ..left };
         let mut pairs = vec![1; PackedRows::len(part.rows, part.columns)];
-        let packed = pack_rows_with(arch, part, &mut pairs);
+        let packed = pack_rows_with(instructions, part, &mut pairs);
         let right = Right::from(columns.of(inner));
         for rows in [0..rows, rows..part.rows] {
             let output = output.get_mut(rows.start * stride..).unwrap_or_default();
-            multiply_bf16_with(arch, output, stride, Left::from(packed.of(rows)), right, accumulate);
+            multiply_bf16_with(
+                instructions,
+                order(GROUPS),
+                output,
+                stride,
+                Left::from(packed.of(rows)),
+                right,
+                accumulate,
+            );
         }
     }
 }
@@ -208,11 +308,12 @@ fn check_beside(left: &Operand, right: &Operand, gap: usize, accumulate: bool, s
                 *number = chain(if accumulate { *number } else { 0.0 }, left, right);
             }
         }
-        for ((name, arch), (number, multiply)) in
-            sets().into_iter().flat_map(|set| products.iter().enumerate().map(move |product| (set, product)))
+        for ((name, instructions), (number, multiply)) in instructions(form)
+            .into_iter()
+            .flat_map(|set| products.iter().enumerate().map(move |product| (set, product)))
         {
             let mut found = before.clone();
-            multiply(arch, &mut found, stride, left.matrix(), right.matrix(), accumulate);
+            multiply(instructions, &mut found, stride, left.matrix(), right.matrix(), accumulate);
             let wrong = found.iter().zip(&expected).position(|(found, expected)| found.to_bits() != expected.to_bits());
             assert_eq!(wrong, None, "{form} {number}, {name}: {rows} x {depth} x {columns}, gap {gap}, {accumulate}");
         }
@@ -236,7 +337,7 @@ proptest! {
 /// Products that are cut in all directions.
 #[test]
 fn blocks_change_no_bit() {
-    for (rows, depth, columns) in [(200, 1600, 150), (70, 6200, 3), (3, 2000, 300)] {
+    for (rows, depth, columns) in [(200, 1100, 150), (70, 6200, 3), (3, 2000, 300)] {
         for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
             let left = Operand::new(rows, depth, 3, left, 3);
             let right = Operand::new(depth, columns, 0, right, 4);

@@ -2,9 +2,13 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::tile::{Operands, Target, most_rows, multiply_tile};
+
 /// Vectors of f32 sums and of pairs of bf16 numbers, a pair in 32 bits, its first number in the low half.
 pub(in super::super) trait Arithmetic: Copy {
     /// A vector of f32 numbers.
+    type Numbers: Copy;
+    /// Sums under way, for a vector of numbers.
     type Sums: Copy;
     /// A vector of pairs, as many as there are sums.
     type Pairs: Copy;
@@ -14,17 +18,34 @@ pub(in super::super) trait Arithmetic: Copy {
     const MOST_VECTORS: usize;
     /// Whether there are 32 registers for numbers, not 16.
     const MANY_REGISTERS: bool;
+    /// Whether products are summed in groups of [`GROUP`](super::GROUP) pairs.
+    const IN_GROUPS: bool;
+
+    /// Most rows of a tile of so many vectors.
+    fn most_rows(self, vectors: usize) -> usize;
+
+    /// Whether tiles read the left factor by rows alone, the pairs of each one after the other.
+    fn reads_rows(self) -> bool;
+
+    /// Multiplies a tile of `rows` rows, at most [`Arithmetic::most_rows`], of `vectors <= MOST_VECTORS` vectors.
+    fn multiply(self, rows: usize, vectors: usize, operands: Operands<'_>, target: Target<'_>);
 
     /// Sums of nothing.
     fn zero(self) -> Self::Sums;
 
     /// Sums to which products are to be added; numbers smaller than normal ones count as zero.
-    fn begin(self, sums: Self::Sums) -> Self::Sums;
+    fn begin(self, numbers: Self::Numbers) -> Self::Sums;
+
+    /// Adds a group of products to each sum; if it is not whole, products of zeros fill it up.
+    fn close(self, sums: Self::Sums, is_whole: bool) -> Self::Sums;
+
+    /// What the sums are.
+    fn end(self, sums: Self::Sums) -> Self::Numbers;
 
     /// The same pair in all places.
     fn splat(self, pair: u32) -> Self::Pairs;
 
-    /// Adds to each sum the products of both numbers of a pair, the second ones first.
+    /// Adds to each sum, or to its group, the products of both numbers of a pair, the second ones first.
     fn add_products(self, left: Self::Pairs, right: Self::Pairs, sums: Self::Sums) -> Self::Sums;
 
     /// Asks for pairs that will be read soon; any address will do.
@@ -55,11 +76,19 @@ fn rounded(number: f32) -> u32 {
     if number.is_nan() { bits >> 16 | 0x40 } else { result }
 }
 
-/// Plain instructions.
+/// Plain instructions; with `GROUPS`, in the order of groups.
 #[derive(Clone, Copy)]
-pub(super) struct Emulated<S>(pub(super) S);
+pub(super) struct Emulated<S, const GROUPS: bool>(pub(super) S);
 
-impl<S: Simd> Emulated<S> {
+/// A sum and, with groups, that of the first numbers' products in a group, and of the second ones.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<N> {
+    all: N,
+    first: N,
+    second: N,
+}
+
+impl<S: Simd, const GROUPS: bool> Emulated<S, GROUPS> {
     /// Zero, of the same sign, for what is smaller than normal numbers.
     #[inline(always)]
     fn flush(self, sums: S::f32s) -> S::f32s {
@@ -69,22 +98,55 @@ impl<S: Simd> Emulated<S> {
     }
 }
 
-impl<S: Simd> Arithmetic for Emulated<S> {
-    type Sums = S::f32s;
+impl<S: Simd, const GROUPS: bool> Arithmetic for Emulated<S, GROUPS> {
+    type Numbers = S::f32s;
+    type Sums = Sums<S::f32s>;
     type Pairs = S::u32s;
     const LANES: usize = S::F32_LANES;
     // With what a product takes on the way, a tile of four rows fits 16 registers then.
     const MOST_VECTORS: usize = 2;
     const MANY_REGISTERS: bool = false;
+    const IN_GROUPS: bool = GROUPS;
 
     #[inline(always)]
-    fn zero(self) -> S::f32s {
-        self.0.splat_f32s(0.0)
+    fn most_rows(self, vectors: usize) -> usize {
+        most_rows::<Self>(vectors)
     }
 
     #[inline(always)]
-    fn begin(self, sums: S::f32s) -> S::f32s {
-        self.flush(sums)
+    fn reads_rows(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn multiply(self, rows: usize, vectors: usize, operands: Operands<'_>, target: Target<'_>) {
+        multiply_tile(self, rows, vectors, operands, target);
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Sums<S::f32s> {
+        self.begin(self.0.splat_f32s(0.0))
+    }
+
+    #[inline(always)]
+    fn begin(self, numbers: S::f32s) -> Sums<S::f32s> {
+        let zero = self.0.splat_f32s(0.0);
+        Sums { all: self.flush(numbers), first: zero, second: zero }
+    }
+
+    #[inline(always)]
+    fn close(self, sums: Sums<S::f32s>, is_whole: bool) -> Sums<S::f32s> {
+        let Self(simd) = self;
+        let zero = simd.splat_f32s(0.0);
+        // Products of zeros are zero, which makes a zero of either sign a positive one.
+        let filled = |sum| if is_whole { sum } else { simd.add_f32s(sum, zero) };
+        let group = self.flush(simd.add_f32s(filled(sums.first), filled(sums.second)));
+        Sums { all: self.flush(simd.add_f32s(sums.all, group)), first: zero, second: zero }
+    }
+
+    #[inline(always)]
+    fn end(self, sums: Sums<S::f32s>) -> S::f32s {
+        sums.all
     }
 
     #[inline(always)]
@@ -93,14 +155,19 @@ impl<S: Simd> Arithmetic for Emulated<S> {
     }
 
     #[inline(always)]
-    fn add_products(self, left: S::u32s, right: S::u32s, sums: S::f32s) -> S::f32s {
+    fn add_products(self, left: S::u32s, right: S::u32s, sums: Sums<S::f32s>) -> Sums<S::f32s> {
         let Self(simd) = self;
         let half = simd.splat_u32s(16);
         let high = simd.splat_u32s(0xffff_0000);
         let second = |pairs| simd.transmute_f32s_u32s(simd.and_u32s(pairs, high));
         let first = |pairs| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, half));
-        let sums = self.flush(simd.mul_add_f32s(second(left), second(right), sums));
-        self.flush(simd.mul_add_f32s(first(left), first(right), sums))
+        let add_second = |sum| self.flush(simd.mul_add_f32s(second(left), second(right), sum));
+        let add_first = |sum| self.flush(simd.mul_add_f32s(first(left), first(right), sum));
+        if GROUPS {
+            Sums { first: add_first(sums.first), second: add_second(sums.second), ..sums }
+        } else {
+            Sums { all: add_first(add_second(sums.all)), ..sums }
+        }
     }
 
     #[inline(always)]
@@ -123,15 +190,19 @@ impl<S: Simd> Arithmetic for Emulated<S> {
 
     #[inline(always)]
     fn vectorize(self, call: impl Call) {
-        struct Vectorized<C>(C);
-        impl<C: Call> WithSimd for Vectorized<C> {
-            type Output = ();
-            #[inline(always)]
-            fn with_simd<S: Simd>(self, simd: S) {
-                self.0.call(Emulated(simd));
-            }
-        }
-        self.0.vectorize(Vectorized(call));
+        self.0.vectorize(Emulation::<_, GROUPS>(call));
+    }
+}
+
+/// Code by instructions that all processors have.
+pub(super) struct Emulation<C, const GROUPS: bool>(pub(super) C);
+
+impl<C: Call, const GROUPS: bool> WithSimd for Emulation<C, GROUPS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.call(Emulated::<S, GROUPS>(simd));
     }
 }
 
@@ -151,11 +222,17 @@ mod native {
 
     use pulp::NullaryFnOnce;
 
-    use super::{Arithmetic, Call, Emulated};
+    use super::{
+        super::{
+            amx,
+            tile::{Operands, Target, most_rows, multiply_tile},
+        },
+        Arithmetic, Call, Emulated,
+    };
 
     pulp::simd_type! {
         /// AVX-512 with bf16; that it exists says that the processor has all of it.
-        pub(in super::super) struct Native {
+        struct Avx512 {
             avx2: "avx2",
             fma: "fma",
             avx512f: "avx512f",
@@ -172,6 +249,25 @@ mod native {
 
     struct Vectorized<C>(Native, C);
 
+    /// The processor's instructions for bf16: those of AVX-512, or its tiles.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Native {
+        simd: Avx512,
+        tiles: Option<amx::Tiles>,
+    }
+
+    impl Native {
+        /// Those of AVX-512, if the processor has them.
+        pub(in super::super) fn vectors() -> Option<Self> {
+            Some(Self { simd: Avx512::try_new()?, tiles: None })
+        }
+
+        /// Tiles, which sum in groups, and AVX-512 around them.
+        pub(in super::super) fn tiles(tiles: amx::Tiles) -> Option<Self> {
+            Some(Self { simd: Avx512::try_new()?, tiles: Some(tiles) })
+        }
+    }
+
     impl<C: Call> NullaryFnOnce for Vectorized<C> {
         type Output = ();
 
@@ -182,11 +278,32 @@ mod native {
     }
 
     impl Arithmetic for Native {
+        type Numbers = __m512;
         type Sums = __m512;
         type Pairs = __m512i;
         const LANES: usize = LANES;
         const MOST_VECTORS: usize = 4;
         const MANY_REGISTERS: bool = true;
+        // Those of tiles are in the instruction.
+        const IN_GROUPS: bool = false;
+
+        #[inline(always)]
+        fn most_rows(self, vectors: usize) -> usize {
+            if self.tiles.is_some() { amx::ROWS } else { most_rows::<Self>(vectors) }
+        }
+
+        #[inline(always)]
+        fn reads_rows(self) -> bool {
+            self.tiles.is_some()
+        }
+
+        #[inline(always)]
+        fn multiply(self, rows: usize, vectors: usize, operands: Operands<'_>, target: Target<'_>) {
+            match self.tiles {
+                Some(tiles) => tiles.multiply(rows, vectors, operands, target),
+                None => multiply_tile(self, rows, vectors, operands, target),
+            }
+        }
 
         #[inline(always)]
         fn zero(self) -> __m512 {
@@ -195,8 +312,18 @@ mod native {
         }
 
         #[inline(always)]
-        fn begin(self, sums: __m512) -> __m512 {
+        fn begin(self, numbers: __m512) -> __m512 {
             // The instruction takes them so.
+            numbers
+        }
+
+        #[inline(always)]
+        fn close(self, sums: __m512, _: bool) -> __m512 {
+            sums
+        }
+
+        #[inline(always)]
+        fn end(self, sums: __m512) -> __m512 {
             sums
         }
 
@@ -233,7 +360,7 @@ mod native {
                     _mm512_storeu_si512(pairs.as_mut_ptr().cast(), transmute::<__m512bh, __m512i>(rounded));
                 }
             }
-            Emulated(pulp::Scalar::new()).round(rest, last);
+            Emulated::<_, false>(pulp::Scalar::new()).round(rest, last);
         }
 
         #[inline(always)]
@@ -253,12 +380,12 @@ mod native {
                     _mm512_storeu_si512(pairs.as_mut_ptr().cast(), both);
                 }
             }
-            Emulated(pulp::Scalar::new()).interleave(first_rest, second_rest, last);
+            Emulated::<_, false>(pulp::Scalar::new()).interleave(first_rest, second_rest, last);
         }
 
         #[inline(always)]
         fn vectorize(self, call: impl Call) {
-            Native::vectorize(self, Vectorized(self, call));
+            self.simd.vectorize(Vectorized(self, call));
         }
     }
 }

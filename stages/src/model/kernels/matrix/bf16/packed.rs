@@ -2,14 +2,15 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use pulp::Arch;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 
 use super::{
-    super::{Matrix, pack::aligned, product::even},
+    super::{super::transpose, Matrix, pack::aligned, product::even},
+    GROUP, Instructions, Order,
     arithmetic::{Arithmetic, Call},
     pack::{PackColumns, PackRows},
     run,
-    tile::{Operands, Target, most_rows, multiply_tile},
+    tile::{Operands, Target},
 };
 
 /// Columns of a right factor that lie side by side.
@@ -215,6 +216,7 @@ impl Call for PackColumnsInto<'_> {
 #[derive(Default)]
 struct Buffers {
     left: Vec<u32>,
+    rows: Vec<u32>,
     right: Vec<u32>,
     edge: Vec<f32>,
 }
@@ -225,7 +227,8 @@ thread_local! {
 
 /// `output = left * right`, or `output += left * right`; rows of `output` are `stride` apart.
 pub(in super::super) fn multiply_packed(
-    arch: Arch,
+    instructions: Instructions,
+    order: Order,
     output: &mut [f32],
     stride: usize,
     left: Left<'_>,
@@ -250,7 +253,7 @@ pub(in super::super) fn multiply_packed(
         }
         return;
     }
-    run(arch, PackedProduct { left, right, rows, output, stride, accumulate });
+    run(instructions, order, PackedProduct { left, right, rows, output, stride, accumulate });
 }
 
 /// No size of it is zero.
@@ -280,7 +283,7 @@ impl PackedProduct<'_> {
         };
         // Blocks stay together.
         let most = if self.right.together.min(left_together) < depth { depth } else { PAIRS };
-        for pairs in even(depth, most) {
+        for pairs in in_groups(depth, most) {
             for rows in even(self.rows, ROWS) {
                 let left = match self.left {
                     Left::Packed(packed) => packed.of(rows.clone()).skip(pairs.start),
@@ -302,6 +305,7 @@ impl PackedProduct<'_> {
                         }
                     }
                 };
+                let left = if arithmetic.reads_rows() { left.in_rows(pairs.len(), &mut buffers.rows) } else { left };
                 self.tiles(arithmetic, left, rows.start, &pairs, &mut buffers.edge);
             }
         }
@@ -330,7 +334,7 @@ impl PackedProduct<'_> {
                 let width = vectors.len() * A::LANES;
                 let column = panel * PANEL + vectors.start * A::LANES;
                 let count = width.min(columns - column);
-                for tile in even(left.rows, most_rows::<A>(vectors.len())) {
+                for tile in even(left.rows, arithmetic.most_rows(vectors.len())) {
                     let operands = Operands {
                         left: &left.pairs[tile.start * left.row_stride..],
                         left_row: left.row_stride,
@@ -346,7 +350,7 @@ impl PackedProduct<'_> {
                     let output = &mut self.output[(first_row + tile.start) * stride + column..];
                     if count == width {
                         let target = Target { output, stride, accumulate };
-                        multiply_tile(arithmetic, tile.len(), vectors.len(), operands, target);
+                        arithmetic.multiply(tile.len(), vectors.len(), operands, target);
                         continue;
                     }
                     // A tile that is wider than what is left is computed beside the output.
@@ -357,7 +361,7 @@ impl PackedProduct<'_> {
                         }
                     }
                     let target = Target { output: &mut *edge, stride: width, accumulate };
-                    multiply_tile(arithmetic, tile.len(), vectors.len(), operands, target);
+                    arithmetic.multiply(tile.len(), vectors.len(), operands, target);
                     for (edge, output) in edge.chunks_exact(width).zip(output.chunks_mut(stride)) {
                         output[..count].copy_from_slice(&edge[..count]);
                     }
@@ -367,7 +371,32 @@ impl PackedProduct<'_> {
     }
 }
 
-impl PackedRows<'_> {
+/// Cuts pairs into about equal parts of whole groups, of no more than so many, rounded up to a group.
+pub(super) fn in_groups(pairs: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    even(pairs.div_ceil(GROUP), most.div_ceil(GROUP))
+        .map(move |groups| groups.start * GROUP..pairs.min(groups.end * GROUP))
+}
+
+impl<'a> PackedRows<'a> {
+    /// The same, of so many pairs, with the pairs of each row one after the other.
+    fn in_rows<'b>(self, depth: usize, buffer: &'b mut Vec<u32>) -> PackedRows<'b>
+    where
+        'a: 'b,
+    {
+        if self.pair_stride == 1 {
+            return self;
+        }
+        let together = self.together.min(depth);
+        let target = aligned(buffer, self.rows * depth);
+        for first in (0..depth).step_by(together) {
+            let pairs = &self.pairs[first / together * self.apart..];
+            let (count, target) = (together.min(depth - first), &mut target[first..]);
+            // Pairs are moved as they are, whatever number their bits would be.
+            transpose(cast_slice(pairs), self.pair_stride, count, self.rows, cast_slice_mut(target), depth);
+        }
+        PackedRows { pairs: target, depth, row_stride: depth, pair_stride: 1, together: depth, apart: 0, ..self }
+    }
+
     /// Without the first pairs of each row, which are not in blocks unless there are none to skip.
     fn skip(self, pairs: usize) -> Self {
         Self { pairs: &self.pairs[pairs * self.pair_stride..], depth: self.depth - pairs, ..self }

@@ -2,11 +2,14 @@
 
 use std::{cell::RefCell, ops::Range};
 
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
+
 use super::{
     super::{super::transpose, Matrix, pack::aligned, product::even},
     arithmetic::{Arithmetic, Call},
     pack::{PackColumns, PackRows},
-    tile::{Operands, Target, most_rows, multiply_tile},
+    packed::in_groups,
+    tile::{Operands, Target},
 };
 
 /// Most pairs of the right operand that are packed at a time (256 KiB).
@@ -33,6 +36,8 @@ pub(in super::super) struct Product<'a> {
 #[derive(Default)]
 struct Buffers {
     left: Vec<u32>,
+    /// The same by rows, where tiles read it so and it comes by pairs.
+    in_rows: Vec<u32>,
     right: Vec<u32>,
     /// For columns that are packed, as rows.
     lines: Vec<u32>,
@@ -63,11 +68,11 @@ impl Call for Product<'_> {
 impl Product<'_> {
     #[inline(always)]
     fn run<A: Arithmetic>(mut self, arithmetic: A, buffers: &mut Buffers) {
-        let Buffers { left, right, lines, output } = buffers;
+        let Buffers { left, in_rows, right, lines, output } = buffers;
         let columns = self.right.columns;
         let vectors = columns.div_ceil(A::LANES);
         let at_once = (if self.transposed { COLUMNS / 2 } else { COLUMNS }) / A::LANES;
-        for pairs in even(self.right.rows.div_ceil(2), PACKED_RIGHT / (vectors.min(at_once) * A::LANES)) {
+        for pairs in in_groups(self.right.rows.div_ceil(2), PACKED_RIGHT / (vectors.min(at_once) * A::LANES)) {
             for part in even(vectors, at_once) {
                 let columns = part.start * A::LANES..columns.min(part.end * A::LANES);
                 let packed = aligned(right, part.len() * A::LANES * pairs.len());
@@ -80,7 +85,7 @@ impl Product<'_> {
                 }
                 let block = Block { columns, pairs: pairs.clone(), vectors: part.len(), right: packed };
                 for rows in even(self.left.rows, GROUP) {
-                    self.group(arithmetic, &block, rows, left, output);
+                    self.group(arithmetic, &block, rows, left, in_rows, output);
                 }
             }
         }
@@ -94,14 +99,21 @@ impl Product<'_> {
         block: &Block<'_>,
         rows: Range<usize>,
         left: &mut Vec<u32>,
+        in_rows: &mut Vec<u32>,
         output: &mut Vec<f32>,
     ) {
         let Block { columns, pairs, vectors, .. } = block;
         let accumulate = self.accumulate || pairs.start > 0;
-        let left = aligned(left, rows.len() * pairs.len());
+        let mut left = aligned(left, rows.len() * pairs.len());
         let pack = PackRows { matrix: self.left, rows: rows.clone(), pairs: pairs.clone(), target: &mut *left };
-        let apart = pack.apart();
+        let mut apart = pack.apart();
         arithmetic.vectorize(pack);
+        if arithmetic.reads_rows() && apart.1 > 1 {
+            let in_rows = aligned(in_rows, left.len());
+            // Pairs are moved as they are, whatever number their bits would be.
+            transpose(cast_slice(left), rows.len(), pairs.len(), rows.len(), cast_slice_mut(in_rows), pairs.len());
+            (left, apart) = (in_rows, (pairs.len(), 1));
+        }
         let (stride, width) = (self.stride, vectors * A::LANES);
         // Where the product does not lie in rows of whole vectors in the output, it is computed beside it.
         let beside = self.transposed || columns.len() < width;
@@ -147,7 +159,7 @@ fn tiles<A: Arithmetic>(
     for panel in even(block.vectors, A::MOST_VECTORS) {
         let right = &block.right[panel.start * A::LANES * depth..panel.end * A::LANES * depth];
         let right_row = panel.len() * A::LANES;
-        for tile in even(rows, most_rows::<A>(panel.len())) {
+        for tile in even(rows, arithmetic.most_rows(panel.len())) {
             let left = &left[tile.start * left_row..];
             let operands = Operands {
                 left,
@@ -163,7 +175,7 @@ fn tiles<A: Arithmetic>(
             };
             let output = &mut output[tile.start * stride + panel.start * A::LANES..];
             let target = Target { output, stride, accumulate };
-            multiply_tile(arithmetic, tile.len(), panel.len(), operands, target);
+            arithmetic.multiply(tile.len(), panel.len(), operands, target);
         }
     }
 }

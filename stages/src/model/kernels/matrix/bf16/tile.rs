@@ -1,10 +1,13 @@
 //! The innermost part of a product: a tile of the output in registers.
 
-use super::arithmetic::{Arithmetic, Call};
+use super::{
+    GROUP,
+    arithmetic::{Arithmetic, Call},
+};
 
 /// What a tile is the product of.
 #[derive(Clone, Copy)]
-pub(super) struct Operands<'a> {
+pub(in super::super) struct Operands<'a> {
     /// `left[row * left_row + pair * left_pair]`.
     pub(super) left: &'a [u32],
     pub(super) left_row: usize,
@@ -23,7 +26,7 @@ pub(super) struct Operands<'a> {
 }
 
 /// Where a tile's numbers go.
-pub(super) struct Target<'a> {
+pub(in super::super) struct Target<'a> {
     pub(super) output: &'a mut [f32],
     /// Between rows of the output.
     pub(super) stride: usize,
@@ -104,7 +107,7 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
                         // The next tile's, most often.
                         arithmetic.prefetch(output.wrapping_add((ROWS + row) * stride + vector * A::LANES).cast());
                         let from = output.add(row * stride + vector * A::LANES);
-                        *sum = arithmetic.begin(from.cast::<A::Sums>().read_unaligned());
+                        *sum = arithmetic.begin(from.cast::<A::Numbers>().read_unaligned());
                     }
                 }
             }
@@ -112,7 +115,8 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
             while first < depth {
                 let block = first / together;
                 let (left, right) = (left.add(block * left_apart), right.add(block * right_apart));
-                for pair in 0..together.min(depth - first) {
+                let pairs = together.min(depth - first);
+                for pair in 0..pairs {
                     arithmetic.prefetch(left.wrapping_add(ahead + pair * ROWS));
                     let mut columns = [arithmetic.splat(0); VECTORS];
                     for (vector, column) in columns.iter_mut().enumerate() {
@@ -124,12 +128,17 @@ impl<const ROWS: usize, const VECTORS: usize> Call for Tile<'_, ROWS, VECTORS> {
                             *sum = arithmetic.add_products(factor, *column, *sum);
                         }
                     }
+                    if A::IN_GROUPS && (pair % GROUP == GROUP - 1 || pair + 1 == pairs) {
+                        let is_whole = pair % GROUP == GROUP - 1;
+                        sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = arithmetic.close(*sum, is_whole));
+                    }
                 }
                 first += together;
             }
             for (row, sums) in sums.into_iter().enumerate() {
                 for (vector, sum) in sums.into_iter().enumerate() {
-                    output.add(row * stride + vector * A::LANES).cast::<A::Sums>().write_unaligned(sum);
+                    let target = output.add(row * stride + vector * A::LANES);
+                    target.cast::<A::Numbers>().write_unaligned(arithmetic.end(sum));
                 }
             }
         }
