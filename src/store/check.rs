@@ -15,7 +15,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Entry, Store, StoreError, folder, object, origin, seals::Seals, verdict};
+use super::{Entry, Store, StoreError, folder, hash, origin, seals::Seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// A half-written file outside the rooms that a check has to itself is nobody's after this time.
@@ -352,7 +352,7 @@ fn rehash(path: &Path, metadata: &fs::Metadata, digest: &Digest) -> Result<fs::M
     if !metadata.is_file() {
         return Err(Wrong::Content(format!("{} is no file", path.display())));
     }
-    match object::hash(path) {
+    match hash::hash(path) {
         Ok((found, _)) if found == *digest => Ok(metadata.clone()),
         Ok((found, size)) => {
             Err(Wrong::Content(format!("its {size} bytes have the digest {found}, which is not its name")))

@@ -4,7 +4,7 @@
 use std::{io, path::Path};
 
 use super::{
-    Entry, Manifest, Store, StoreError, folder, object,
+    Entry, Manifest, Store, StoreError, folder, hash, object,
     sealed::{self, Draft},
 };
 use crate::{digest::ArtifactId, failpoint};
@@ -20,7 +20,7 @@ impl Store {
             failpoint::pass("ingest.seal")
                 .and_then(|()| object::seal(&file.path, file.executable))
                 .map_err(StoreError::io("protect", &file.path))?;
-            let (digest, size) = object::hash(&file.path)?;
+            let (digest, size) = hash::hash(&file.path)?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
             paths.push(file.path);
             entries.push(entry);
@@ -50,7 +50,7 @@ impl Store {
     /// The list of files that a folder would be taken in with; nothing is taken in.
     pub fn list(&self, folder: &Path) -> Result<Manifest, StoreError> {
         let files = folder::output_files(folder)?.into_iter().map(|file| {
-            let (digest, size) = object::hash(&file.path)?;
+            let (digest, size) = hash::hash(&file.path)?;
             Ok(Entry { path: file.name, digest, size, executable: file.executable })
         });
         Ok(Manifest::new(files.collect::<Result<_, StoreError>>()?))

@@ -22,6 +22,7 @@ mod collect;
 mod error;
 mod flush;
 mod folder;
+mod hash;
 mod ingest;
 mod inventory;
 mod lease;

@@ -2,56 +2,23 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use super::{Entry, Store, StoreError, folder, sealed::Existing, seals::Seals};
+use rayon::prelude::*;
+
+use super::{Entry, Store, StoreError, folder, hash::hash_open, sealed::Existing, seals::Seals};
 use crate::{digest::Digest, failpoint};
 
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
 /// or was copied here by something that does not keep times.
 const MARK: Duration = Duration::from_hours(10_957 * 24);
-/// From here on, hashing on several cores is worth waking them.
-const PARALLEL: usize = 1 << 20;
-const BUFFER: usize = 4 << 20;
-
-/// The digest of a file and its length. It reads instead of mapping, since a mapped file that somebody shortens
-/// takes the process down.
-pub(super) fn hash(path: &Path) -> Result<(Digest, u64), StoreError> {
-    hash_open(&mut File::open(path).map_err(StoreError::io("read", path))?).map_err(StoreError::io("read", path))
-}
-
-fn hash_open(file: &mut File) -> io::Result<(Digest, u64)> {
-    let expected = file.metadata()?.len().saturating_add(1).min(BUFFER as u64);
-    let mut buffer = vec![0; expected as usize];
-    let mut hasher = blake3::Hasher::new();
-    let mut total = 0;
-    loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if filled == 0 {
-            return Ok((hasher.finalize().into(), total));
-        }
-        total += filled as u64;
-        if filled < PARALLEL {
-            hasher.update(&buffer[..filled]);
-        } else {
-            hasher.update_rayon(&buffer[..filled]);
-        }
-    }
-}
-
+/// So many files that have to be hashed are worth waking other cores, and one flush of the file system.
+const MANY: usize = 16;
 /// Makes a finished file read-only and gives it the time that says so. Done before hashing, so that a write which
 /// comes later shows.
 pub(super) fn seal(path: &Path, executable: bool) -> io::Result<()> {
@@ -90,6 +57,30 @@ pub(super) fn is_sealed(metadata: &fs::Metadata, size: u64) -> bool {
         && metadata.modified().is_ok_and(|time| time == SystemTime::UNIX_EPOCH + MARK)
 }
 
+/// A file that holds what its entry says.
+struct Hashed {
+    file: File,
+    /// What it was when that began; nothing if it could not be sealed.
+    looked_at: Option<fs::Metadata>,
+}
+
+/// Hashes a file, sealed again if it was opened; nothing if it holds something else.
+fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Option<Hashed>> {
+    if !metadata.is_file() || metadata.len() != entry.size {
+        return Ok(None);
+    }
+    // Before it is hashed, so that a write meanwhile shows. A file that cannot be sealed is hashed each time.
+    let executable = metadata.permissions().mode() & 0o100 != 0;
+    let looked_at = if is_sealed(metadata, entry.size) {
+        Some(metadata.clone())
+    } else {
+        seal(path, executable).and_then(|()| fs::symlink_metadata(path)).ok()
+    };
+    let file = File::open(path)?;
+    let (digest, _) = hash_open(&file)?;
+    Ok((digest == entry.digest).then_some(Hashed { file, looked_at }))
+}
+
 impl Store {
     pub(super) fn object(&self, digest: &Digest) -> PathBuf {
         self.named("objects", digest)
@@ -104,16 +95,66 @@ impl Store {
     /// one `stat`, unless this machine has not seen the file as it is now: then it is hashed, and noted if it is as it
     /// should be.
     pub(super) fn look(&self, entry: &Entry) -> Result<u64, String> {
+        let (path, metadata) = self.stat(entry)?;
+        self.judge(&path, metadata.ino(), entry, self.holds(&path, &metadata, entry))
+    }
+
+    /// [`Store::look`] at all objects of a manifest, or the first problem. Many that have to be hashed are hashed on all cores.
+    pub(super) fn look_all(&self, entries: &[Entry]) -> Result<Vec<u64>, String> {
+        let found = entries.iter().map(|entry| self.stat(entry)).collect::<Result<Vec<_>, _>>()?;
+        let is_known = |(entry, (_, metadata)): &(&Entry, &(PathBuf, fs::Metadata))| {
+            is_sealed(metadata, entry.size) && self.seals().has(&entry.digest, metadata)
+        };
+        let unknown: Vec<_> = entries.iter().zip(&found).filter(|file| !is_known(file)).collect();
+        if unknown.len() < MANY {
+            for (entry, (path, metadata)) in unknown {
+                self.judge(path, metadata.ino(), entry, self.holds(path, metadata, entry))?;
+            }
+        } else {
+            let looked_at = |&(entry, (path, metadata)): &(&Entry, &(PathBuf, fs::Metadata))| {
+                // Not more files at a time stay open than there are cores.
+                read(path, metadata, entry).map(|hashed| hashed.map(|hashed| hashed.looked_at))
+            };
+            let hashed: Vec<_> = unknown.par_iter().map(looked_at).collect();
+            let mut whole = Vec::with_capacity(unknown.len());
+            for ((entry, (path, metadata)), hashed) in unknown.into_iter().zip(hashed) {
+                let is_whole = hashed.map(|looked_at| {
+                    let is_whole = looked_at.is_some();
+                    whole.extend(looked_at.flatten().map(|metadata| (entry, path, metadata)));
+                    is_whole
+                });
+                self.judge(path, metadata.ino(), entry, is_whole)?;
+            }
+            // As in `holds`, and one flush for all.
+            if self.flush(|| whole.iter().map(|(_, path, _)| (*path).clone()).collect()).is_ok() {
+                let mut seals = self.seals();
+                for (entry, _, metadata) in &whole {
+                    seals.add(&entry.digest, metadata);
+                }
+                seals.save();
+            }
+        }
+        Ok(found.into_iter().map(|(_, metadata)| metadata.ino()).collect())
+    }
+
+    fn stat(&self, entry: &Entry) -> Result<(PathBuf, fs::Metadata), String> {
         let path = self.object(&entry.digest);
-        let metadata = fs::symlink_metadata(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("the content of `{}` is no longer in the store", entry.path),
-            _ => format!("{} cannot be read: {error}", path.display()),
-        })?;
-        match self.holds(&path, &metadata, entry) {
-            Ok(true) => Ok(metadata.ino()),
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) => Ok((path, metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(format!("the content of `{}` is no longer in the store", entry.path))
+            }
+            Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        }
+    }
+
+    /// The inode of an object that is whole, or what is wrong with it; what is damaged is set aside.
+    fn judge(&self, path: &Path, inode: u64, entry: &Entry, is_whole: io::Result<bool>) -> Result<u64, String> {
+        match is_whole {
+            Ok(true) => Ok(inode),
             Ok(false) => {
                 let problem = format!("the content of `{}` was changed in the store ({})", entry.path, path.display());
-                self.set_aside(&path, metadata.ino(), &problem);
+                self.set_aside(path, inode, &problem);
                 Err(problem)
             }
             // A disk that refuses to read is no reason to move anything.
@@ -127,24 +168,12 @@ impl Store {
         if !metadata.is_file() || metadata.len() != entry.size {
             return Ok(false);
         }
-        let sealed = is_sealed(metadata, entry.size);
-        if sealed && self.seals().has(&entry.digest, metadata) {
+        if is_sealed(metadata, entry.size) && self.seals().has(&entry.digest, metadata) {
             return Ok(true);
         }
-        // Before it is hashed, so that a write meanwhile shows. A file that cannot be sealed is hashed each time.
-        let executable = metadata.permissions().mode() & 0o100 != 0;
-        let looked_at = if sealed {
-            Ok(metadata.clone())
-        } else {
-            seal(path, executable).and_then(|()| fs::symlink_metadata(path))
-        };
-        let mut file = File::open(path)?;
-        let (digest, _) = hash_open(&mut file)?;
-        if digest != entry.digest {
-            return Ok(false);
-        }
+        let Some(Hashed { file, looked_at }) = read(path, metadata, entry)? else { return Ok(false) };
         // What another process took in just now need not be on the disk yet, and shall not be noted before.
-        if let Ok(metadata) = looked_at
+        if let Some(metadata) = looked_at
             && file.sync_data().is_ok()
         {
             let mut seals = self.seals();

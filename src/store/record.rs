@@ -162,7 +162,7 @@ impl Store {
     /// What is wrong with an artifact, if anything.
     pub(super) fn problem(&self, artifact: &ArtifactId) -> Option<String> {
         match self.read_manifest(artifact) {
-            Ok(manifest) => manifest.files().iter().find_map(|entry| self.object_problem(entry)),
+            Ok(manifest) => self.look_all(manifest.files()).err(),
             Err(problem) => Some(problem),
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use globset::{GlobBuilder, GlobMatcher};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Store, StoreError, folder, object, stat_index::Identity};
+use super::{Store, StoreError, folder, hash, stat_index::Identity};
 use crate::{canon, digest::Digest};
 
 /// What `stat` says of the files of a source.
@@ -111,7 +111,7 @@ impl Store {
             return Ok(digest);
         }
         let started = SystemTime::now();
-        let (digest, _) = object::hash(path)?;
+        let (digest, _) = hash::hash(path)?;
         if Identity::of(&look()?) != identity {
             return Err(StoreError::source_file(path, "changed while it was read; run again when it is complete"));
         }

@@ -22,7 +22,7 @@ impl Store {
         if self.is_whole(&view, &manifest) {
             return Ok(view);
         }
-        let inodes = manifest.files().iter().map(|entry| self.look(entry)).collect::<Result<Vec<_>, _>>();
+        let inodes = self.look_all(manifest.files());
         let inodes = inodes.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
         let views = folder::parent(&view)?;
         let building = tempfile::Builder::new()
