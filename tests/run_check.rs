@@ -213,15 +213,74 @@ fn numbers_of_named_tensors_may_lie_apart_where_a_policy_says_so() {
     assert_eq!(verdict("comparator: Bitwise"), ("differs".to_owned(), "Bitwise".to_owned()));
     place.write("graph.ron", &noise(r#"comparator: Tolerance(absolute: -1, tensors: ["x"])"#));
     insta::assert_snapshot!(check(&place, &[], 2).stderr, @r#"
-    error: `comparator` in the policy of stage `noise` is `Tolerance(…)`, expected `Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: ["*"])` with numbers from 0 on and patterns
+    error: `comparator` in the policy of stage `noise` is `Tolerance(…)`, expected `Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: ["*"])` with numbers from 0 on and patterns, for numbers in JSON also `values: ["*.mean"]`
      --> graph.ron:6:36
       |
     6 |     policy: {"noise": (comparator: Tolerance(absolute: -1, tensors: ["x"]))},
-      |                                    ^^^^^^^^^ expected `Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: ["*"])` with numbers from 0 on and patterns
+      |                                    ^^^^^^^^^ expected `Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: ["*"])` with numbers from 0 on and patterns, for numbers in JSON also `values: ["*.mean"]`
     "#);
     // It is policy: no result depends on it.
     place.write("graph.ron", &noise(r#"comparator: Tolerance(absolute: 1e-6, tensors: ["x"])"#));
     assert_eq!(place.run(&[]).with_outcome("cached"), ["noise"]);
+}
+
+#[test]
+fn numbers_at_named_places_of_json_may_lie_apart_and_nothing_else() {
+    let place = Place::new();
+    // The number of threads moves the last digits of two numbers.
+    let script = r#"
+        printf '{"name": "x", "tasks": [{"mean": 0.50000%s}], "steps": 7}' $1 > $2/metrics.json
+        printf '{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.00000%s}\n' $1 > $2/log.jsonl
+    "#;
+    place.write("noise.sh", script);
+    let verdict = |comparator: &str, script: &str| {
+        place.write("noise.sh", script);
+        place.write("graph.ron", &noise(&format!("resources: {{\"cpu\": 1}}, comparator: {comparator}")));
+        run(&place);
+        let json = json(&place, &["--runs", "1"]);
+        let verdict = json["stages"][0]["verdict"].clone();
+        (verdict["outcome"].as_str().unwrap().to_owned(), verdict)
+    };
+    let both = r#"Tolerance(absolute: 1e-4, values: ["tasks.*.mean", "loss"])"#;
+    let (outcome, near) = verdict(both, script);
+    assert_eq!(outcome, "within-tolerance", "{near:#}");
+    assert_eq!(near["comparator"], r#"Tolerance(absolute: 1e-4, relative: 0e0, values: ["tasks.*.mean", "loss"])"#);
+    let files = &near["difference"]["files"];
+    assert_eq!((&files[0]["path"], &files[0]["values"][0]["place"]), (&"log.jsonl".into(), &"line 2: loss".into()));
+    assert_eq!((&files[1]["values"][0]["place"], &files[1]["values_outside"]), (&"tasks.0.mean".into(), &0.into()));
+    // One of the two is not named; the tolerance is too small; tensors alone are named.
+    for comparator in [
+        r#"Tolerance(absolute: 1e-4, values: ["loss"])"#,
+        r#"Tolerance(absolute: 1e-9, values: ["*"])"#,
+        r#"Tolerance(absolute: 1e-4, tensors: ["*"])"#,
+    ] {
+        assert_eq!(verdict(comparator, script).0, "differs", "{comparator}");
+    }
+    // Text is no number, and a line more is more than a number.
+    let text = script.replace("\"x\"", "\"'$1'\"");
+    let (outcome, found) = verdict(r#"Tolerance(absolute: 1e-4, values: ["*"])"#, &text);
+    assert_eq!(
+        (outcome.as_str(), &found["difference"]["files"][1]["values_outside"]),
+        ("differs", &1.into()),
+        "{found:#}"
+    );
+    let line = format!("{script}\n[ $1 = 1 ] || echo '{{}}' >> $2/log.jsonl");
+    assert_eq!(verdict(both, &line).0, "differs");
+}
+
+#[test]
+fn what_a_failed_rerun_printed_is_kept() {
+    let place = Place::new();
+    place.write("noise.sh", "[ $1 = 1 ] && echo x > $2/x || { echo first; seq 30; false; }\n");
+    place.write("graph.ron", &noise("resources: {\"cpu\": 1}"));
+    run(&place);
+    let json = json(&place, &["--runs", "1"]);
+    let failure = &json["stages"][0]["failure"];
+    assert!(failure["message"].as_str().unwrap().contains("ended with exit code 1"), "{json:#}");
+    let text = fs::read_to_string(failure["log"].as_str().unwrap()).unwrap();
+    assert!(text.starts_with("first\n1\n2\n"), "more than the lines that the message repeats: {text}");
+    let said = check(&place, &["--runs", "1"], 1);
+    assert!(said.stderr.contains("\n  log: "), "{said:#?}");
 }
 
 #[test]

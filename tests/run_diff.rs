@@ -386,3 +386,19 @@ fn what_cannot_be_found_is_told() {
       not compared: graph.ron:data --set data=. has no result of it yet
     "#);
 }
+
+#[test]
+fn names_that_others_chose_give_no_orders_to_a_terminal() {
+    let place = folders();
+    let order = "\u{1b}[2J\u{202e}x\r";
+    let tensors = |value| [(order, Dtype::F32, &[1][..], f32_bytes(&[value]))];
+    for (folder, value) in [("one", 1.0), ("two", 2.0)] {
+        write_tensors(&place.path(&format!("{folder}/model.safetensors")), &tensors(value));
+        place.write(&format!("{folder}/values.json"), &serde_json::json!({ order: value }).to_string());
+        place.write(&format!("{folder}/lines.txt"), &format!("{order}{value}\n"));
+        run(&place, "graph.ron", &["--set", &format!("data=\"{folder}\"")]);
+    }
+    let said = diff(&place, &[&["graph.ron:data", "graph.ron:data"], TWO].concat(), 3);
+    assert!(said.stdout.contains("\\u{1b}[2J\\u{202e}x\\r"), "{}", said.stdout);
+    assert!(!said.stdout.contains(['\u{1b}', '\u{202e}', '\r']), "{:?}", said.stdout);
+}

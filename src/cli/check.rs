@@ -1,6 +1,6 @@
 //! `twdag check`: computes results again in other surroundings, and says whether the same comes out.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::{
     diff::words::comparison,
     failure::Failure,
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint},
-    words::{duration, short, stages as count_stages},
+    words::{duration, path, short, stages as count_stages},
 };
 use crate::{
     blame::{Blame, exit},
@@ -71,6 +71,8 @@ struct Stage {
 struct WithoutVerdict {
     message: String,
     blame: Blame,
+    /// What the stage's worker and its program printed.
+    log: Option<PathBuf>,
 }
 
 /// Checks.
@@ -93,9 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let totals = Totals::find(&[], &Workspace::load(&graph.workspace)?);
     let options = Options { runs: arguments.runs.get(), totals };
     if !arguments.json {
-        let (path, count) = (graph.path.display(), count_stages(stages.len()));
+        let (graph_path, count) = (graph.path.display(), count_stages(stages.len()));
         let often = if options.runs == 1 { "once".to_owned() } else { format!("{} times each", options.runs) };
-        output::out(format!("{}: checking {count}, {often}\n", paint(STRONG, path)));
+        output::out(format!("{}: checking {count}, {often}\n", paint(STRONG, graph_path)));
     }
     let mut tell = |event: CheckEvent<'_>| told(&event, options.runs, arguments.json);
     let Some(checked) = check::check(&graph, &stages, &results, &store, &options, &mut tell)? else {
@@ -127,7 +129,7 @@ fn stage(checked: Checked) -> Stage {
     let Checked { stage: name, kind, key, artifact, verdict } = checked;
     let (verdict, failure) = match verdict {
         Ok(verdict) => (Some(verdict), None),
-        Err(Failed { message, blame }) => (None, Some(WithoutVerdict { message, blame })),
+        Err(Failed { message, blame, log }) => (None, Some(WithoutVerdict { message, blame, log })),
     };
     Stage { name, kind, key, artifact, verdict, failure }
 }
@@ -142,7 +144,8 @@ fn told(event: &CheckEvent<'_>, runs: usize, json: bool) {
             ));
         }
         CheckEvent::Judged(Checked { stage, verdict: Err(failed), .. }) => {
-            output::err(format!("{}: stage `{stage}` failed: {}\n", paint(BAD, "error"), failed.message));
+            let log = failed.log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
+            output::err(format!("{}: stage `{stage}` failed: {}{log}\n", paint(BAD, "error"), failed.message));
         }
         CheckEvent::Begins { .. } => {}
         _ if json => {}

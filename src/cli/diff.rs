@@ -240,7 +240,7 @@ fn files(
         Folder { path: &views.0, files: manifests.0.files() },
         Folder { path: &views.1, files: manifests.1.files() },
         tokens.as_deref(),
-        &|_| None,
+        compare::Tolerances::NONE,
     )
     .map_err(|error| error.to_string())
 }

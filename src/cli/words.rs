@@ -66,6 +66,17 @@ pub(super) fn short(digest: impl ToString) -> String {
     text
 }
 
+/// Text that came from elsewhere, without what would be an order to a terminal.
+pub(super) fn harmless(text: &str) -> String {
+    let is_order = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .map(|letter| if is_order(letter) { letter.escape_default().to_string() } else { letter.to_string() })
+        .collect()
+}
+
 /// A path as short as it can be from where the user is.
 pub(super) fn path(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();

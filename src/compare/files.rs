@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{Bounds, CompareError, Comparison, FileDifference, FileFacts, bytes, meaning::Meaning, tensors, text};
+use super::{CompareError, Comparison, FileDifference, FileFacts, Tolerances, bytes, meaning::Meaning, tensors, text};
 use crate::store::Entry;
 
 /// A result: its files and where they lie.
@@ -17,13 +17,12 @@ pub struct Folder<'a> {
     pub files: &'a [Entry],
 }
 
-/// Compares two results. `tokens` is the token set to which per-token arrays belong, if it is known; `bounds` tells for a
-/// tensor how far its elements may lie apart.
+/// Compares two results. `tokens` is the token set to which per-token arrays belong, if it is known.
 pub fn folders(
     one: Folder<'_>,
     other: Folder<'_>,
     tokens: Option<&Path>,
-    bounds: &dyn Fn(&str) -> Option<Bounds>,
+    tolerances: Tolerances<'_>,
 ) -> Result<Comparison, CompareError> {
     let by_path = |folder: Folder<'_>| -> BTreeMap<String, FileFacts> {
         let files = folder.files.iter();
@@ -49,6 +48,7 @@ pub fn folders(
             header_differs: false,
             values: Vec::new(),
             differing_values: 0,
+            values_outside: None,
             problem: None,
         };
         if let (Some(first), Some(second)) = (first, second)
@@ -57,7 +57,7 @@ pub fn folders(
             let paths = (one.path.join(path), other.path.join(path));
             difference.first_byte = bytes::first(&paths.0, &paths.1)?;
             let meaning = Meaning { folders: (one.path, other.path), file: path, tokens };
-            contents(&mut difference, (&paths.0, &paths.1), &meaning, bounds)?;
+            contents(&mut difference, (&paths.0, &paths.1), &meaning, tolerances)?;
         }
         comparison.files.push(difference);
     }
@@ -69,21 +69,33 @@ fn contents(
     difference: &mut FileDifference,
     (one, other): (&Path, &Path),
     meaning: &Meaning<'_>,
-    bounds: &dyn Fn(&str) -> Option<Bounds>,
+    tolerances: Tolerances<'_>,
 ) -> Result<(), CompareError> {
     match Path::new(&difference.path).extension().and_then(|extension| extension.to_str()) {
-        Some("safetensors") => match tensors::compare(one, other, meaning, bounds)? {
+        Some("safetensors") => match tensors::compare(one, other, meaning, tolerances.tensor)? {
             Ok(found) => {
                 (difference.same_tensors, difference.tensors) = (found.same, found.differing);
                 difference.header_differs = found.header_differs;
             }
             Err(problem) => difference.problem = Some(problem),
         },
-        Some("json") => match text::values(one, other)? {
-            Ok((values, count)) => (difference.values, difference.differing_values) = (values, count),
+        Some("json") => match text::values(one, other, tolerances.value)? {
+            Ok(values) => note(difference, values),
             Err(problem) => difference.problem = Some(problem),
         },
+        Some("jsonl") => {
+            difference.first_line = text::first_line(one, other)?;
+            if let Some(values) = text::values_of_lines(one, other, tolerances.value)? {
+                note(difference, values);
+            }
+        }
         _ => difference.first_line = text::first_line(one, other)?,
     }
     Ok(())
+}
+
+fn note(difference: &mut FileDifference, values: text::Values) {
+    difference.values = values.named;
+    difference.differing_values = values.count;
+    difference.values_outside = values.outside;
 }

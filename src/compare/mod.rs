@@ -52,17 +52,17 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Whether nothing differs but numbers of tensors within the bounds that were given for them.
+    /// Whether nothing differs but numbers of tensors and of JSON within the bounds that were given for them.
     pub fn is_within_bounds(&self) -> bool {
+        let is_near = |tensor: &TensorDifference| {
+            tensor.one == tensor.other && tensor.elements.as_ref().is_some_and(|elements| elements.outside == Some(0))
+        };
         self.files.iter().all(|file| {
-            let is_tensors = file.problem.is_none() && !file.header_differs && !file.tensors.is_empty();
+            let are_tensors_near = !file.header_differs && !file.tensors.is_empty() && file.tensors.iter().all(is_near);
+            let are_values_near = file.differing_values > 0 && file.values_outside == Some(0);
             let same_mode =
                 file.one.as_ref().map(|facts| facts.executable) == file.other.as_ref().map(|facts| facts.executable);
-            let is_near = |tensor: &TensorDifference| {
-                tensor.one == tensor.other
-                    && tensor.elements.as_ref().is_some_and(|elements| elements.outside == Some(0))
-            };
-            is_tensors && same_mode && file.tensors.iter().all(is_near)
+            file.problem.is_none() && same_mode && (are_tensors_near || are_values_near)
         })
     }
 }
@@ -87,10 +87,13 @@ pub struct FileDifference {
     /// If both are safetensors: whether their `__metadata__` differs, or the order of their tensors.
     #[serde(default)]
     pub header_differs: bool,
-    /// If both are JSON: the values that differ, the first of them.
+    /// If both are JSON, or lines of JSON: the values that differ, the first of them.
     pub values: Vec<ValueDifference>,
     /// How many values differ in all.
     pub differing_values: usize,
+    /// How many of those lie outside the tolerance, if one was given for any of the file's values.
+    #[serde(default)]
+    pub values_outside: Option<usize>,
     /// Why the contents could not be compared as what the file's name says.
     pub problem: Option<String>,
 }
@@ -131,7 +134,7 @@ pub struct FirstLine {
 /// A value of a JSON file that differs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValueDifference {
-    /// Its place, such as `tasks.held_out.mean`.
+    /// Its place, such as `tasks.held_out.mean`; in lines of JSON, the line stands before it: `line 3: loss`.
     pub place: String,
     /// The value in the one; nothing if it is not there.
     pub one: Option<Value>,
@@ -192,6 +195,26 @@ pub struct FirstElement {
     pub other: Value,
     /// What it is, such as the sequence and position of a token; nothing where that is not known.
     pub meaning: Option<String>,
+}
+
+/// Which numbers may lie apart, and how far.
+#[derive(Clone, Copy)]
+pub struct Tolerances<'a> {
+    /// How far the elements of the tensor of that name.
+    pub tensor: &'a dyn Fn(&str) -> Option<Bounds>,
+    /// How far the number at that place in JSON.
+    pub value: &'a dyn Fn(&str) -> Option<Bounds>,
+}
+
+impl Tolerances<'_> {
+    /// None: all must be the same.
+    pub const NONE: Tolerances<'static> = Tolerances { tensor: &|_| None, value: &|_| None };
+}
+
+impl std::fmt::Debug for Tolerances<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Tolerances")
+    }
 }
 
 /// How far numbers may lie apart: `|one - other| <= absolute + relative * |one|`.

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{CompareError, FirstLine, ValueDifference};
+use super::{Bounds, CompareError, FirstLine, ValueDifference};
 
 /// Of values that differ, so many are named.
 const NAMED: usize = 100;
@@ -17,11 +17,74 @@ const LONGEST: usize = 200;
 /// What is longer than this without an end of line is no text.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// The values that differ between two JSON files, the first of them, and how many there are.
-type Values = (Vec<ValueDifference>, usize);
+/// The values that differ between two JSON files.
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    /// The first of them.
+    pub(super) named: Vec<ValueDifference>,
+    /// How many there are.
+    pub(super) count: usize,
+    /// How many of those lie outside the bounds, if there are bounds for any.
+    pub(super) outside: Option<usize>,
+    /// How many have no bounds.
+    exact: usize,
+}
+
+/// How far the number at a place may lie apart.
+type OfValue<'a> = &'a dyn Fn(&str) -> Option<Bounds>;
+
+impl Values {
+    /// Adds those of two values; `line` stands before their places.
+    fn add(&mut self, line: &str, one: Option<&Value>, other: Option<&Value>, bounds: OfValue<'_>) {
+        let mut exact = 0;
+        walk("", one, other, &mut |place, one, other| {
+            self.count += 1;
+            if self.named.len() < NAMED {
+                let place = format!("{line}{place}");
+                self.named.push(ValueDifference { place, one: one.cloned(), other: other.cloned() });
+            }
+            let both = one.and_then(Value::as_f64).zip(other.and_then(Value::as_f64));
+            match both.zip(bounds(place)) {
+                Some(((one, other), bounds)) => {
+                    *self.outside.get_or_insert(0) += usize::from(!bounds.hold((one - other).abs(), one.abs()));
+                }
+                None => exact += 1,
+            }
+        });
+        self.exact += exact;
+    }
+
+    /// What must be the same and is not lies outside.
+    fn finish(mut self) -> Self {
+        self.outside = self.outside.map(|outside| outside + self.exact);
+        self
+    }
+}
+
+/// Compares two files of JSON Lines by their values; nothing if one of them is none, or they have not as many lines.
+pub(super) fn values_of_lines(one: &Path, other: &Path, bounds: OfValue<'_>) -> Result<Option<Values>, CompareError> {
+    let open = |path: &Path| File::open(path).map(BufReader::new).map_err(CompareError::of(path));
+    let (mut first, mut second) = (open(one)?, open(other)?);
+    let mut values = Values::default();
+    for number in 1.. {
+        let left = line(&mut first).map_err(CompareError::of(one))?;
+        let right = line(&mut second).map_err(CompareError::of(other))?;
+        let (left, right) = match (left, right) {
+            (Some(left), Some(right)) if left == right => continue,
+            (Some(left), Some(right)) => (left, right),
+            (None, None) => break,
+            _ => return Ok(None),
+        };
+        let (Ok(left), Ok(right)) = (serde_json::from_slice(&left), serde_json::from_slice(&right)) else {
+            return Ok(None);
+        };
+        values.add(&format!("line {number}: "), Some(&left), Some(&right), bounds);
+    }
+    Ok(Some(values.finish()))
+}
 
 /// Compares two JSON files by their values; the inner error says in plain words which is none.
-pub(super) fn values(one: &Path, other: &Path) -> Result<Result<Values, String>, CompareError> {
+pub(super) fn values(one: &Path, other: &Path, bounds: OfValue<'_>) -> Result<Result<Values, String>, CompareError> {
     let read = |path: &Path| -> Result<Result<Value, String>, CompareError> {
         let bytes = fs::read(path).map_err(CompareError::of(path))?;
         Ok(serde_json::from_slice(&bytes).map_err(|error| format!("{} is no JSON: {error}", path.display())))
@@ -30,14 +93,9 @@ pub(super) fn values(one: &Path, other: &Path) -> Result<Result<Values, String>,
         (Ok(one), Ok(other)) => (one, other),
         (Err(problem), _) | (_, Err(problem)) => return Ok(Err(problem)),
     };
-    let (mut found, mut count) = (Vec::new(), 0);
-    walk("", Some(&one), Some(&other), &mut |place, one, other| {
-        count += 1;
-        if found.len() < NAMED {
-            found.push(ValueDifference { place: place.to_owned(), one: one.cloned(), other: other.cloned() });
-        }
-    });
-    Ok(Ok((found, count)))
+    let mut values = Values::default();
+    values.add("", Some(&one), Some(&other), bounds);
+    Ok(Ok(values.finish()))
 }
 
 fn walk(

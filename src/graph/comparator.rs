@@ -12,7 +12,8 @@ pub enum Comparator {
     /// Every byte must be the same.
     #[default]
     Bitwise,
-    /// Elements of some tensors may lie apart: `|recorded - new| <= absolute + relative * |recorded|`. All else must be the same.
+    /// Elements of some tensors and some numbers of JSON may lie apart: `|recorded - new| <= absolute + relative * |recorded|`. All else
+    /// must be the same.
     Tolerance {
         /// The absolute part.
         absolute: f64,
@@ -20,10 +21,13 @@ pub enum Comparator {
         relative: f64,
         /// Globs over the names of the tensors that are meant.
         tensors: Vec<Pattern>,
+        /// Globs over the places of the numbers that are meant in JSON files and in each line of JSON Lines, such as
+        /// `tasks.held_out.mean`.
+        values: Vec<Pattern>,
     },
 }
 
-/// A glob over names of tensors.
+/// A glob over names of tensors, or places of values.
 #[derive(Clone, Debug)]
 pub struct Pattern(GlobMatcher);
 
@@ -37,9 +41,19 @@ impl Eq for Comparator {}
 
 impl Comparator {
     /// How far elements of a tensor may lie apart, absolutely and relatively; nothing if they must be the same.
-    pub fn bounds(&self, tensor: &str) -> Option<(f64, f64)> {
+    pub fn of_tensor(&self, name: &str) -> Option<(f64, f64)> {
         match self {
-            Self::Tolerance { absolute, relative, tensors } if tensors.iter().any(|glob| glob.0.is_match(tensor)) => {
+            Self::Tolerance { absolute, relative, tensors, .. } if is_meant(tensors, name) => {
+                Some((*absolute, *relative))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same of the number at a place in JSON.
+    pub fn of_value(&self, place: &str) -> Option<(f64, f64)> {
+        match self {
+            Self::Tolerance { absolute, relative, values, .. } if is_meant(values, place) => {
                 Some((*absolute, *relative))
             }
             _ => None,
@@ -47,22 +61,32 @@ impl Comparator {
     }
 }
 
+fn is_meant(patterns: &[Pattern], name: &str) -> bool {
+    patterns.iter().any(|glob| glob.0.is_match(name))
+}
+
 impl fmt::Display for Comparator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bitwise => formatter.write_str("Bitwise"),
-            Self::Tolerance { absolute, relative, tensors } => {
-                let tensors: Vec<String> = tensors.iter().map(|glob| format!("{:?}", glob.0.glob().glob())).collect();
-                let tensors = tensors.join(", ");
-                write!(formatter, "Tolerance(absolute: {absolute:e}, relative: {relative:e}, tensors: [{tensors}])")
+            Self::Tolerance { absolute, relative, tensors, values } => {
+                write!(formatter, "Tolerance(absolute: {absolute:e}, relative: {relative:e}")?;
+                for (name, patterns) in [("tensors", tensors), ("values", values)] {
+                    if !patterns.is_empty() {
+                        let patterns: Vec<String> =
+                            patterns.iter().map(|glob| format!("{:?}", glob.0.glob().glob())).collect();
+                        write!(formatter, ", {name}: [{}]", patterns.join(", "))?;
+                    }
+                }
+                formatter.write_str(")")
             }
         }
     }
 }
 
 /// What a comparator looks like, for messages.
-pub(super) const EXPECTED: &str =
-    "`Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: [\"*\"])` with numbers from 0 on and patterns";
+pub(super) const EXPECTED: &str = "`Bitwise` or `Tolerance(absolute: 1e-6, relative: 1e-5, tensors: [\"*\"])` with numbers from 0 on and patterns, for numbers in JSON \
+     also `values: [\"*.mean\"]`";
 
 /// Reads a comparator.
 pub(super) fn read(value: &Value, text: &str) -> Option<Comparator> {
@@ -73,16 +97,18 @@ pub(super) fn read(value: &Value, text: &str) -> Option<Comparator> {
     if name.of(text) != "Tolerance" {
         return None;
     }
-    let (mut absolute, mut relative, mut tensors) = (0.0, 0.0, None);
+    let (mut absolute, mut relative, mut tensors, mut values) = (0.0, 0.0, Vec::new(), Vec::new());
     for field in fields {
         match field.name.of(text) {
             "absolute" => absolute = number(&field.value, text)?,
             "relative" => relative = number(&field.value, text)?,
-            "tensors" => tensors = Some(patterns(&field.value)?),
+            "tensors" => tensors = patterns(&field.value)?,
+            "values" => values = patterns(&field.value)?,
             _ => return None,
         }
     }
-    Some(Comparator::Tolerance { absolute, relative, tensors: tensors? })
+    let is_idle = tensors.is_empty() && values.is_empty();
+    (!is_idle).then_some(Comparator::Tolerance { absolute, relative, tensors, values })
 }
 
 fn number(value: &Value, text: &str) -> Option<f64> {

@@ -38,6 +38,8 @@ use crate::{
 /// A clock that is read to the second must have moved on since the result was computed.
 const APART: Duration = Duration::from_millis(1100);
 const TOKENS: &str = "tokens.json";
+/// Where a `Command` leaves what its program prints, in its scratch folder.
+const PROGRAM_LOG: &str = "log.txt";
 
 /// Something that happens while stages are checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +88,8 @@ pub struct Failed {
     pub message: String,
     /// Whose fault it is.
     pub blame: Blame,
+    /// What the stage's worker and its program printed, if they printed anything.
+    pub log: Option<PathBuf>,
 }
 
 /// How to check.
@@ -167,7 +171,7 @@ enum End {
 impl<E: Into<RunError>> From<E> for End {
     fn from(error: E) -> Self {
         let error = error.into();
-        Self::Failed(Failed { message: error.to_string(), blame: error.blame() })
+        Self::Failed(Failed { message: error.to_string(), blame: error.blame(), log: None })
     }
 }
 
@@ -237,7 +241,7 @@ impl Checker<'_> {
         let result = |node| self.results.get(&node).copied();
         if plan::resolve(self.graph, subject.stage.node, result, &self.store.into())?.key != subject.key {
             let message = "what it reads is not what it was when the check began; check again";
-            return Err(End::Failed(Failed { message: message.to_owned(), blame: Blame::Input }));
+            return Err(End::Failed(Failed { message: message.to_owned(), blame: Blame::Input, log: None }));
         }
         Ok(states)
     }
@@ -248,7 +252,7 @@ impl Checker<'_> {
         let changed = before.iter().zip(&after).find_map(|(before, after)| before.first_change(after));
         changed.map_or(Ok(()), |path| {
             let message = format!("{} was written to while the stage read it; check again", path.display());
-            Err(End::Failed(Failed { message, blame: Blame::Input }))
+            Err(End::Failed(Failed { message, blame: Blame::Input, log: None }))
         })
     }
 
@@ -278,7 +282,9 @@ impl Checker<'_> {
         if inputs.have_order() {
             surroundings.file_order(inputs.kept_order());
         }
-        let log = File::create(folder.path().join("log.txt")).map_err(in_folder)?;
+        let log_file = folder.path().join("log.txt");
+        let log = File::create(&log_file).map_err(in_folder)?;
+        let program_log = job.scratch.join(PROGRAM_LOG);
         let lease = Lease { threads: surroundings.threads, devices: self.options.totals.devices().map(<[_]>::to_vec) };
         let system = |action| move |source| RunError::System { action, source };
         let mut worker = Worker::start_in(&lease, Some(&surroundings)).map_err(system("start a worker process"))?;
@@ -291,14 +297,21 @@ impl Checker<'_> {
         match ended.verdict {
             Some(job::Verdict::Succeeded) => {}
             _ if *self.wish.borrow() > Wish::Run => return Err(End::Stopped),
-            Some(job::Verdict::Failed { message, blame }) => return Err(End::Failed(Failed { message, blame })),
+            Some(job::Verdict::Failed { message, blame }) => {
+                return Err(End::Failed(Failed {
+                    message,
+                    blame,
+                    log: self.keep_log(&subject.key, [&log_file, &program_log]),
+                }));
+            }
             _ => {
                 let message = if ended.timed_out {
                     "it did not end within its timeout".to_owned()
                 } else {
                     ended.status.map(process::describe).unwrap_or_default()
                 };
-                return Err(End::Failed(Failed { message, blame: Blame::Environment }));
+                let log = self.keep_log(&subject.key, [&log_file, &program_log]);
+                return Err(End::Failed(Failed { message, blame: Blame::Environment, log }));
             }
         }
         let manifest = self.store.list(&job.output)?;
@@ -306,6 +319,15 @@ impl Checker<'_> {
         let Surroundings { threads, varied, kept, .. } = surroundings;
         let seconds = clock.elapsed().as_secs_f64();
         Ok((Rerun { artifact: manifest.artifact(), outcome, seconds, threads, varied, kept }, comparison))
+    }
+
+    /// Keeps what a worker and its program printed, since the folder of the attempt goes. Without it the failure is told all the
+    /// same.
+    fn keep_log(&self, key: &Key, printed: [&Path; 2]) -> Option<PathBuf> {
+        let place = self.store.check_log(key);
+        let text: Vec<u8> = printed.into_iter().filter_map(|path| fs::read(path).ok()).flatten().collect();
+        fs::create_dir_all(place.parent()?).ok()?;
+        (!text.is_empty() && fs::write(&place, text).is_ok()).then_some(place)
     }
 
     /// The threads that a run would give the stage.
@@ -358,11 +380,15 @@ fn compare_with(
     if manifest.artifact() == subject.artifact {
         return Ok((Outcome::Same, None));
     }
+    let bounds = |(absolute, relative)| compare::Bounds { absolute, relative };
     let comparison = compare::folders(
         Folder { path: &subject.view, files: subject.manifest.files() },
         Folder { path: output, files: manifest.files() },
         subject.tokens.as_deref(),
-        &|tensor| comparator.bounds(tensor).map(|(absolute, relative)| compare::Bounds { absolute, relative }),
+        compare::Tolerances {
+            tensor: &|name| comparator.of_tensor(name).map(bounds),
+            value: &|place| comparator.of_value(place).map(bounds),
+        },
     )?;
     let outcome = if comparison.is_within_bounds() { Outcome::WithinTolerance } else { Outcome::Differs };
     Ok((outcome, Some(comparison)))

@@ -77,6 +77,11 @@ impl Store {
         self.local("claims").join(format!("{name}.lock"))
     }
 
+    /// The place for what the last failed attempt to compute an action again printed.
+    pub fn check_log(&self, key: &Key) -> PathBuf {
+        self.local("checks").join(format!("{key}.log"))
+    }
+
     /// A new folder to compute an action again in.
     pub fn check_folder(&self, key: &Key) -> Result<CheckFolder, StoreError> {
         // Nothing is collected between the folder and its claim.

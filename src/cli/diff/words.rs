@@ -6,7 +6,7 @@ use super::{Detail, Document};
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint},
-        words::{bytes, quantity, short, stages},
+        words::{bytes, harmless, quantity, short, stages},
     },
     compare::{Comparison, ElementDifferences, FileDifference, FirstByte, FirstLine, TensorDifference, TensorFacts},
     plan::Differing,
@@ -18,8 +18,9 @@ const SHOWN: usize = 12;
 /// All in which two sides differ.
 pub(super) fn page(document: &Document) -> String {
     let Document { one, other, same, differ, unknown, only_in_one, only_in_other, stage } = document;
-    let mut lines = vec![format!("{} and {}", paint(STRONG, one), paint(STRONG, other))];
-    let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let mut lines = vec![format!("{} and {}", paint(STRONG, harmless(one)), paint(STRONG, harmless(other)))];
+    let quoted =
+        |names: &[String]| names.iter().map(|name| format!("`{}`", harmless(name))).collect::<Vec<_>>().join(", ");
     if same.len() + differ.len() + unknown.len() > 1 {
         let differing = if differ.is_empty() {
             paint(GOOD, "none differs")
@@ -38,7 +39,7 @@ pub(super) fn page(document: &Document) -> String {
     }
     for (names, side) in [(only_in_one, one), (only_in_other, other)] {
         if !names.is_empty() {
-            lines.push(format!("  only in {side}: {}", quoted(names)));
+            lines.push(format!("  only in {}: {}", harmless(side), quoted(names)));
         }
     }
     lines.extend(stage.as_ref().into_iter().flat_map(detail));
@@ -47,6 +48,7 @@ pub(super) fn page(document: &Document) -> String {
 
 fn detail(detail: &Detail) -> Vec<String> {
     let Detail { name, other_name, one, other, differences, files, problem } = detail;
+    let (name, other_name) = (harmless(name), harmless(other_name));
     let name = if name == other_name { format!("`{name}`") } else { format!("`{name}` and `{other_name}`") };
     let mut lines = vec![format!("{}:", paint(STRONG, name))];
     let what = match (one.key, other.key) {
@@ -61,7 +63,7 @@ fn detail(detail: &Detail) -> Vec<String> {
         (Some(one), Some(other)) => lines.push(format!("  results {} and {}", short(one), short(other))),
         _ => {}
     }
-    lines.extend(problem.as_ref().map(|problem| format!("  {}: {problem}", paint(NOTE, "not compared"))));
+    lines.extend(problem.as_ref().map(|problem| format!("  {}: {}", paint(NOTE, "not compared"), harmless(problem))));
     lines.extend(files.iter().flat_map(comparison));
     lines
 }
@@ -70,8 +72,8 @@ fn difference_in_words(difference: &Differing) -> String {
     let Differing { words, reads, from, to, .. } = difference;
     let digest = |digest: &Option<String>| digest.as_ref().map_or_else(|| "nothing".to_owned(), short);
     match reads {
-        Some(reads) => format!("{words}: {reads}, {} → {}", digest(from), digest(to)),
-        None => words.clone(),
+        Some(reads) => harmless(&format!("{words}: {reads}, {} → {}", digest(from), digest(to))),
+        None => harmless(words),
     }
 }
 
@@ -102,9 +104,10 @@ fn file(file: &FileDifference) -> Vec<String> {
         header_differs,
         values,
         differing_values,
+        values_outside,
         problem,
     } = file;
-    let name = paint(STRONG, path);
+    let name = paint(STRONG, harmless(path));
     let mut lines = match (one, other) {
         (Some(one), Some(other)) if one.digest == other.digest => {
             let which = if one.executable { "one" } else { "other" };
@@ -129,6 +132,7 @@ fn file(file: &FileDifference) -> Vec<String> {
     } else if !values.is_empty() {
         let plural = if *differing_values == 1 { "value differs" } else { "values differ" };
         lines.push(format!("  {differing_values} {plural}"));
+        lines.extend(values_outside.map(|outside| format!("  {outside} of them outside the tolerance")));
         lines.extend(values.iter().take(SHOWN).map(|value| {
             let (one, other) = (value.one.as_ref(), value.other.as_ref());
             let change = match (one.and_then(Value::as_f64), other.and_then(Value::as_f64)) {
@@ -136,7 +140,7 @@ fn file(file: &FileDifference) -> Vec<String> {
                 _ => String::new(),
             };
             let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
-            format!("    {}: {} and {}{change}", value.place, shown(one), shown(other))
+            format!("    {}{change}", harmless(&format!("{}: {} and {}", value.place, shown(one), shown(other))))
         }));
         lines.extend(more(*differing_values).map(|more| format!("    {more} values")));
     } else if let Some(FirstLine { number, one, other }) = first_line {
@@ -150,12 +154,15 @@ fn file(file: &FileDifference) -> Vec<String> {
         let place = format!("first byte that differs: {offset}, {} and {}", shown(one), shown(other));
         lines.push(format!("  {}", paint(FAINT, place)));
     }
-    lines.extend(problem.as_ref().map(|problem| format!("  {}: {problem}", paint(NOTE, "only bytes compared"))));
+    lines.extend(
+        problem.as_ref().map(|problem| format!("  {}: {}", paint(NOTE, "only bytes compared"), harmless(problem))),
+    );
     lines
 }
 
 fn tensor(tensor: &TensorDifference) -> Vec<String> {
     let TensorDifference { name, one, other, elements } = tensor;
+    let name = &harmless(name);
     let facts = |facts: &TensorFacts| format!("{} {:?}", facts.dtype, facts.shape);
     let mut lines = match (one, other) {
         (Some(one), Some(other)) if one == other => vec![format!("{} {}", paint(STRONG, name), facts(one))],
@@ -176,7 +183,7 @@ fn tensor(tensor: &TensorDifference) -> Vec<String> {
         ));
         lines.extend(outside.map(|outside| format!("  {} outside the tolerance", quantity(outside, "elements"))));
         if let Some(first) = first {
-            let meaning = first.meaning.as_ref().map(|meaning| format!(" ({meaning})")).unwrap_or_default();
+            let meaning = first.meaning.as_ref().map(|meaning| format!(" ({})", harmless(meaning))).unwrap_or_default();
             let shown = |value: &Value| if value.is_null() { "no finite number".to_owned() } else { value.to_string() };
             lines.push(format!(
                 "  first at {:?}: {} and {}{meaning}",
