@@ -4,7 +4,7 @@
 
 mod run_support;
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use run_support::{Place, Said};
 use serde_json::Value;
@@ -339,4 +339,112 @@ fn git_merges_locks_of_two_branches_that_changed_different_stages() {
     git(&["merge", "-q", "one", "-m", "merge"]);
     // Lines in between keep two changes apart; git's own rule asks for one.
     assert_eq!(fs::read_to_string(place.path("graph.lock.ron")).unwrap(), merged);
+}
+
+/// Text that is made, a tokenizer, a model that is trained and measured, and a program.
+const EXPERIMENT: &[&str] = &[
+    r#""text": Synthesize(documents: 12, seed: 1)"#,
+    r#""tokenizer": TrainTokenizer(text: ["text"], vocabulary: 300)"#,
+    r#""tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 64, chunking: Lossless)"#,
+    r#""random": InitModel(tokenizer: "tokenizer", hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, context: 64, seed: 1)"#,
+    r#""trained": Train(model: "random", tokens: "tokens", steps: 3, batch: 4, learning_rate: 1e-3, seed: 1)"#,
+    r#""loss": Score(model: "trained", tokens: "tokens")"#,
+    r#""sorted": Command(run: ["sh", "-c", "ls \"$0\" | sort > \"$1/names\"", "{in.trained}", "{out}"], inputs: {"trained": "trained"})"#,
+];
+
+/// The numbers of a user who is nobody.
+const NOBODY: u32 = 65534;
+
+/// How a program is run as another user, or `None`, told loudly, where that is not possible.
+#[allow(clippy::print_stderr, reason = "a skipped test has nothing but this to be noticed by")]
+fn as_another_user() -> Option<Vec<String>> {
+    let setpriv = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --");
+    let ways = [setpriv.as_str(), "unshare --user --map-user=1234 --"];
+    let works = |way: &&&str| {
+        let mut words = way.split(' ').chain(["id", "-u"]);
+        let output = Command::new(words.next().unwrap()).args(words).output();
+        let own = rustix::process::getuid().as_raw().to_string();
+        output.is_ok_and(|output| output.status.success() && String::from_utf8_lossy(&output.stdout).trim() != own)
+    };
+    let way = ways.iter().find(works);
+    if way.is_none() {
+        eprintln!("SKIPPED: neither `setpriv` nor `unshare` runs a program as another user here");
+    }
+    way.map(|way| way.split(' ').map(str::to_owned).collect())
+}
+
+/// Gives a folder and all in it to somebody else, if this user may.
+fn give(folder: &Path, user: u32) {
+    for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {
+        if rustix::process::getuid().is_root() {
+            std::os::unix::fs::chown(entry.path(), Some(user), Some(user)).unwrap();
+        }
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn another_user_elsewhere_with_another_locale_and_other_threads_locks_the_same() {
+    let Some(way) = as_another_user() else { return };
+    let mut locks = Vec::new();
+    for (threads, locale, zone) in [(1, "C", "UTC"), (2, "tr_TR.UTF-8", "Asia/Kolkata")] {
+        let place = Place::new();
+        let is_other = threads == 2;
+        let folder = if is_other { "checkouts of others/experiment é" } else { "." };
+        fs::create_dir_all(place.path(folder)).unwrap();
+        for (name, text) in [("twdag.ron", "Workspace(version: 1)\n"), ("graph.ron", &run_support::graph(EXPERIMENT))] {
+            fs::write(place.path(folder).join(name), text).unwrap();
+        }
+        if is_other {
+            give(&place.path(""), NOBODY);
+        }
+        let said = |arguments: &[&str]| {
+            let plain = place.twdag(arguments);
+            let mut command = if is_other {
+                let mut command = Command::new(&way[0]);
+                command.args(&way[1..]).arg(plain.get_program()).args(plain.get_args());
+                command
+            } else {
+                plain
+            };
+            command.current_dir(place.path(folder)).env_remove("TWDAG_STORE").env("HOME", place.path(folder));
+            command.envs([("LANG", locale), ("LC_ALL", locale), ("TZ", zone), ("USER", locale)]);
+            let said = Said::from(command.output().unwrap());
+            assert_eq!(said.code, Some(0), "{said:#?}");
+        };
+        said(&["run", "graph.ron", "--resource", &format!("cpu={threads}")]);
+        said(&["lock", "graph.ron"]);
+        locks.push(fs::read_to_string(place.path(folder).join("graph.lock.ron")).unwrap());
+        // Whoever made the lock may be held to the other's.
+        if let [first, _] = &locks[..] {
+            fs::write(place.path(folder).join("graph.lock.ron"), first).unwrap();
+            said(&["run", "graph.ron", "--locked"]);
+        }
+    }
+    assert_eq!(locks[0], locks[1]);
+}
+
+#[test]
+fn a_changed_constant_of_the_optimizer_is_traced_to_the_stage_and_the_tensor() {
+    let place = Place::with(EXPERIMENT);
+    run(&place, &[], 0);
+    lock(&place);
+    let changed = EXPERIMENT.iter().map(|stage| stage.replace("steps: 3,", "steps: 3, epsilon: 1e-3,"));
+    let changed: Vec<String> = changed.collect();
+    place.graph(&changed.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = run(&place, &["--locked"], 3);
+    assert!(said.stderr.contains("stage `trained` failed"), "{said:#?}");
+    assert!(said.stderr.contains("setting `epsilon` changed: 1e-8 → 0.001"), "{said:#?}");
+    run(&place, &[], 0);
+    let said = place.output(&["diff", "graph.lock.ron", "graph.ron", "--json"]);
+    assert_eq!(said.code, Some(3), "{said:#?}");
+    let json: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (&json["stage"]["name"], &json["stage"]["differences"][0]["place"]),
+        (&"trained".into(), &"epsilon".into())
+    );
+    let files = json["stage"]["files"]["files"].as_array().unwrap();
+    let model = files.iter().find(|file| file["path"] == "model.safetensors").unwrap();
+    let first = &model["tensors"][0];
+    assert!(first["elements"]["differing"].as_u64().unwrap() > 0 && first["name"].is_string(), "{model:#}");
 }
