@@ -9,6 +9,7 @@ use super::{
     arguments::{GraphArguments, stage_name, targets, tell_damage},
     diff::words::comparison,
     failure::Failure,
+    isolation::IsolationOptions,
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint},
     words::{duration, path, short, stages as count_stages},
 };
@@ -44,6 +45,8 @@ pub(super) struct Arguments {
     /// How often each is computed again
     #[arg(long, value_name = "K", default_value = "2")]
     runs: NonZeroUsize,
+    #[command(flatten)]
+    isolation: IsolationOptions,
     /// Print one JSON object at the end (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -92,8 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
             graph.path.display()
         )));
     }
-    let totals = Totals::find(&[], &Workspace::load(&graph.workspace)?);
-    let options = Options { runs: arguments.runs.get(), totals };
+    let file = Workspace::load(&graph.workspace)?;
+    let totals = Totals::find(&[], &file);
+    let options = Options { runs: arguments.runs.get(), totals, isolation: arguments.isolation.of(&file) };
     if !arguments.json {
         let (graph_path, count) = (graph.path.display(), count_stages(stages.len()));
         let often = if options.runs == 1 { "once".to_owned() } else { format!("{} times each", options.runs) };

@@ -7,6 +7,7 @@ mod failure;
 mod forecast;
 mod graph;
 mod guard;
+mod isolation;
 mod live;
 mod lock;
 mod output;

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{
     arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
     failure::Failure,
+    isolation::IsolationOptions,
     live::{Live, words},
     output, plan as plan_command,
     remote::{RemoteOptions, plan_with, warn},
@@ -58,6 +59,8 @@ pub(super) struct Arguments {
     lock: LockArguments,
     #[command(flatten)]
     remote: RemoteOptions,
+    #[command(flatten)]
+    isolation: IsolationOptions,
     /// How often a run tells other machines that it is still at the stages that it has claimed in the remote store; one that was silent
     /// for four times as long counts as dead. From 0.01s to 150s; below 1s it costs many requests
     #[arg(long, value_name = "TIME", env = "TWDAG_REMOTE_HEARTBEAT", hide_env_values = true, default_value = "15s", value_parser = heartbeat)]
@@ -103,7 +106,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(problem) = lock.as_ref().and_then(|lock| lock.outdated(&graph, &plan)) {
         return Err(Failure::not_reproducible(problem));
     }
-    let totals = Totals::find(&arguments.resources, &Workspace::load(&graph.workspace)?);
+    let file = Workspace::load(&graph.workspace)?;
+    let totals = Totals::find(&arguments.resources, &file);
     let jobs = arguments.jobs.map(NonZeroUsize::get);
     if arguments.dry_run {
         tell_damage(&store);
@@ -122,7 +126,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         return Ok(exit::SUCCESS);
     }
     let reports = reports(&graph, &targets);
-    let options = Options { jobs, keep_going: arguments.keep_going, totals, lock };
+    let options =
+        Options { jobs, keep_going: arguments.keep_going, totals, lock, isolation: arguments.isolation.of(&file) };
     let root = store.root().to_owned();
     let summary = if arguments.json {
         driver::run(graph, plan, store, sharing, options, &mut |event| json_line(event))?

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use twdag_stages::stage::Isolation;
+
 use super::{
     GraphError, Problem,
     amount::GPU,
@@ -21,9 +23,11 @@ use super::{
 pub const WORKSPACE_FILE: &str = "twdag.ron";
 
 const VERSION: &str = "1";
-const FIELDS: [&str; 4] = ["version", "resources", "remote_store", "trusted_keys"];
+const FIELDS: [&str; 5] = ["version", "resources", "remote_store", "trusted_keys", "isolation"];
 const ADDRESS: &str = "\"s3://bucket/prefix\"";
 const KEYS: &str = "[\"ed25519:…\"] (`twdag store keygen` prints one)";
+const ISOLATION: [(&str, Isolation); 3] =
+    [("Off", Isolation::Off), ("Warn", Isolation::Warn), ("Enforce", Isolation::Enforce)];
 const EXPECTED: &str = "expected `Workspace(version: 1)`";
 
 /// What a workspace file says.
@@ -35,6 +39,8 @@ pub struct Workspace {
     pub remote_store: Option<String>,
     /// The public keys whose results are used from there; everybody's if there is none.
     pub trusted_keys: Vec<String>,
+    /// How far programs that stages start are kept from what those do not declare.
+    pub isolation: Option<Isolation>,
 }
 
 /// How much there is of a resource.
@@ -118,6 +124,15 @@ impl Workspace {
                         let found = describe(&field.value, source);
                         let message = format!("`trusted_keys` is {found}, expected public keys such as {KEYS}");
                         problems.push(Problem::at(field.value.head(), message, format!("expected {KEYS}")));
+                    }
+                }
+                "isolation" => {
+                    let word = field.value.span.of(source);
+                    self.isolation = ISOLATION.iter().find(|(name, _)| *name == word).map(|(_, isolation)| *isolation);
+                    if self.isolation.is_none() {
+                        let found = describe(&field.value, source);
+                        let message = format!("`isolation` is {found}, expected `Off`, `Warn` or `Enforce`");
+                        problems.push(Problem::at(field.value.head(), message, "expected `Off`, `Warn` or `Enforce`"));
                     }
                 }
                 unknown => problems.push(

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
-use twdag_stages::stage::{Split, StageEvent};
+use twdag_stages::stage::{Isolation, Split, StageEvent};
 
 use super::{
     error::Trouble,
@@ -51,6 +51,7 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     /// What the stages are held to, if anything.
     pub(super) lock: Option<Lock>,
+    pub(super) isolation: Isolation,
     pub(super) folder: PathBuf,
     pub(super) owner: String,
     pub(super) strays: Strays,
@@ -390,6 +391,7 @@ impl Attempt {
             logs,
             split: folder.join("split.json"),
             threads: self.lease.threads,
+            isolation: self.shared.isolation,
             driver: std::process::id(),
         })
     }

@@ -84,6 +84,8 @@ pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result
 mod tests {
     use std::collections::BTreeMap;
 
+    use twdag_stages::stage::Isolation;
+
     use super::*;
     use crate::run::job::Work;
 
@@ -100,6 +102,7 @@ mod tests {
                 kind: "Command".to_owned(),
                 settings: "x".repeat(size),
                 inputs: BTreeMap::new(),
+                isolation: Isolation::Off,
                 workspace: folder.path().to_owned(),
                 output: folder.path().join("output"),
                 scratch: folder.path().join("kept"),

@@ -14,6 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use twdag_stages::stage::Isolation;
 
 pub(super) use self::surroundings::{HOST_NAME, Surroundings, USUAL_NAMESPACE, UTS_NAMESPACE};
 pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
@@ -99,6 +100,8 @@ pub struct Options {
     pub runs: usize,
     /// What there is for stages to use.
     pub totals: Totals,
+    /// How far programs that stages start are kept from what those do not declare.
+    pub isolation: Isolation,
 }
 
 /// Checks stages whose results are there. What came of each; `None` if a signal stopped it. Call it from the main thread.
@@ -365,6 +368,7 @@ impl Checker<'_> {
             logs: folder.join("logs"),
             split: folder.join("split.json"),
             threads: surroundings.threads,
+            isolation: self.options.isolation,
             driver: std::process::id(),
         })
     }

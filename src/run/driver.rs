@@ -21,6 +21,7 @@ use tokio::{
     },
     time::Instant,
 };
+use twdag_stages::stage::Isolation;
 
 use self::{
     in_parts::{InParts, PartFailure},
@@ -67,6 +68,8 @@ pub struct Options {
     pub totals: Totals,
     /// What the stages are held to, if anything.
     pub lock: Option<Lock>,
+    /// How far programs that stages start are kept from what those do not declare.
+    pub isolation: Isolation,
 }
 
 /// What a run came to.
@@ -173,6 +176,7 @@ impl<'a> Driver<'a> {
                 folder,
                 owner,
                 lock: options.lock.take(),
+                isolation: options.isolation,
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
                 idle: Mutex::default(),

@@ -160,6 +160,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
         .workspace(&job.workspace)
         .logs(&job.logs)
         .threads(job.threads)
+        .isolation(job.isolation)
         .cancel(Arc::clone(cancel))
         .events(move |event| sink.event(event));
     for (reference, path) in &job.inputs {

@@ -195,7 +195,7 @@ fn a_workspace_file_names_what_there_is() {
         ("gpu".to_owned(), Available::Devices(vec!["0".to_owned(), "GPU-8932".to_owned()])),
         ("licence".to_owned(), Available::Amount(2)),
     ]);
-    assert_eq!(read(text), Ok(Workspace { resources, remote_store: None, trusted_keys: Vec::new() }));
+    assert_eq!(read(text), Ok(Workspace { resources, remote_store: None, trusted_keys: Vec::new(), isolation: None }));
 }
 
 #[test]

@@ -11,10 +11,11 @@ use walkdir::WalkDir;
 
 use super::{
     Command, arguments,
+    isolation::{self, Declared, IsolationError, Report},
     log::Log,
     process::{Group, describe},
 };
-use crate::stage::{Context, SettingError, StageError};
+use crate::stage::{Context, Isolation, SettingError, StageError};
 
 /// How often it is looked whether the stage shall stop.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -45,16 +46,98 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     }
 
     context.check_canceled()?;
-    let mut group = Group::start(&mut command).map_err(|error| cannot_start(program, error))?;
+    let watched = start(settings, program, &mut command, context, |group| watch(group, &log, context));
     // Whatever the command holds of the log must not outlive the program.
     drop(command);
-    let status = watch(&mut group, &log, context)?;
+    let (status, report) = watched?;
+    let status = status?;
     // A program may end well although it was asked to stop; its output may then be a part only.
     context.check_canceled()?;
+    let ended = format!("the program `{program}` {}", describe(status));
+    judge(program, &ended, &report, &log, context)?;
     if !status.success() {
-        return Err(StageError::Failed(with_tail(format!("the program `{program}` {}", describe(status)), &log)));
+        return Err(StageError::Failed(with_tail(ended, &log)));
     }
     check_output(settings, program, context.output(), &log)
+}
+
+/// Starts the program, as isolated as the run asks for, and watches it.
+fn start<R>(
+    settings: &Command,
+    program: &str,
+    command: &mut process::Command,
+    context: &Context,
+    watch: impl FnOnce(&mut Group) -> R,
+) -> Result<(R, Report), StageError> {
+    let isolation = context.isolation();
+    if isolation == Isolation::Off {
+        let mut group = Group::start(command).map_err(|error| cannot_start(program, error))?;
+        return Ok((watch(&mut group), Report::default()));
+    }
+    if let Err(problem) = isolation::probe() {
+        if isolation == Isolation::Enforce {
+            return Err(lacking(program, problem));
+        }
+        context.warn(format!(
+            "isolation (warn): nothing can be told of the program `{program}` on this machine: {problem}"
+        ));
+        let mut group = Group::start(command).map_err(|error| cannot_start(program, error))?;
+        return Ok((watch(&mut group), Report::default()));
+    }
+    let declared = declared(settings, program, context)?;
+    match isolation::supervised(isolation, &declared, command, watch) {
+        Ok(watched) => Ok(watched),
+        Err(IsolationError::Start(error))
+            if isolation == Isolation::Enforce && error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            let expected = "an executable program that isolation (enforce) lets start, with its interpreter (the `#!` line): both must \
+                            lie in `inputs` or `files`, in a folder of PATH, or where the system has programs";
+            Err(SettingError::new("run.0", format!("`{program}`"), expected).into())
+        }
+        Err(IsolationError::Start(error)) => Err(cannot_start(program, error)),
+        Err(IsolationError::Lacking(problem)) => Err(lacking(program, problem)),
+    }
+}
+
+fn lacking(program: &str, problem: String) -> StageError {
+    StageError::Environment { action: format!("isolate the program `{program}`"), source: io::Error::other(problem) }
+}
+
+/// What the program may read and write.
+fn declared(settings: &Command, program: &str, context: &Context) -> Result<Declared, StageError> {
+    let mut declared = Declared::of_program(program, &[context.workspace(), context.output(), context.scratch()]);
+    for reference in settings.inputs.values() {
+        declared.read(context.input(reference)?);
+    }
+    for path in &settings.files {
+        declared.read(&context.source(path));
+    }
+    declared.write(context.output());
+    declared.write(context.scratch());
+    Ok(declared)
+}
+
+/// Tells what the program did beyond what is declared. Where it was refused that, the stage fails, even if the program ended well:
+/// it may have gone another way than without isolation, and the key would not tell.
+fn judge(program: &str, ended: &str, report: &Report, log: &Log, context: &Context) -> Result<(), StageError> {
+    let isolation = context.isolation();
+    for gap in &report.gaps {
+        context.warn(format!("isolation ({}): {gap}", isolation.name()));
+    }
+    let did = report.sentences();
+    if isolation == Isolation::Enforce && !did.is_empty() {
+        let problem = format!(
+            "isolation (enforce) refused the program `{program}` what the stage does not declare. It tried to {}. `--isolation warn` \
+             lets it go on; {ended}",
+            did.join(". It tried to ")
+        );
+        return Err(StageError::Failed(with_tail(problem, log)));
+    }
+    for sentence in did {
+        context
+            .warn(format!("isolation (warn): the program `{program}` did what the stage does not declare: {sentence}"));
+    }
+    Ok(())
 }
 
 fn watch(group: &mut Group, log: &Log, context: &Context) -> Result<process::ExitStatus, StageError> {

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Reference, SourcePath, StageError};
+use super::{Isolation, Reference, SourcePath, StageError};
 
 /// What a running stage tells the world.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,7 @@ pub struct Context {
     logs: Option<PathBuf>,
     threads: usize,
     part_size: Option<u64>,
+    isolation: Isolation,
     cancel: Arc<AtomicBool>,
     events: Box<dyn Fn(StageEvent) + Send + Sync>,
 }
@@ -60,6 +61,7 @@ impl Context {
                 logs: None,
                 threads: 1,
                 part_size: None,
+                isolation: Isolation::Off,
                 cancel: Arc::new(AtomicBool::new(false)),
                 events: Box::new(|_| {}),
             },
@@ -109,6 +111,11 @@ impl Context {
     /// says otherwise. Results must not depend on it.
     pub fn part_size(&self, usual: u64) -> u64 {
         self.part_size.unwrap_or(usual).max(1)
+    }
+
+    /// How far programs that the stage starts are kept from what it does not declare.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// Does parallel work (rayon) on as many threads as the stage may use.
@@ -174,6 +181,12 @@ impl ContextBuilder {
     /// About how large a part should be; without it, kinds choose.
     pub fn part_size(mut self, size: u64) -> Self {
         self.context.part_size = Some(size);
+        self
+    }
+
+    /// How far programs that the stage starts are kept from what it does not declare.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.context.isolation = isolation;
         self
     }
 

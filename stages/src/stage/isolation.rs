@@ -1,0 +1,31 @@
+//! How far a program that a stage starts is kept from what the stage does not declare.
+
+use serde::{Deserialize, Serialize};
+
+/// How far a program that a stage starts is kept from what the stage does not declare. It says how a run works and is no part of a
+/// key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Not at all.
+    #[default]
+    Off,
+    /// It is told what the program reads, writes and reaches beyond that.
+    Warn,
+    /// The program is refused that, and the stage fails.
+    Enforce,
+}
+
+impl Isolation {
+    /// All, as users write them.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Warn, Self::Enforce];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Warn => "warn",
+            Self::Enforce => "enforce",
+        }
+    }
+}

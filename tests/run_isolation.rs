@@ -1,0 +1,227 @@
+//! `--isolation` through the program: what a `Command` stage does not declare is told of or refused, what it declares is not.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(target_os = "linux")]
+
+mod run_support;
+
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt,
+};
+
+use run_support::{Place, Ran};
+use serde_json::Value;
+
+/// The three modes.
+const MODES: [&str; 3] = ["off", "warn", "enforce"];
+
+/// A workspace with one `Command` stage that runs a script of `sh`, with the workspace as `$0`.
+fn place(script: &str) -> Place {
+    let place = Place::new();
+    fs::create_dir(place.path("data")).unwrap();
+    place.write("data/declared.txt", "declared\n");
+    place.write("secret.txt", "not declared\n");
+    place.write("script.sh", &format!("set -e; out=$1; folder=$2; {script}\n"));
+    let folder = place.path("");
+    place.graph(&[
+        r#""data": Download(from: Folder(path: "data"))"#,
+        &format!(
+            r#""stage": Command(run: ["sh", "{{file.0}}", "{{out}}", "{}"], inputs: {{"data": "data"}}, files: ["script.sh"], env: {{"DATA": "{{in.data}}"}})"#,
+            folder.display()
+        ),
+    ]);
+    place
+}
+
+fn run(place: &Place, mode: &str) -> Ran {
+    place.run(&["--isolation", mode])
+}
+
+/// What was told of the stage, without what is an order of its own.
+fn warnings(ran: &Ran) -> Vec<String> {
+    let events = ran.events.iter().filter(|event| event["event"] == "stage-warning");
+    events.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
+}
+
+fn failure(ran: &Ran) -> (String, Value) {
+    let failed = ran.events.iter().find(|event| event["event"] == "stage-failed").expect("a failure");
+    (failed["message"].as_str().unwrap().to_owned(), failed["blame"].clone())
+}
+
+/// Runs a script that does something undeclared in each mode: it goes on without a word, is told of, and fails. What was told.
+fn undeclared(script: &str, prepare: impl Fn(&Place)) -> (Vec<String>, String) {
+    let of = |mode: &str| {
+        let place = place(script);
+        prepare(&place);
+        let ran = run(&place, mode);
+        (place, ran)
+    };
+    let (_, off) = of("off");
+    assert_eq!((off.code, warnings(&off)), (Some(0), Vec::new()), "{off:#?}");
+    let (_, warn) = of("warn");
+    assert_eq!(warn.code, Some(0), "{warn:#?}");
+    let (place, enforce) = of("enforce");
+    assert_eq!(enforce.code, Some(1), "{enforce:#?}");
+    let (message, blame) = failure(&enforce);
+    assert_eq!(blame, "stage");
+    let root = place.path("").canonicalize().unwrap().display().to_string();
+    let hide = |text: &str| text.replace(&root, "[workspace]");
+    let warned = warnings(&warn).iter().map(|text| text.split(": ").skip(1).collect::<Vec<_>>().join(": ")).collect();
+    (warned, hide(&message))
+}
+
+#[test]
+fn what_is_declared_passes_in_every_mode_with_the_same_bytes() {
+    let script = "cat $DATA/declared.txt > $out/a; echo x > work; mv work moved; cat moved >> $out/a; echo t > $TMPDIR/t; \
+                  echo y > /dev/stderr; cat /dev/stdin < $out/a | tee /dev/stdout > /dev/fd/2; mkdir $out/sub; mktemp > /dev/null; ls /usr/bin > /dev/null; echo $(id -u) > /dev/null; sort $out/a > $out/sub/b";
+    let mut results = Vec::new();
+    for mode in MODES {
+        let place = place(script);
+        let ran = run(&place, mode);
+        assert_eq!((ran.code, warnings(&ran)), (Some(0), Vec::new()), "{mode}: {ran:#?}");
+        results.push(place.result("stage", "a"));
+    }
+    assert_eq!(results, vec!["declared\nx\n"; 3]);
+}
+
+#[test]
+fn no_key_depends_on_the_mode() {
+    let place = place("echo x > $out/x");
+    assert_eq!(run(&place, "enforce").code, Some(0));
+    let ran = run(&place, "off");
+    assert!(!ran.events.iter().any(|event| event["event"] == "stage-started"), "{ran:#?}");
+}
+
+#[test]
+fn an_undeclared_read_is_told_of_or_refused() {
+    let (warned, refused) = undeclared("cat $folder/secret.txt > $out/x", |_| {});
+    assert!(warned.len() == 1 && warned[0].contains("secret.txt: declare"), "{warned:?}");
+    insta::assert_snapshot!(refused, @r"
+    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to read [workspace]/secret.txt: declare files of the workspace in `files`, and results of stages in `inputs`. `--isolation warn` lets it go on; the program `sh` ended with exit code 1; its last lines were:
+        cat: [workspace]//secret.txt: Permission denied
+    ");
+}
+
+#[test]
+fn a_refused_read_fails_a_stage_whose_program_ends_well() {
+    let (warned, refused) = undeclared("cat $folder/secret.txt > $out/x || echo nothing > $out/x", |_| {});
+    assert_eq!(warned.len(), 1);
+    assert!(refused.contains("secret.txt") && refused.contains("ended with exit code 0"), "{refused}");
+}
+
+#[test]
+fn a_listing_and_a_link_are_reads_too() {
+    let (warned, refused) = undeclared("ls $folder/data > $out/x", |_| {});
+    assert!(warned.len() == 1 && refused.contains("[workspace]/data:"), "{warned:?} {refused}");
+    let (warned, refused) = undeclared("ln -s $folder/secret.txt link; cat link > $out/x", |_| {});
+    assert!(warned.len() == 1 && refused.contains("[workspace]/secret.txt:"), "{warned:?} {refused}");
+}
+
+#[test]
+fn an_undeclared_write_is_told_of_or_refused() {
+    let (warned, refused) = undeclared("echo x > $out/x; echo stray > $folder/stray.txt", |_| {});
+    assert!(warned.len() == 1 && warned[0].contains("stray.txt: write below"), "{warned:?}");
+    insta::assert_snapshot!(refused, @r"
+    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to write [workspace]/stray.txt: write below `{out}`, the working folder or TMPDIR. `--isolation warn` lets it go on; the program `sh` ended with exit code 2; its last lines were:
+        [workspace]/script.sh: 1: cannot create [workspace]//stray.txt: Permission denied
+    ");
+    for change in [
+        "rm $folder/secret.txt",
+        "mv $folder/secret.txt $folder/s",
+        "mkdir $folder/new",
+        "ln $folder/secret.txt $folder/l",
+    ] {
+        let (warned, refused) = undeclared(&format!("echo x > $out/x; {change}"), |_| {});
+        assert!(!warned.is_empty() && refused.contains("write [workspace]/"), "{change}: {warned:?} {refused}");
+    }
+}
+
+#[test]
+fn the_network_is_told_of_or_refused() {
+    // A program that ends badly if it reaches nobody.
+    let tcp = |port: u16| format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'; echo x > $out/x");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (warned, refused) = undeclared(&tcp(port), |_| {});
+    assert!(warned.len() == 1 && warned[0].contains(&format!("(127.0.0.1:{port})")), "{warned:?}");
+    assert!(refused.contains("It tried to reach the network (an IPv4 socket): let a `Download` stage"), "{refused}");
+
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let udp = format!("bash -c 'exec 3<>/dev/udp/127.0.0.1/{port}; echo x >&3'; echo x > $out/x");
+    let (warned, refused) = undeclared(&udp, |_| {});
+    assert!(warned.len() == 1 && warned[0].contains(&format!("(127.0.0.1:{port})")), "{warned:?}");
+    assert!(refused.contains("(an IPv4 socket)"), "{refused}");
+}
+
+#[test]
+fn what_a_program_starts_is_bound_as_well() {
+    let (warned, refused) =
+        undeclared("sh -c '(sh -c \"cat $0/secret.txt\" \"$0\" > $1/x) & wait' $folder $out; test -s $out/x", |_| {});
+    assert!(warned.len() == 1 && refused.contains("secret.txt"), "{warned:?} {refused}");
+}
+
+#[test]
+fn the_workspace_file_says_what_counts_unless_a_run_does() {
+    let place = place("cat $folder/secret.txt > $out/x");
+    place.write("twdag.ron", "Workspace(version: 1, isolation: Enforce)\n");
+    assert_eq!(place.run(&[]).code, Some(1));
+    assert_eq!(place.run(&["--isolation", "off"]).code, Some(0));
+    place.write("twdag.ron", "Workspace(version: 1, isolation: Strict)\n");
+    let said = place.run(&["--isolation", "off"]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("`isolation` is `Strict`, expected `Off`, `Warn` or `Enforce`"), "{}", said.stderr);
+}
+
+#[test]
+fn a_check_computes_again_as_isolated_as_it_is_told() {
+    let place = place("cat $folder/secret.txt > $out/x");
+    assert_eq!(place.run(&[]).code, Some(0));
+    let check = |mode: &str| place.output(&["check", "graph.ron", "stage", "--runs", "1", "--isolation", mode]);
+    assert_eq!(check("off").code, Some(0));
+    let said = check("enforce");
+    assert_eq!(said.code, Some(1), "{said:#?}");
+    assert!(said.stdout.contains("secret.txt") || said.stderr.contains("secret.txt"), "{said:#?}");
+}
+
+#[test]
+fn where_the_means_are_lacking_enforce_fails_before_the_program_starts_and_warn_says_so() {
+    // Notifications of a process go to one supervisor: below an isolated program they are taken.
+    let of = |mode: &str| {
+        let outer = place(&format!(
+            "cd $folder/inner; {} run graph.ron --json --isolation {mode} > $out/events || echo failed >> $out/events",
+            env!("CARGO_BIN_EXE_twdag")
+        ));
+        fs::create_dir(outer.path("inner")).unwrap();
+        outer.write("inner/twdag.ron", "Workspace(version: 1)\n");
+        outer.write(
+            "inner/graph.ron",
+            &run_support::graph(&[r#""x": Command(run: ["sh", "-c", "echo x > $0/x", "{out}"])"#]),
+        );
+        let ran = run(&outer, "warn");
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        outer.result("stage", "events")
+    };
+    let enforced = of("enforce");
+    assert!(enforced.contains("\nfailed\n"), "{enforced}");
+    assert!(
+        enforced.contains("isolate the program `sh`: ") && enforced.contains("seccomp notifications"),
+        "{enforced}"
+    );
+    let warned = of("warn");
+    assert!(!warned.contains("\nfailed\n") && warned.contains("nothing can be told of the program `sh`"), "{warned}");
+}
+
+#[test]
+fn a_program_whose_interpreter_is_refused_is_told_so() {
+    let place = place("true");
+    fs::copy("/bin/sh", place.path("interpreter")).unwrap();
+    place.write("own", &format!("#!{} -e\necho x > $1/x\n", place.path("interpreter").display()));
+    fs::set_permissions(place.path("own"), fs::Permissions::from_mode(0o755)).unwrap();
+    place.graph(&[r#""stage": Command(run: ["{file.0}", "{out}"], files: ["own"])"#]);
+    let (message, _) = failure(&run(&place, "enforce"));
+    assert!(message.contains("with its interpreter (the `#!` line)"), "{message}");
+    assert_eq!(run(&place, "off").code, Some(0));
+}
