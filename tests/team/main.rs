@@ -9,6 +9,7 @@ mod bucket_server;
 mod run_support;
 
 mod attacks;
+mod ci;
 mod claims;
 mod example;
 mod losses;
