@@ -63,7 +63,7 @@ fn damaged_corpora_are_refused_by_file_and_line() {
         fs::remove_file(here.join(name)).unwrap();
         message(result, here)
     };
-    insta::assert_snapshot!(message(Corpus::open([here]), here), @"FOLDER: no text found: expected files that end in `.txt`, `.jsonl` (both also with `.gz` or `.zst`) or `.parquet`");
+    insta::assert_snapshot!(message(Corpus::open([here]), here), @"FOLDER: no text found: expected files that end in `.txt`, `.jsonl`, `.tar` (these also with `.gz` or `.zst`), `.parquet` or `.zip`");
     insta::assert_snapshot!(message(Corpus::open([here.join("none")]), here), @"FOLDER/none: there is no such file; the artifact is incomplete or of another kind");
     insta::assert_snapshot!(first("a.txt", b"good \xff bad"), @"FOLDER/a.txt: no UTF-8 text: byte 5 cannot be read; convert the file to UTF-8");
     let packed = gzip(&"text ".repeat(100));

@@ -230,7 +230,7 @@ impl Task {
 
 impl Kind for Evaluate {
     const NAME: &'static str = "Evaluate";
-    const REVISION: u32 = 5;
+    const REVISION: u32 = 6;
     const SUMMARY: &'static str = "Measures a model: loss by position, planted facts, needles, multiple choice.";
     const NUMERICS: Numerics = Numerics::Floating;
     const SPLITS: bool = true;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Seek},
+    io::{self, BufRead, BufReader, Read, Seek},
     path::Path,
 };
 
@@ -29,6 +29,15 @@ pub(super) enum Content {
     },
     /// Parquet.
     Rows,
+    /// Files of documents.
+    Archive(Archived),
+}
+
+/// The format of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Archived {
+    Zip,
+    Tar,
 }
 
 /// How a file is packed as a whole.
@@ -41,7 +50,9 @@ pub(super) enum Packing {
 
 impl Form {
     /// The ends of names that [`Form::of`] knows.
-    pub(super) const NAMES: &str = "`.txt`, `.jsonl` (both also with `.gz` or `.zst`) or `.parquet`";
+    pub(super) const NAMES: &str = "`.txt`, `.jsonl`, `.tar` (these also with `.gz` or `.zst`), `.parquet` or `.zip`";
+    /// Of those, the ones that are read within an archive.
+    pub(super) const MEMBERS: &str = "`.txt` or `.jsonl` (both also with `.gz` or `.zst`)";
 
     // Names are compared as they are: what counts as a document must not depend on the file system.
     #[allow(clippy::case_sensitive_file_extension_comparisons)]
@@ -50,29 +61,48 @@ impl Form {
         let (stem, packing) = match name.rsplit_once('.') {
             Some((stem, "gz")) => (stem, Packing::Gzip),
             Some((stem, "zst")) => (stem, Packing::Zstandard),
+            Some((_, "tgz")) => return Some(Self { content: Content::Archive(Archived::Tar), packing: Packing::Gzip }),
             _ => (name, Packing::None),
         };
         let content = if stem.ends_with(".txt") {
             Content::Text
         } else if stem.ends_with(".jsonl") {
             Content::Lines { facts: name == "documents.jsonl" }
+        } else if stem.ends_with(".tar") {
+            Content::Archive(Archived::Tar)
         } else if name.ends_with(".parquet") {
             Content::Rows
+        } else if name.ends_with(".zip") {
+            Content::Archive(Archived::Zip)
         } else {
             return None;
         };
         Some(Self { content, packing })
     }
 
-    pub(super) fn is_packed_lines(self) -> bool {
-        matches!(self.content, Content::Lines { .. }) && self.packing != Packing::None
+    /// Whether each document of a file can be found without reading what is in front of it.
+    pub(super) fn has_direct_access(self) -> bool {
+        match self.content {
+            Content::Text | Content::Rows => true,
+            Content::Lines { .. } => self.packing == Packing::None,
+            Content::Archive(_) => false,
+        }
     }
 }
+
+/// Most bytes of a document that was packed: a few bytes may unpack to more than any memory holds.
+const MOST: u64 = 256 << 20;
 
 /// The file below an unpacking reader; it tells how much of it was read.
 pub(super) struct Packed(File);
 
 impl Packed {
+    /// Another handle on an open file.
+    pub(super) fn of(file: &File, path: &Path) -> Result<Self, DataError> {
+        // Both have one position.
+        file.try_clone().map(Self).map_err(DataError::io("read", path))
+    }
+
     /// Bytes read so far, those included that wait in a buffer.
     pub(super) fn position(&mut self) -> u64 {
         // Only ever used to show progress.
@@ -84,27 +114,81 @@ impl Packing {
     /// Opens a file to read what was packed into it.
     pub(super) fn open(self, path: &Path) -> Result<(Box<dyn BufRead + Send>, Packed), DataError> {
         let file = File::open(path).map_err(DataError::io("read", path))?;
-        // Both have one position.
-        let packed = Packed(file.try_clone().map_err(DataError::io("read", path))?);
-        let file = BufReader::new(file);
-        let reader: Box<dyn BufRead + Send> = match self {
-            Self::None => Box::new(file),
-            Self::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(file))),
-            Self::Zstandard => {
-                let decoder = zstd::Decoder::with_buffer(file).map_err(|error| self.refuse(path, error))?;
-                Box::new(BufReader::new(decoder))
-            }
-        };
-        Ok((reader, packed))
+        let packed = Packed::of(&file, path)?;
+        Ok((self.unpack(Box::new(BufReader::new(file)), path)?, packed))
     }
 
-    /// What an error of a reader means.
-    pub(super) fn refuse(self, path: &Path, error: io::Error) -> DataError {
-        let form = match self {
-            Self::None => return DataError::io("read", path)(error),
-            Self::Gzip => "gzip",
-            Self::Zstandard => "Zstandard",
-        };
-        DataError::content(path, format!("no complete {form} file ({error}); fetch it again"))
+    /// Reads what was packed into a file.
+    pub(super) fn unpack(
+        self,
+        packed: Box<dyn BufRead + Send>,
+        path: &Path,
+    ) -> Result<Box<dyn BufRead + Send>, DataError> {
+        Ok(match self {
+            Self::None => packed,
+            Self::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(packed))),
+            Self::Zstandard => {
+                let decoder = zstd::Decoder::with_buffer(packed);
+                Box::new(BufReader::new(decoder.map_err(|error| refuse(self.name(), path, error))?))
+            }
+        })
     }
+
+    /// Its name, if there is any packing.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstandard => Some("Zstandard"),
+        }
+    }
+}
+
+/// What an error of a reader of a packed file means.
+pub(super) fn refuse(packing: Option<&str>, path: &Path, error: io::Error) -> DataError {
+    match packing {
+        None => DataError::io("read", path)(error),
+        Some(form) => DataError::content(path, format!("no complete {form} file ({error}); fetch it again")),
+    }
+}
+
+/// Reads a document that goes to the end of a reader.
+pub(super) fn read_text(reader: impl Read, path: &Path, packing: Option<&str>) -> Result<String, DataError> {
+    let mut bytes = Vec::new();
+    let mut reader = reader.take(if packing.is_some() { MOST + 1 } else { u64::MAX });
+    reader.read_to_end(&mut bytes).map_err(|error| refuse(packing, path, error))?;
+    if packing.is_some() {
+        check_length(bytes.len(), path)?;
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        DataError::content(path, format!("no UTF-8 text: byte {at} cannot be read; convert the file to UTF-8"))
+    })
+}
+
+/// Reads a line; that of a packed file with a bound on its length.
+pub(super) fn read_line(
+    reader: &mut dyn BufRead,
+    line: &mut Vec<u8>,
+    path: &Path,
+    packing: Option<&str>,
+) -> Result<usize, DataError> {
+    let fault = |error| refuse(packing, path, error);
+    if packing.is_none() {
+        return reader.read_until(b'\n', line).map_err(fault);
+    }
+    let read = reader.take(MOST + 1).read_until(b'\n', line).map_err(fault)?;
+    check_length(read, path)?;
+    Ok(read)
+}
+
+fn check_length(length: usize, path: &Path) -> Result<(), DataError> {
+    if length as u64 <= MOST {
+        return Ok(());
+    }
+    let most = MOST >> 20;
+    let problem = format!(
+        "unpacks to a document of more than {most} MiB, which is taken for damage; unpack and split it if it is real"
+    );
+    Err(DataError::content(path, problem))
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     super::DataError,
     Content, CorpusFile, Document, DocumentPlace, Fact, Within,
-    form::{Packed, Packing},
+    form::{Packed, Packing, read_line},
 };
 
 /// A line of a file that a stage wrote.
@@ -29,7 +29,8 @@ pub(super) struct Lines {
     path: PathBuf,
     name: String,
     reader: Box<dyn BufRead + Send>,
-    packing: Packing,
+    /// How it is packed, by name.
+    packing: Option<&'static str>,
     packed: Option<Packed>,
     /// Bytes of the packed file that were counted.
     counted: u64,
@@ -39,6 +40,20 @@ pub(super) struct Lines {
     offset: u64,
     /// Lines before the next one.
     before: usize,
+}
+
+/// Where lines come from.
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    /// What documents without an `id` are named after.
+    pub(super) name: String,
+    pub(super) reader: Box<dyn BufRead + Send>,
+    /// How they are packed, by name.
+    pub(super) packing: Option<&'static str>,
+    /// The packed file, if it holds nothing else.
+    pub(super) packed: Option<Packed>,
+    /// The number of the corpus file.
+    pub(super) file: usize,
 }
 
 impl Lines {
@@ -58,31 +73,30 @@ impl Lines {
             let (reader, packed) = file.form.packing.open(&file.path)?;
             (reader, Some(packed))
         };
-        let mut open = Self {
-            path: file.path.clone(),
-            name: file.name.clone(),
-            reader,
-            packing: file.form.packing,
-            packed,
-            counted: 0,
-            column: column.to_owned(),
-            has_facts: file.form.content == Content::Lines { facts: true } && column == super::COLUMN,
-            file: number,
-            offset,
-            before: lines,
-        };
+        let (path, name, packing) = (file.path.clone(), file.name.clone(), file.form.packing.name());
+        let source = Source { path, name, reader, packing, packed, file: number };
+        let mut open = Self::read_from(source, column, file.form.content == Content::Lines { facts: true });
         if open.packed.is_some() {
-            (open.offset, open.before) = (0, 0);
             let mut bytes = Vec::new();
             while open.offset < offset && open.read(&mut bytes)? > 0 {}
+        } else {
+            (open.offset, open.before) = (offset, lines);
         }
         Ok(open)
+    }
+
+    /// Reads lines from the first one on. They may tell of planted facts if a stage has written them.
+    pub(super) fn read_from(source: Source, column: &str, is_written: bool) -> Self {
+        let Source { path, name, reader, packing, packed, file } = source;
+        let has_facts = is_written && column == super::COLUMN;
+        let column = column.to_owned();
+        Self { path, name, reader, packing, packed, counted: 0, column, has_facts, file, offset: 0, before: 0 }
     }
 
     /// Reads a line and counts it.
     fn read(&mut self, bytes: &mut Vec<u8>) -> Result<usize, DataError> {
         bytes.clear();
-        let read = self.reader.read_until(b'\n', bytes).map_err(|error| self.packing.refuse(&self.path, error))?;
+        let read = read_line(&mut self.reader, bytes, &self.path, self.packing)?;
         self.offset += read as u64;
         self.before += usize::from(read > 0);
         Ok(read)

@@ -1,5 +1,7 @@
-//! Text corpora: files of one document each, of one document a line (JSON), or with a column of documents (Parquet).
+//! Text corpora: files of one document each, of one document a line (JSON), or with a column of documents (Parquet), and archives
+//! of such files.
 
+mod archive;
 mod form;
 mod lines;
 mod rows;
@@ -14,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use self::{
-    form::{Content, Form},
+    archive::Archive,
+    form::{Content, Form, read_text},
     lines::Lines,
     rows::Rows,
 };
@@ -24,7 +27,7 @@ use super::DataError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// Its name: `id` of its line, if there is one; else the path of the file below the corpus folder, for a line or row
-    /// with its number in the file, from 1.
+    /// with its number in the file, from 1. A member's path follows that of its archive.
     pub id: String,
     /// The text.
     pub text: String,
@@ -125,10 +128,10 @@ impl Corpus {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Whether [`Corpus::document`] finds each document without reading what is in front of it. Packed lines have to be
-    /// unpacked from the first on.
+    /// Whether [`Corpus::document`] finds each document without reading what is in front of it. Packed lines and archives have to
+    /// be unpacked from the first on.
     pub fn has_direct_access(&self) -> bool {
-        self.files.iter().all(|file| !file.form.is_packed_lines())
+        self.files.iter().all(|file| file.form.has_direct_access())
     }
 
     /// Reads the documents in order, one at a time.
@@ -137,7 +140,7 @@ impl Corpus {
         Documents { files, column: self.column.clone(), open: None, failed: false }
     }
 
-    /// Reads one document, found by another look at the same corpus.
+    /// Reads one document, found by another look at the same corpus. Those of archives cannot be read alone.
     pub fn document(&self, place: DocumentPlace) -> Result<Document, DataError> {
         let gone = || DataError::content("corpus", format!("there is no document at {place:?} any more"));
         let file = self.files.get(place.file).ok_or_else(gone)?;
@@ -154,8 +157,8 @@ impl Corpus {
     }
 }
 
-/// Iterates over the documents of a [`Corpus`] and ends after the first error. It holds one document at a time, and of a
-/// Parquet file the page that the document lies in.
+/// Iterates over the documents of a [`Corpus`] and ends after the first error. It holds one document at a time, of a Parquet file
+/// the page that the document lies in, and of a zip archive the directory.
 pub struct Documents {
     files: iter::Enumerate<vec::IntoIter<CorpusFile>>,
     column: String,
@@ -167,6 +170,7 @@ pub struct Documents {
 enum Open {
     Lines(Lines),
     Rows(Box<Rows>),
+    Archive(Box<Archive>),
 }
 
 impl Iterator for Documents {
@@ -188,6 +192,7 @@ impl Documents {
             let document = match &mut self.open {
                 Some(Open::Lines(lines)) => lines.advance()?,
                 Some(Open::Rows(rows)) => rows.advance()?,
+                Some(Open::Archive(archive)) => archive.advance()?,
                 None => None,
             };
             if document.is_some() {
@@ -203,6 +208,9 @@ impl Documents {
                 Content::Rows => {
                     self.open = Some(Open::Rows(Box::new(Rows::open_at(&file, number, &self.column, 0, 0, 0)?)));
                 }
+                Content::Archive(archived) => {
+                    self.open = Some(Open::Archive(Box::new(Archive::open(&file, number, archived, &self.column)?)));
+                }
             }
         }
     }
@@ -210,13 +218,9 @@ impl Documents {
 
 /// A file that is one document.
 fn whole(file: &CorpusFile, number: usize) -> Result<Document, DataError> {
-    let mut bytes = Vec::new();
-    let (mut reader, _) = file.form.packing.open(&file.path)?;
-    reader.read_to_end(&mut bytes).map_err(|error| file.form.packing.refuse(&file.path, error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        DataError::content(&file.path, format!("no UTF-8 text: byte {at} cannot be read; convert the file to UTF-8"))
-    })?;
+    let (reader, _) = file.form.packing.open(&file.path)?;
+    let packing = file.form.packing.name();
+    let text = read_text(reader, &file.path, packing)?;
     let place = DocumentPlace { file: number, within: Within::Whole };
     Ok(Document { id: file.name.clone(), text, facts: None, bytes: file.bytes, place })
 }
