@@ -195,6 +195,8 @@ fn parts_run_at_once_as_far_as_resources_go() {
     place.write("graph.ron", &graph(r#"policy: {"score": (resources: {"cpu": 1})},"#));
     let run = run(&place, &["--resource", "cpu=2"]);
     assert_eq!((run.code, at_once(&run, "score")), (Some(0), 2));
+    // A document is encoded on one thread, so parts of `Tokenize` take one core each without being told.
+    assert_eq!(at_once(&run, "tokens"), 2);
 }
 
 #[test]

@@ -326,7 +326,11 @@ impl<'a> Driver<'a> {
         let named = |all: &[String]| {
             self.scheduler.devices(task).iter().filter_map(|&device| all.get(device).cloned()).collect()
         };
-        Lease { threads: self.budget.threads[self.stage(task)], devices: self.options.totals.devices().map(named) }
+        let threads = match self.part(task) {
+            Some((stage, _)) => self.budget.part_threads[stage],
+            None => self.budget.threads[task],
+        };
+        Lease { threads, devices: self.options.totals.devices().map(named) }
     }
 
     /// The results that a task reads.

@@ -113,6 +113,10 @@ pub struct Budget {
     pub(super) asks: Vec<Vec<u64>>,
     /// The threads of each stage, in the order of the plan.
     pub(super) threads: Vec<usize>,
+    /// What a part of each stage takes.
+    pub(super) part_asks: Vec<Vec<u64>>,
+    /// The threads of a part of each stage.
+    pub(super) part_threads: Vec<usize>,
     /// Stages that may run at the same time.
     pub jobs: usize,
     /// Threads of a stage whose policy does not say how much `cpu` it wants.
@@ -127,6 +131,7 @@ impl Budget {
         let cpus = totals.cpus();
         let default_cpu = cpus / jobs.unwrap_or(1).max(1) as u64;
         let (mut asks, mut threads, mut excesses) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut part_asks, mut part_threads) = (Vec::new(), Vec::new());
         let (mut open_cpu, mut part_cpu) = (Vec::new(), None);
         for stage in &plan.stages {
             let requests = &graph.nodes()[stage.node].policy.resources;
@@ -136,14 +141,23 @@ impl Budget {
                 None => 0,
             };
             asks.push(names.iter().map(|name| ask(name)).collect::<Vec<u64>>());
-            threads.push(usize::try_from(ask(CPU)).unwrap_or(usize::MAX).max(1));
+            let kind = graph.nodes()[stage.node].stage.kind();
+            let narrow = kind.part_threads.filter(|_| !requests.contains_key(CPU));
+            let part_ask = |name: &str| match narrow {
+                Some(threads) if name == CPU => ask(CPU).min(threads as u64),
+                _ => ask(name),
+            };
+            part_asks.push(names.iter().map(|name| part_ask(name)).collect::<Vec<u64>>());
+            let as_threads = |cpu: u64| usize::try_from(cpu).unwrap_or(usize::MAX).max(1);
+            threads.push(as_threads(ask(CPU)));
+            part_threads.push(as_threads(part_ask(CPU)));
             // What has its result needs nothing.
             if stage.status == Status::Cached {
                 continue;
             }
             open_cpu.push(ask(CPU));
-            if graph.nodes()[stage.node].stage.kind().splits {
-                part_cpu = Some(part_cpu.map_or(ask(CPU), |least: u64| least.min(ask(CPU))));
+            if kind.splits {
+                part_cpu = Some(part_cpu.map_or(part_ask(CPU), |least: u64| least.min(part_ask(CPU))));
             }
             for (name, request) in requests {
                 let total = totals.amounts.get(name).copied();
@@ -169,6 +183,8 @@ impl Budget {
             capacity: Capacity { amounts: totals.amounts.values().copied().collect(), devices },
             asks,
             threads,
+            part_asks,
+            part_threads,
             jobs: jobs.unwrap_or_else(|| at_once(open_cpu, part_cpu, cpus)),
             default_threads: totals.default_threads(jobs),
         })

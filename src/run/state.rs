@@ -88,6 +88,8 @@ pub struct Task {
     pub weight: u64,
     /// How much it takes of each resource while it runs.
     pub asks: Vec<u64>,
+    /// How much a part of it takes; the same if empty.
+    pub part_asks: Vec<u64>,
     /// How many attempts may follow a first one that failed.
     pub retries: u32,
 }
@@ -148,9 +150,14 @@ impl Scheduler {
         let count = tasks.len();
         let mut below = vec![Vec::new(); count];
         for (stage, task) in tasks.iter_mut().enumerate() {
-            task.asks.resize(capacity.amounts.len(), 0);
-            for (ask, total) in task.asks.iter_mut().zip(&capacity.amounts) {
-                *ask = (*ask).min(*total);
+            if task.part_asks.is_empty() {
+                task.part_asks.clone_from(&task.asks);
+            }
+            for asks in [&mut task.asks, &mut task.part_asks] {
+                asks.resize(capacity.amounts.len(), 0);
+                for (ask, total) in asks.iter_mut().zip(&capacity.amounts) {
+                    *ask = (*ask).min(*total);
+                }
             }
             for &input in &task.needs {
                 below[input].push(stage);
@@ -166,7 +173,9 @@ impl Scheduler {
         let missing: Vec<usize> = tasks.iter().map(|task| task.needs.len()).collect();
         let ready = (0..count).filter(|&stage| missing[stage] == 0).map(|stage| ranks[stage]).collect();
         let least = (0..capacity.amounts.len())
-            .map(|resource| tasks.iter().map(|task| task.asks[resource]).min().unwrap_or(0))
+            .map(|resource| {
+                tasks.iter().map(|task| task.asks[resource].min(task.part_asks[resource])).min().unwrap_or(0)
+            })
             .collect();
         Self {
             tasks,
@@ -278,13 +287,15 @@ impl Scheduler {
         effects
     }
 
-    /// Parts lie on the stage's own way to the end, ask for what it asks for, and keep their order.
+    /// Parts lie on the stage's own way to the end, and keep their order.
     fn split(&mut self, stage: usize, count: usize) {
         self.leave(stage, State::Split);
         self.parts.insert(stage, Parts { open: count, ..Parts::default() });
         for task in self.tasks.len()..self.tasks.len() + count {
             let (way, place, _) = self.ranks[stage];
-            self.tasks.push(Task { needs: Vec::new(), ..self.tasks[stage].clone() });
+            let whole = &self.tasks[stage];
+            let part = Task { needs: Vec::new(), asks: whole.part_asks.clone(), ..whole.clone() };
+            self.tasks.push(part);
             self.below.push(Vec::new());
             self.ranks.push((way, place, task));
             self.states.push(State::Pending);

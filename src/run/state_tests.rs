@@ -88,6 +88,23 @@ fn parts_run_in_order_on_their_stages_way_and_then_the_stage_again() {
 }
 
 #[test]
+fn parts_that_take_less_than_their_stage_run_beside_each_other() {
+    let mut split = tasks(&[&[], &[]]);
+    for task in &mut split {
+        (task.asks, task.part_asks) = (vec![2], vec![1]);
+    }
+    let capacity = Capacity { amounts: vec![2], devices: None };
+    let mut run = Scheduler::new(split, &capacity, Rules { jobs: 4, keep_going: false });
+    assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.on(Split(0, 3)), [Start(2), Start(3)]);
+    assert_eq!(run.on(Ran(2)), [Start(4)]);
+    // The whole stage takes all again, to join them, and so does its neighbour.
+    assert_eq!(run.on(Ran(3)), []);
+    assert_eq!(run.on(Ran(4)), [Start(0)]);
+    assert_eq!(run.on(Ran(0)), [Start(1)]);
+}
+
+#[test]
 fn a_stage_whose_parts_are_all_there_is_started_again_at_once() {
     let mut run = scheduler(&[&[]], 1, false);
     run.on(Begin);
@@ -252,6 +269,7 @@ fn scripts() -> impl Strategy<Value = Script> {
                     place: (stage * 5) % 7,
                     weight,
                     asks,
+                    part_asks: Vec::new(),
                     retries,
                 })
             })

@@ -14,11 +14,13 @@ pub(super) fn of_plan(graph: &Graph, plan: &Plan, store: &Store, budget: &Budget
         places[stage.node] = Some(place);
     }
     let weights = weights(graph, plan, store);
-    let tasks = plan.stages.iter().zip(weights).zip(&budget.asks).map(|((stage, weight), asks)| Task {
+    let asks = budget.asks.iter().zip(&budget.part_asks);
+    let tasks = plan.stages.iter().zip(weights).zip(asks).map(|((stage, weight), (asks, part_asks))| Task {
         needs: needs(graph, stage, &places),
         place: stage.node,
         weight,
         asks: asks.clone(),
+        part_asks: part_asks.clone(),
         retries: graph.nodes()[stage.node].policy.retries,
     });
     tasks.collect()

@@ -31,6 +31,8 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     const NUMERICS: Numerics;
     /// Whether [`Kind::split`] ever gives parts. A kind that says so reads nothing from outside the graph.
     const SPLITS: bool = false;
+    /// Threads that a part can use at most, if that is less than a stage may have: parts then run beside each other.
+    const PART_THREADS: Option<usize> = None;
 
     /// Refuses values that can be seen to be wrong without any data.
     fn check(&self) -> Result<(), SettingError> {
@@ -100,11 +102,19 @@ pub struct KindInfo {
     pub summary: &'static str,
     /// See [`Kind::SPLITS`].
     pub splits: bool,
+    /// See [`Kind::PART_THREADS`].
+    pub part_threads: Option<usize>,
 }
 
 impl KindInfo {
     pub(crate) const fn of<K: Kind>() -> Self {
-        Self { name: K::NAME, revision: K::REVISION, summary: K::SUMMARY, splits: K::SPLITS }
+        Self {
+            name: K::NAME,
+            revision: K::REVISION,
+            summary: K::SUMMARY,
+            splits: K::SPLITS,
+            part_threads: K::PART_THREADS,
+        }
     }
 }
 

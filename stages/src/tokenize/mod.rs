@@ -74,6 +74,8 @@ impl Kind for Tokenize {
     const SUMMARY: &'static str = "Turns documents into token sequences of one length.";
     const NUMERICS: Numerics = Numerics::Exact;
     const SPLITS: bool = true;
+    // The library encodes a document on one thread.
+    const PART_THREADS: Option<usize> = Some(1);
 
     fn check(&self) -> Result<(), SettingError> {
         if self.text.is_empty() {
