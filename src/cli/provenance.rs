@@ -9,7 +9,7 @@ use super::{
     failure::Failure,
     output::{self, NOTE, paint},
     side::{Side, SideStage},
-    words::short,
+    words::{harmless, short},
 };
 use crate::{
     blame::exit,
@@ -101,8 +101,9 @@ fn one_stage<'a>(side: &'a Side, name: &str) -> Result<&'a SideStage, Failure> {
 }
 
 fn in_words(missing: &Missing) -> String {
-    let what = missing.reference.as_ref().map_or_else(|| short(missing.digest), |stage| format!("`{stage}`"));
+    let what =
+        missing.reference.as_ref().map_or_else(|| short(missing.digest), |stage| format!("`{}`", harmless(stage)));
     let digits = missing.artifact.map_or_else(|| short(missing.digest), short);
     let reader = missing.read_by.map(|key| format!(", which action {} read", short(key))).unwrap_or_default();
-    format!("{what} ({digits}){reader}: {}", missing.problem)
+    format!("{what} ({digits}){reader}: {}", harmless(&missing.problem))
 }
