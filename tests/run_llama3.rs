@@ -16,7 +16,7 @@ use std::{
 use hub_server::{Hub, Repository, Treat};
 use parquet::{
     basic::Compression,
-    data_type::{ByteArray, ByteArrayType, Int32Type},
+    data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type},
     file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::parser::parse_message_type,
 };
@@ -219,4 +219,147 @@ fn the_graphs_for_real_models_are_planned_without_anything_at_hand() {
             assert!(downloads.clone().count() >= 3 && downloads.clone().all(|stage| stage["kind"] == "Download"));
         }
     }
+}
+
+#[test]
+fn the_sweep_goes_from_the_hub_to_the_report() {
+    let Some(data) = data() else { return };
+    let (hub, place) = (hub(&data), Place::new());
+    let first = run(&place, &hub, "llama3-sweep", &[]);
+    let outcomes = first.outcomes();
+    assert!(outcomes.values().all(|outcome| outcome == "ran"), "{outcomes:#?}");
+    // All weightings share what was downloaded, tokenized and scored.
+    let files = hub.files();
+    assert_eq!(files.iter().collect::<std::collections::BTreeSet<_>>().len(), files.len());
+    let report = result(&place, "llama3-sweep", "report", "report.html");
+    assert!(["uniform", "λ 0.75", "κ 0.4"].iter().all(|label| report.contains(label)));
+    assert_eq!(run(&place, &hub, "llama3-sweep", &[]).with_outcome("cached").len(), outcomes.len());
+    assert_no_token(&place);
+}
+
+/// MMLU as its authors publish it, in the layout of the hub: a folder for each subject, a Parquet file for each split.
+fn mmlu(data: &Path, subjects: &[&str]) -> Repository {
+    let mut files = BTreeMap::from([("README.md".to_owned(), b"# MMLU\n".to_vec())]);
+    for subject in subjects {
+        for split in ["test", "dev"] {
+            let csv = fs::read_to_string(data.join(format!("eval/mmlu/{split}/{subject}_{split}.csv"))).unwrap();
+            let path = format!("{subject}/{split}-00000-of-00001.parquet");
+            files.insert(path, questions(subject, &csv));
+        }
+    }
+    let collected = files["astronomy/test-00000-of-00001.parquet"].clone();
+    files.insert("all/test-00000-of-00001.parquet".to_owned(), collected);
+    Repository {
+        name: "datasets/cais/mmlu".to_owned(),
+        commit: "c30699e8356da336a370243923dbaf21066bb9fe".to_owned(),
+        files,
+    }
+}
+
+fn questions(subject: &str, csv: &str) -> Vec<u8> {
+    let schema = "message schema {
+        optional binary question (UTF8);
+        optional binary subject (UTF8);
+        optional group choices (LIST) { repeated group list { optional binary element (UTF8); } }
+        optional int64 answer;
+    }";
+    let rows: Vec<Vec<String>> = records(csv);
+    let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let (ones, text) = (vec![1; rows.len()], |text: &String| ByteArray::from(text.as_str()));
+    for column in 0..4 {
+        let mut writer = group.next_column().unwrap().unwrap();
+        let texts: Vec<ByteArray> = match column {
+            0 => rows.iter().map(|row| text(&row[0])).collect(),
+            1 => rows.iter().map(|_| text(&subject.to_owned())).collect(),
+            _ => rows.iter().flat_map(|row| row[1..5].iter().map(text)).collect(),
+        };
+        let (threes, repeated) = (vec![3; texts.len()], [0, 1, 1, 1].repeat(rows.len()));
+        let written = match column {
+            3 => {
+                let answers: Vec<i64> = rows.iter().map(|row| "ABCD".find(row[5].as_str()).unwrap() as i64).collect();
+                writer.typed::<Int64Type>().write_batch(&answers, Some(&ones), None)
+            }
+            2 => writer.typed::<ByteArrayType>().write_batch(&texts, Some(&threes), Some(&repeated)),
+            _ => writer.typed::<ByteArrayType>().write_batch(&texts, Some(&ones), None),
+        };
+        assert!(written.is_ok());
+        writer.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// The records of a CSV text: fields in quotes may hold commas, line breaks and doubled quotes.
+fn records(csv: &str) -> Vec<Vec<String>> {
+    let (mut records, mut record, mut field, mut is_quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut letters = csv.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' if is_quoted && letters.peek() == Some(&'"') => field.extend(letters.next()),
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => record.push(std::mem::take(&mut field)),
+            '\n' if !is_quoted => {
+                record.push(std::mem::take(&mut field));
+                records.push(std::mem::take(&mut record));
+            }
+            '\r' if !is_quoted => {}
+            letter => field.push(letter),
+        }
+    }
+    if !record.is_empty() {
+        record.push(field);
+        records.push(record);
+    }
+    records
+}
+
+#[test]
+fn mmlu_from_the_hub_is_measured_as_its_csv_files_are() {
+    let Some(data) = data() else { return };
+    let repositories =
+        vec![model(&data, "stories260k", "meta-llama/Llama-3.2-1B"), mmlu(&data, &["us_foreign_policy", "astronomy"])];
+    let hub = Hub::start(repositories, |_| Treat::Well);
+    let folder = data.join("eval/mmlu").display().to_string();
+    let choice = |data: &str, more: &str| {
+        format!(
+            r#"MultipleChoice(data: "{data}", shots: 2, limit: 3, subjects: ["astronomy", "us_foreign_policy"{more}])"#
+        )
+    };
+    let stages = |more: &str| {
+        [
+            r#""model": Download(from: Hub(repository: "meta-llama/Llama-3.2-1B"))"#.to_owned(),
+            r#""hub": Download(from: Hub(repository: "cais/mmlu", holds: Dataset, files: ["*/test-*.parquet", "*/dev-*.parquet"]))"#
+                .to_owned(),
+            format!(r#""files": Download(from: Folder(path: "{folder}"))"#),
+            format!(
+                r#""measured": Evaluate(model: "model", tasks: {{"hub": {}, "files": {}}})"#,
+                choice("hub", more),
+                choice("files", "")
+            ),
+        ]
+    };
+    let place = Place::new();
+    let run = |more: &str| {
+        place.graph(&stages(more).each_ref().map(String::as_str));
+        let mut command = place.twdag(&["run", "graph.ron", "--json"]);
+        for name in ["HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"] {
+            command.env_remove(name);
+        }
+        command.env("HF_ENDPOINT", &hub.endpoint).env("HF_HOME", place.path("hub-home"));
+        Running::of(command).end()
+    };
+    let ended = run("");
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let metrics: Value = serde_json::from_str(&place.result("measured", "metrics.json")).unwrap();
+    assert_eq!(metrics["tasks"]["hub"]["questions"], 6);
+    assert_eq!(metrics["tasks"]["hub"], metrics["tasks"]["files"]);
+    let ended = run(r#", "all""#);
+    let said = ended.event("stage-failed", "measured")["message"].as_str().unwrap();
+    assert!(
+        said.ends_with("setting `tasks.hub.subjects.2` is all, expected one of astronomy, us_foreign_policy"),
+        "{said}"
+    );
 }

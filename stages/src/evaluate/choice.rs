@@ -1,29 +1,15 @@
 //! Multiple choice in the format of MMLU, prompted as the lm-evaluation-harness does (`tasks/mmlu`): the four letters
 //! are compared by their log-likelihood.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
 use serde_json::{Map, json};
 
 use super::{
     position::Mean,
+    questions::{LETTERS, Question, Questions},
     run::{Bench, Findings},
     text::{Pair, Prompter, answers},
 };
 use crate::stage::{Reference, SettingError, StageError};
-
-const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
-
-/// One question with its four answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Question {
-    text: String,
-    choices: [String; 4],
-    correct: usize,
-}
 
 impl Question {
     fn prompt(&self) -> String {
@@ -46,52 +32,6 @@ fn prompt(subject: &str, shots: &[Question], question: &Question) -> String {
     format!("The following are multiple choice questions (with answers) about {about}.\n\n{shots}{}", question.prompt())
 }
 
-fn read(path: &Path) -> Result<Vec<Question>, StageError> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .from_path(path)
-        .map_err(|error| StageError::input(path, error))?;
-    let mut questions = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| StageError::input(path, error))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let wrong = |problem: String| {
-            StageError::input(
-                path,
-                format!("line {line}: {problem}, expected a question, four answers and A, B, C or D"),
-            )
-        };
-        let fields: Vec<&str> = record.iter().collect();
-        let [text, a, b, c, d, letter] = fields[..] else {
-            return Err(wrong(format!("found {} fields", fields.len())));
-        };
-        let correct = LETTERS.iter().position(|known| *known == letter.trim());
-        let correct = correct.ok_or_else(|| wrong(format!("found `{letter}` as the last field")))?;
-        let choices = [a, b, c, d].map(str::to_owned);
-        questions.push(Question { text: text.to_owned(), choices, correct });
-    }
-    Ok(questions)
-}
-
-/// Subjects of the folder and their files of questions, in order of their names.
-fn subjects(data: &Path) -> Result<Vec<(String, PathBuf)>, StageError> {
-    let folder = data.join("test");
-    let entries = fs::read_dir(&folder).map_err(|error| {
-        StageError::input(&folder, format!("cannot be read ({error}), expected a folder of `SUBJECT_test.csv`"))
-    })?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(StageError::io("read", &folder))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix("_test.csv"));
-        if let Some(name) = name {
-            found.push((name.to_owned(), path.clone()));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 pub(super) fn measure(
     bench: &Bench<'_>,
     name: &str,
@@ -101,34 +41,24 @@ pub(super) fn measure(
     wanted: Option<&[String]>,
 ) -> Result<Findings, StageError> {
     let folder = bench.context.input(data)?;
-    let mut found = subjects(folder)?;
-    if let Some(wanted) = wanted {
-        if let Some(at) = wanted.iter().position(|subject| !found.iter().any(|(name, _)| name == subject)) {
-            let known: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-            let expected = format!("one of {}", known.join(", "));
-            return Err(SettingError::new(format!("tasks.{name}.subjects.{at}"), &wanted[at], expected).into());
-        }
-        found.retain(|(name, _)| wanted.contains(name));
+    let found = Questions::find(folder)?;
+    if let Some(wanted) = wanted
+        && let Some(at) = wanted.iter().position(|subject| !found.subjects().any(|known| known == subject))
+    {
+        let expected = format!("one of {}", found.subjects().collect::<Vec<_>>().join(", "));
+        return Err(SettingError::new(format!("tasks.{name}.subjects.{at}"), &wanted[at], expected).into());
     }
+    let is_wanted = |subject: &&str| wanted.is_none_or(|wanted| wanted.iter().any(|name| name == subject));
     let mut all = Vec::new();
-    for (subject, path) in found {
-        let mut questions = read(&path)?;
+    for subject in found.subjects().filter(is_wanted) {
+        let mut questions = found.test(subject)?;
         questions.truncate(limit.unwrap_or(usize::MAX));
-        let mut examples = Vec::new();
-        if shots > 0 {
-            let path = folder.join("dev").join(format!("{subject}_dev.csv"));
-            examples = read(&path)?;
-            if examples.len() < shots {
-                let problem = format!("has {} questions, `shots` of task `{name}` asks for {shots}", examples.len());
-                return Err(StageError::input(path, problem));
-            }
-            examples.truncate(shots);
-        }
-        all.push((subject, examples, questions));
+        let examples = if shots > 0 { found.examples(subject, shots, name)? } else { Vec::new() };
+        all.push((subject.to_owned(), examples, questions));
     }
     let total: usize = all.iter().map(|(_, _, questions)| questions.len()).sum();
     if total == 0 {
-        return Err(StageError::input(folder, "no question found, expected `test/SUBJECT_test.csv`"));
+        return Err(StageError::input(folder, "its files hold no question"));
     }
     let prompter = Prompter::open(bench)?;
     let context = bench.model()?.1.config().context;

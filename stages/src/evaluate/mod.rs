@@ -7,6 +7,7 @@ mod long_ppl;
 mod needles;
 mod parts;
 mod position;
+mod questions;
 mod run;
 mod text;
 
@@ -76,7 +77,8 @@ pub enum Task {
     },
     /// Questions with four answers, as in MMLU, prompted as the lm-evaluation-harness does.
     MultipleChoice {
-        /// A folder with `dev/SUBJECT_dev.csv` and `test/SUBJECT_test.csv`: question, four answers, letter.
+        /// A folder with `dev/SUBJECT_dev.csv` and `test/SUBJECT_test.csv`: question, four answers, letter. Or as hubs have it:
+        /// `SUBJECT/dev-*.parquet` and `SUBJECT/test-*.parquet` with the columns `question`, `choices` and `answer` (0 to 3).
         data: Reference,
         /// Answered questions of `dev` in front of each question, in the order of the file.
         #[serde(default)]

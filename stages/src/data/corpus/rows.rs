@@ -1,20 +1,21 @@
 //! Documents of a text column of Parquet files.
 
-use std::{
-    fs::File,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::PathBuf};
 
 use parquet::{
     basic::Type,
     column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::ByteArrayType,
-    errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
 };
 
-use super::{super::DataError, CorpusFile, Document, DocumentPlace, Within};
+use super::{
+    super::{
+        DataError,
+        table::{broken, guarded},
+    },
+    CorpusFile, Document, DocumentPlace, Within,
+};
 
 /// A Parquet file, and where it is read. In memory are its footer and the page that the next row lies in.
 pub(super) struct Rows {
@@ -144,22 +145,5 @@ impl Rows {
         let until = |number: u64| u64::try_from(u128::from(self.bytes) * u128::from(number) / u128::from(rows));
         let number = number as u64;
         until(number).unwrap_or_default().saturating_sub(until(number - 1).unwrap_or_default())
-    }
-}
-
-/// Calls the library, which takes pages for what they say of themselves: it panics at some that are damaged. What it read with
-/// is not used again then.
-fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    let damaged = |_| Err(ParquetError::General("a damaged page".to_owned()));
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(damaged)
-}
-
-fn broken(path: &Path, error: ParquetError) -> DataError {
-    match error {
-        ParquetError::External(error) => match error.downcast::<std::io::Error>() {
-            Ok(error) => DataError::io("read", path)(*error),
-            Err(error) => DataError::content(path, format!("no complete Parquet file ({error}); fetch it again")),
-        },
-        error => DataError::content(path, format!("no complete Parquet file ({error}); fetch it again")),
     }
 }
