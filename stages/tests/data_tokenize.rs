@@ -114,6 +114,27 @@ fn the_ids_of_real_tokenizers_are_those_of_transformers() {
     }
 }
 
+/// The index of the corpora was counted by transformers.
+#[test]
+fn whole_books_have_as_many_tokens_as_the_index_says() {
+    let index: Value = serde_json::from_slice(&fs::read(format!("{DATA}/corpora/index.json")).unwrap()).unwrap();
+    let small = |book: &&Value| book["file"].as_str().unwrap().starts_with("small/");
+    for (folder, name) in [
+        ("models/smollm2-135m-instruct", "smollm2"),
+        ("tokenizers/codegen-phi2", "phi2"),
+        ("models/stories260k", "tok512"),
+    ] {
+        let output = tempfile::tempdir().unwrap();
+        // BOS and one token of the book in each sequence, none skipped.
+        let stage = Tokenize { chunking: Chunking::Lossless, ..settings(2) };
+        let (corpus, tokenizer) = (format!("{DATA}/corpora/small"), format!("{DATA}/{folder}"));
+        run(&stage, corpus.as_ref(), tokenizer.as_ref(), output.path(), 2).unwrap();
+        let expected: u64 =
+            index.as_array().unwrap().iter().filter(small).map(|book| book["tokens"][name].as_u64().unwrap()).sum();
+        assert_eq!(TokenSet::open(output.path()).unwrap().sequences() as u64, expected, "{name}");
+    }
+}
+
 #[test]
 fn phi_2_has_a_bos_that_its_tokenizer_does_not_add() {
     let (corpus, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
