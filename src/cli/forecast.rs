@@ -3,6 +3,7 @@
 use std::thread;
 
 use clap::ValueEnum;
+use serde::Serialize;
 use twdag_stages::stage::Work;
 
 use super::{
@@ -53,6 +54,12 @@ impl NamedDevice {
         }
     }
 
+    /// How long work is taken to need.
+    fn seconds(self, work: &Work) -> f64 {
+        let ability = self.ability();
+        work.operations / if work.is_bf16 { ability.bf16 } else { ability.f32 }
+    }
+
     fn ability(self) -> Ability {
         let (memory, bf16, f32) = match self {
             Self::H100 => (80, 989.0, 67.0),
@@ -70,22 +77,102 @@ impl NamedDevice {
     }
 }
 
-/// Prints what the stages will cost.
-pub(super) fn run(graph: &Graph, targets: &[usize], device: NamedDevice) {
-    output::out(text(graph, &forecast(graph, targets), device));
+/// Where stages are to run.
+#[derive(Clone, Copy)]
+pub(super) struct Host {
+    pub(super) device: NamedDevice,
+    /// The memory of the machine that the device is in, if it is told.
+    pub(super) memory: Option<u64>,
 }
 
-fn text(graph: &Graph, forecasts: &[Forecast], device: NamedDevice) -> String {
+/// Prints what the stages will cost.
+pub(super) fn run(graph: &Graph, targets: &[usize], host: Host, json: bool) {
+    let forecasts = forecast(graph, targets);
+    output::out(if json { document(graph, &forecasts, host) } else { text(graph, &forecasts, host) });
+}
+
+/// What `plan --device --json` prints; `docs/machine-readable.md` is the contract.
+#[derive(Serialize)]
+struct Document<'a> {
+    graph: String,
+    device: &'static str,
+    stages: Vec<DocumentStage<'a>>,
+    /// Of all stages, one after the other.
+    seconds: f64,
+    disk: u64,
+}
+
+#[derive(Serialize)]
+struct DocumentStage<'a> {
+    name: &'a str,
+    kind: &'static str,
+    work: Option<DocumentWork>,
+    disk: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct DocumentWork {
+    on: &'static str,
+    parameters: u64,
+    forward_tokens: u64,
+    training_tokens: u64,
+    operations: f64,
+    memory: u64,
+    host_memory: u64,
+    seconds: f64,
+    /// Why it will not run there.
+    problems: Vec<String>,
+}
+
+fn document(graph: &Graph, forecasts: &[Forecast], host: Host) -> String {
+    let stages = forecasts.iter().filter_map(|Forecast { node, estimate }| {
+        let node = graph.nodes().get(*node)?;
+        let work = estimate.work.as_ref().map(|work| {
+            let on = host.of(work);
+            DocumentWork {
+                on: on.name(),
+                parameters: work.parameters,
+                forward_tokens: work.forward_tokens,
+                training_tokens: work.training_tokens,
+                operations: work.operations,
+                memory: work.memory,
+                host_memory: work.host_memory,
+                seconds: on.seconds(work),
+                problems: problems(&node.name, work, host),
+            }
+        });
+        Some(DocumentStage { name: &node.name, kind: node.stage.kind().name, work, disk: estimate.outlook.bytes })
+    });
+    let stages: Vec<DocumentStage<'_>> = stages.collect();
+    let document = Document {
+        graph: graph.path.display().to_string(),
+        device: host.device.name(),
+        seconds: stages.iter().filter_map(|stage| stage.work.as_ref()).map(|work| work.seconds).sum(),
+        disk: stages.iter().filter_map(|stage| stage.disk).sum(),
+        stages,
+    };
+    // Strings and numbers always have a JSON form.
+    serde_json::to_string(&document).unwrap_or_default() + "\n"
+}
+
+impl Host {
+    /// What a stage computes on.
+    fn of(self, work: &Work) -> NamedDevice {
+        if work.is_on_device { self.device } else { NamedDevice::Cpu }
+    }
+}
+
+fn text(graph: &Graph, forecasts: &[Forecast], host: Host) -> String {
+    let device = host.device;
     let head = ["stage", "kind", "parameters", "forward", "trained", "operations", "on", "memory", "time", "disk"];
     let mut rows = vec![head.map(|word| paint(FAINT, word)).to_vec()];
-    let (mut problems, mut disk, mut hours) = (Vec::new(), 0, 0.0);
+    let (mut remarks, mut disk, mut hours) = (Vec::new(), 0, 0.0);
     for Forecast { node, estimate } in forecasts {
         let Some(node) = graph.nodes().get(*node) else { continue };
         let mut row = vec![node.name.clone(), node.stage.kind().name.to_owned()];
         if let Some(work) = &estimate.work {
-            let on = if work.is_on_device { device } else { NamedDevice::Cpu };
-            let ability = on.ability();
-            let seconds = work.operations / if work.is_bf16 { ability.bf16 } else { ability.f32 };
+            let on = host.of(work);
+            let seconds = on.seconds(work);
             hours += seconds / 3600.0;
             row.extend([
                 count(work.parameters as f64),
@@ -96,9 +183,12 @@ fn text(graph: &Graph, forecasts: &[Forecast], device: NamedDevice) -> String {
                 bytes(work.memory as f64),
                 time(seconds),
             ]);
-            if let Some(problem) = problem(&node.name, work, on, ability.memory) {
-                problems.push(format!("{}: {problem}\n", paint(BAD, "will not run")));
+            if work.host_memory > 0 {
+                let wanted = bytes(work.host_memory as f64);
+                remarks.push(format!("beside the device: `{}` keeps {wanted} in the host's memory\n", node.name));
             }
+            let told = problems(&node.name, work, host);
+            remarks.extend(told.iter().map(|problem| format!("{}: {problem}\n", paint(BAD, "will not run"))));
         } else {
             row.extend(std::iter::repeat_n(String::new(), 7));
         }
@@ -114,20 +204,24 @@ fn text(graph: &Graph, forecasts: &[Forecast], device: NamedDevice) -> String {
         table(&rows),
         time(hours * 3600.0),
         bytes(disk as f64),
-        problems.concat(),
+        remarks.concat(),
         assumptions(device)
     )
 }
 
 /// Why the stage cannot run there.
-fn problem(stage: &str, work: &Work, on: NamedDevice, there_is: u64) -> Option<String> {
+fn problems(stage: &str, work: &Work, host: Host) -> Vec<String> {
+    let on = host.of(work);
     if work.is_on_device && on == NamedDevice::Cpu {
-        return Some(format!("`{stage}` asks for a device; give it `Cpu()`, or estimate another device"));
+        return vec![format!("`{stage}` asks for a device; give it `Cpu()`, or estimate another device")];
     }
-    (work.memory > there_is).then(|| {
-        let (wanted, there_is) = (bytes(work.memory as f64), bytes(there_is as f64));
-        format!("`{stage}` does not fit: it wants {wanted}, the {} has {there_is}", on.name())
-    })
+    let there_is = [(work.memory, Some(on.ability().memory), on.name()), (work.host_memory, host.memory, "host")];
+    let lacks = there_is.into_iter().filter_map(|(wanted, there_is, place)| {
+        let there_is = there_is.filter(|there_is| wanted > *there_is)?;
+        let (wanted, there_is) = (bytes(wanted as f64), bytes(there_is as f64));
+        Some(format!("`{stage}` does not fit: it wants {wanted}, the {place} has {there_is}"))
+    });
+    lacks.collect()
 }
 
 fn assumptions(device: NamedDevice) -> String {

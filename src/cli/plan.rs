@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{
     arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
     failure::Failure,
-    forecast::{self, NamedDevice},
+    forecast::{self, Host, NamedDevice},
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
     remote::{RemoteOptions, plan_with, warn},
     settled::{look, settle},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     blame::exit,
-    graph::Graph,
+    graph::{Graph, amount::bytes},
     lock::{Deviation, Lock},
     plan::{Document, Plan, Status, settled::Settled},
 };
@@ -27,7 +27,7 @@ use crate::{
   twdag plan graphs/quickstart.ron report --set lambda=0.5
   twdag plan graphs/quickstart.ron --why report
   twdag plan graphs/quickstart.ron --locked
-  twdag plan graphs/llama3-frozen.ron --device h100
+  twdag plan graphs/llama3-frozen.ron --device h100 --host-memory 192GB
   twdag plan graphs/quickstart.ron --json | jq '.stages[] | select(.status == \"run\").name'")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -39,8 +39,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "STAGE", value_parser = stage_name(), conflicts_with_all = ["stages", "locked", "device"])]
     why: Option<String>,
     /// Tell instead what the stages will cost on this device: operations, memory, time, disk, and what does not fit
-    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["locked", "json"])]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "locked")]
     device: Option<NamedDevice>,
+    /// The memory of the host that the device is in, such as 192GB: what does not fit there is told, too
+    #[arg(long, value_name = "SIZE", requires = "device", value_parser = size)]
+    host_memory: Option<u64>,
     #[command(flatten)]
     lock: LockArguments,
     #[command(flatten)]
@@ -50,6 +53,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+fn size(text: &str) -> Result<u64, String> {
+    bytes(text).ok_or_else(|| "expected a size with its unit, such as 192GB or 64GiB".to_owned())
+}
+
 /// Plans and tells.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(stage) = &arguments.why {
@@ -57,7 +64,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     if let Some(device) = arguments.device {
         let graph = arguments.graph.load()?;
-        forecast::run(&graph, &targets(&graph, &arguments.stages)?, device);
+        let host = Host { device, memory: arguments.host_memory };
+        forecast::run(&graph, &targets(&graph, &arguments.stages)?, host, arguments.json);
         return Ok(exit::SUCCESS);
     }
     let looked = look(&arguments.graph, &arguments.stages)?;

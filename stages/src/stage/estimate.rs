@@ -30,6 +30,8 @@ pub struct Work {
     pub operations: f64,
     /// Bytes at the peak, in the memory of the device if it computes on one.
     pub memory: u64,
+    /// Bytes at the peak in the memory of the host beside a device, of what is kept there on purpose.
+    pub host_memory: u64,
     /// Whether it computes on a device other than the CPU.
     pub is_on_device: bool,
     /// Whether products are taken in bf16.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Lora, OptimizerPlace, Train, Weighting, run::MICRO_BATCH_TOKENS};
 use crate::{
-    model::{Activations, Cost, Purpose},
+    model::{Activations, Cost, MomentStorage, Purpose},
     score::WindowPlan,
     stage::Work,
 };
@@ -34,10 +34,19 @@ impl Train {
             forward_tokens,
             training_tokens: tokens,
             operations,
+            host_memory: if on_host { cost.parameters().saturating_mul(self.host_bytes()) } else { 0 },
             memory: cost.memory(micro_batch, length, &purpose, self.device, on_host).ok()?,
             is_on_device: !self.device.is_cpu(),
             is_bf16: self.device.precision().is_bf16(),
         })
+    }
+
+    /// Bytes for each parameter with the optimizer on the host: master, gradient and moments (docs/memory.md).
+    fn host_bytes(&self) -> u64 {
+        match self.moments {
+            MomentStorage::F32 => 4 + 4 + 8,
+            MomentStorage::Blockwise8 => 4 + 4 + 2,
+        }
     }
 
     /// Sequences of `length` tokens that go through the model at once.
