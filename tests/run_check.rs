@@ -4,6 +4,7 @@
 
 mod run_support;
 
+use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -93,7 +94,7 @@ fn a_host_name_is_caught() {
     if possible {
         is_caught("uname -n > $1/result");
     } else {
-        println!("SKIPPED: this machine lets nobody make a UTS namespace");
+        writeln!(std::io::stderr(), "SKIPPED: this machine lets nobody make a UTS namespace").unwrap();
         let place = place(&[]);
         assert!(check(&place, &[], 0).stderr.contains("the host name stays as it is"));
     }
@@ -327,7 +328,7 @@ fn a_user_without_rights_can_check() {
         command
     };
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: all of these tests run as a user without rights");
+        writeln!(std::io::stderr(), "SKIPPED: all of these tests run as a user without rights").unwrap();
         return;
     }
     let place = Place::with(&[r#""name": Command(run: ["sh", "-c", "uname -n > $0/result", "{out}"])"#]);
@@ -338,9 +339,8 @@ fn a_user_without_rights_can_check() {
     }
     let program = program.to_str().unwrap();
     if !nobody(&[program, "--version"]).output().is_ok_and(|output| output.status.success()) {
-        println!(
-            "SKIPPED: `setpriv` of util-linux is not there or may not change the user, or temporary folders are closed to others"
-        );
+        writeln!(std::io::stderr(), "SKIPPED: `setpriv` of util-linux is not there or may not change the user, or temporary folders are closed to others"
+        ).unwrap();
         return;
     }
     let said = |arguments: &[&str]| {
@@ -354,7 +354,8 @@ fn a_user_without_rights_can_check() {
     let outcome = if unshare.status().is_ok_and(|status| status.success()) {
         "differs"
     } else {
-        println!("SKIPPED in part: this machine lets a user without rights make no UTS namespace");
+        writeln!(std::io::stderr(), "SKIPPED in part: this machine lets a user without rights make no UTS namespace")
+            .unwrap();
         assert!(checked.stderr.contains("the host name stays as it is"), "{checked:#?}");
         "same"
     };

@@ -6,6 +6,7 @@
 mod hub_server;
 mod run_support;
 
+use std::io::Write as _;
 use std::{
     collections::BTreeMap,
     fs,
@@ -36,7 +37,7 @@ fn data() -> Option<PathBuf> {
     if data.join("models").is_dir() {
         return Some(data);
     }
-    eprintln!("SKIPPED: no real models at ../shared/data/models");
+    writeln!(std::io::stderr(), "SKIPPED: no real models at ../shared/data/models").unwrap();
     None
 }
 

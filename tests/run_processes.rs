@@ -6,6 +6,7 @@ mod run_support;
 
 use run_support::{Place, Running, lives, pid, send, wait_until};
 use rustix::process::Signal;
+use std::io::Write as _;
 
 /// A stage that says which process it and its helper are, waits for a gate to open, and then writes its result; and one
 /// that reads it.
@@ -199,7 +200,11 @@ fn the_guard_goes_with_the_run_and_does_not_hear_the_terminal() {
 fn an_interrupt_stops_the_workers_and_exits_with_130() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         if is_ignored(signal) {
-            eprintln!("SKIPPED: the tests run under something such as nohup, and so {signal:?} is ignored");
+            writeln!(
+                std::io::stderr(),
+                "SKIPPED: the tests run under something such as nohup, and so {signal:?} is ignored"
+            )
+            .unwrap();
             continue;
         }
         let place = Place::new();

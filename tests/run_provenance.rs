@@ -4,6 +4,7 @@
 
 mod run_support;
 
+use std::io::Write as _;
 use std::{env, fs, path::Path, process::Command};
 
 use jiff::Timestamp;
@@ -205,7 +206,11 @@ fn validators() -> Option<String> {
     let has_them =
         Command::new(&python).args([script, "available"]).output().is_ok_and(|output| output.status.success());
     if !has_them {
-        eprintln!("SKIPPED: {VARIABLE} names no Python that has roc-validator, rocrate and in-toto-attestation");
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: {VARIABLE} names no Python that has roc-validator, rocrate and in-toto-attestation"
+        )
+        .unwrap();
     }
     has_them.then_some(python)
 }

@@ -5,6 +5,7 @@
 
 mod run_support;
 
+use std::io::Write as _;
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -205,7 +206,7 @@ fn another_user_computes_nothing_again() {
     let program = place.path("program");
     fs::copy(env!("CARGO_BIN_EXE_twdag"), &program).unwrap();
     let Some(mut command) = as_another_user(&program) else {
-        eprintln!("SKIPPED: becoming another user needs root and the program `setpriv`");
+        writeln!(std::io::stderr(), "SKIPPED: becoming another user needs root and the program `setpriv`").unwrap();
         return;
     };
     assert_eq!(ran(&place.run(&[])).len(), 10);

@@ -54,12 +54,19 @@ fn user() -> String {
 }
 
 #[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+#[cfg(target_arch = "x86_64")]
 fn processor_features() -> String {
     let mut features = Vec::new();
     macro_rules! detect {
         ($($feature:tt),*) => { $(if std::arch::is_x86_feature_detected!($feature) { features.push($feature); })* };
     }
     detect!("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avx512bf16");
+    // The standard library's question for it is not stable yet.
+    if __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & 1 << 22 != 0 {
+        features.push("amx_bf16");
+    }
     features.join(" ")
 }
 

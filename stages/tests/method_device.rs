@@ -5,6 +5,7 @@
 mod stage_support;
 
 use stage_support::{Room, in_peace};
+use std::io::Write as _;
 use twdag_stages::{
     data::{ArrayKind, ArraySet},
     registry,
@@ -57,6 +58,12 @@ fn the_numeric_class_says_where_and_how_a_stage_computes() {
     assert_eq!(trained("device: Cuda(precision: Bf16)").numeric_class(), Some("cuda-bf16"));
     let refused = trained("device: Cuda(precision: Bf16Amx)").check().unwrap_err();
     insta::assert_snapshot!(refused, @"setting `device.precision` is Bf16Amx, expected `F32` or `Bf16` with `Cuda`: AMX is the processor's");
+    let scored = "(model: \"model\", tokens: \"tokens\", device: Cuda(precision: Bf16Amx))";
+    let scored = registry::find("Score").unwrap().from_ron(&registry::ron_options(), scored).unwrap();
+    let measured = measured("model: \"model\", device: Cuda(precision: Bf16Amx)", "");
+    for stage in [scored, measured] {
+        assert_eq!(stage.check().unwrap_err().to_string(), refused.to_string());
+    }
     let refused = |rest: &str| trained(&format!("device: Cuda(), {rest}")).check().unwrap_err();
     assert!(trained("device: Cuda(), lora: (rank: 2, alpha: 4), moments: Blockwise8").check().is_ok());
     insta::assert_snapshot!(refused("lora: (rank: 2, alpha: 4), optimizer: Host"), @"setting `optimizer` is Host, expected nothing with `lora`: an adapter's optimizer is on the host in any case");
@@ -83,7 +90,7 @@ fn a_device_is_used_or_missed_aloud() {
                 }
             }
             Err(error) => {
-                eprintln!("SKIPPED on CUDA: {error}");
+                writeln!(std::io::stderr(), "SKIPPED on CUDA: {error}").unwrap();
                 let said = error.to_string();
                 assert!(matches!(error, StageError::Environment { .. }), "{error:?}");
                 assert!(cfg!(feature = "cuda") || said.contains("built without CUDA"), "{said}");

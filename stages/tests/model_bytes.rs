@@ -139,11 +139,14 @@ fn bytes_do_not_depend_on_the_instruction_set() {
 /// Both with few logits, which stay in memory, and with more than that.
 #[test]
 fn known_coefficients_give_the_bits_of_those_that_wait_for_the_losses() {
-    for (vocabulary, length) in [(300, 130), (40_000, 500)] {
+    let small = PRECISIONS.map(|precision| (precision, 300, 130));
+    let large = [Precision::F32, Precision::Bf16].map(|precision| (precision, 40_000, 500));
+    for (precision, vocabulary, length) in small.into_iter().chain(large) {
         let mut object = config(Rope::Default { theta: 100.0 }).to_json();
         object.insert("vocab_size".to_owned(), json!(vocabulary));
         let config = Config::from_json("config.json".as_ref(), object).unwrap();
-        let model = Model::initialize(config, 0.1, 5);
+        let mut model = Model::initialize(config, 0.1, 5);
+        model.set_precision(precision);
         let coefficients: Vec<f32> = (0..length - 1).map(|i| (i % 7) as f32 / 100.0).collect();
         let (mut known, mut awaited) = (Gradients::zeros_like(&model), Gradients::zeros_like(&model));
         let losses = model.forward_backward_fixed(&ids(length), 1, &coefficients, &mut known).unwrap();
@@ -168,6 +171,7 @@ fn a_sequence_scores_the_same_alone_and_in_any_batch() {
             (333, Precision::Bf16),
             (600, Precision::F32),
             (600, Precision::Bf16),
+            (100, Precision::Bf16Amx),
             (600, Precision::Bf16Amx),
         ] {
             model.set_precision(precision);

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+use std::io::Write as _;
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use serde::Deserialize;
@@ -41,7 +42,11 @@ fn models() -> impl Iterator<Item = (&'static str, Model, Expected)> {
             folder.exists().then_some(folder)
         };
         let Some(folder) = folder else {
-            eprintln!("SKIPPED: {name} is not here; see fixtures/smollm2.py, and the data that the README names");
+            writeln!(
+                std::io::stderr(),
+                "SKIPPED: {name} is not here; see fixtures/smollm2.py, and the data that the README names"
+            )
+            .unwrap();
             return None;
         };
         let fixture = format!("{}/tests/fixtures/real_models/{name}.json", env!("CARGO_MANIFEST_DIR"));

@@ -37,7 +37,11 @@ pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(|| program().map(|program| start(&program)));
     if server.is_none() {
-        eprintln!("SKIPPED: {VARIABLE} does not name the program `weed` of SeaweedFS, and it is not on the PATH");
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: {VARIABLE} does not name the program `weed` of SeaweedFS, and it is not on the PATH"
+        )
+        .unwrap();
     }
     server.as_ref()
 }

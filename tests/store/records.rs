@@ -1,5 +1,6 @@
 //! Records and the small things beside them.
 
+use std::io::Write as _;
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
 
 use serde_json::json;
@@ -51,7 +52,7 @@ fn the_first_result_stays_and_another_one_is_told() {
 fn what_is_recorded_early_is_noted_for_others_when_it_is_on_the_disk_and_hashed_before() {
     let place = Place::new();
     if !place.store.can_publish_early() {
-        eprintln!("SKIPPED: the file system of temporary files does not flush as a whole");
+        writeln!(std::io::stderr(), "SKIPPED: the file system of temporary files does not flush as a whole").unwrap();
         return;
     }
     let noted = || fs::metadata(place.path("store/local/seals")).map_or(0, |found| found.len());

@@ -53,6 +53,7 @@ pub(super) fn measure_all(
 ) -> Result<Vec<(String, Findings)>, StageError> {
     let model = match &settings.model {
         Some(model) if tasks.iter().any(|(_, task)| task.needs_model()) => {
+            settings.device.notice().into_iter().for_each(|notice| context.warn(notice));
             Some(PlacedModel::open(context.input(model)?, None, settings.device)?)
         }
         _ => None,

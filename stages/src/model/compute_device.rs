@@ -5,7 +5,7 @@ use std::env;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelError, Precision, device::refused};
+use super::{ModelError, Precision, device::refused, kernels::uses_amx};
 use crate::stage::{CPU_F32, SettingError};
 
 /// The variable by which CUDA, and whoever lends devices to stages, says which there are.
@@ -52,6 +52,15 @@ impl ComputeDevice {
             return Err(SettingError::new("device.precision", "Bf16Amx", expected));
         }
         Ok(())
+    }
+
+    /// What a user should know before a stage computes with it, if anything.
+    pub fn notice(self) -> Option<&'static str> {
+        let is_slow = self == (Self::Cpu { precision: Precision::Bf16Amx }) && !uses_amx();
+        is_slow.then_some(
+            "this processor has no AMX, or the system does not let it be used: products have the same bytes, and take several \
+             times as long as with `precision: Bf16`",
+        )
     }
 
     /// Whether it is the processor.

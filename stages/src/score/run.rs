@@ -57,6 +57,7 @@ impl Work {
 
 /// Opens the model where it is to run.
 pub(super) fn open_model(settings: &Score, context: &Context) -> Result<PlacedModel, StageError> {
+    settings.device.notice().into_iter().for_each(|notice| context.warn(notice));
     Ok(PlacedModel::open(context.input(&settings.model)?, settings.rope.clone(), settings.device)?)
 }
 

@@ -50,6 +50,7 @@ pub(super) fn run(settings: &Train, context: &Context) -> Result<(), StageError>
     };
     state.model.set_activations(settings.activations.0);
     if settings.device.is_cpu() {
+        settings.device.notice().into_iter().for_each(|notice| context.warn(notice));
         state.model.set_precision(settings.device.precision());
     }
     suits(context, &settings.model, state.model.config(), (&settings.tokens, &tokens), tokens.length())?;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, unreachable_pub)]
 
+use std::io::Write as _;
 use std::{
     collections::HashMap,
     fs,
@@ -43,7 +44,7 @@ pub fn real_models() -> Vec<PathBuf> {
         if folder.exists() {
             found.push(folder);
         } else {
-            eprintln!("SKIPPED: {} is not here", folder.display());
+            writeln!(std::io::stderr(), "SKIPPED: {} is not here", folder.display()).unwrap();
         }
     }
     found

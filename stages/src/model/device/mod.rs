@@ -68,6 +68,10 @@ impl DeviceModel {
     /// Opens a model folder on a device, with another rotary embedding than its configuration says if one is given. The
     /// host holds one matrix at a time.
     pub fn open(folder: &Path, rope: Option<Rope>, device: &Device, precision: Precision) -> Result<Self, ModelError> {
+        if precision == Precision::Bf16Amx {
+            let problem = "products in the order of AMX are the processor's alone; take `Bf16`";
+            return Err(ModelError::Device { problem: problem.to_owned() });
+        }
         let Folder { mut config, layout, shards } = Folder::open(folder)?;
         if let Some(rope) = rope {
             rope.check(config.rotary_dim())?;

@@ -11,7 +11,7 @@ impl Precision {
     pub(super) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
-            // A device has its own order of sums; settings refuse another one.
+            // A device has its own order of sums; another one is refused.
             Self::Bf16 | Self::Bf16Amx => DType::BF16,
         }
     }

@@ -26,7 +26,7 @@ pub(super) use elementwise::{
 pub(super) use few_rows::{products_of_rows, weighted_rows};
 pub(super) use matrix::{
     Left, Matrix, Order, PANEL, PackedColumns, PackedRows, Pairs, Right, as_pairs, multiply, multiply_bf16,
-    pack_columns, pack_rows, pairs,
+    pack_columns, pack_rows, pairs, uses_amx,
 };
 pub(super) use normalize::{layer_normalize, layer_normalize_backward, normalize, normalize_backward};
 pub(super) use rotary::rotate;

@@ -103,6 +103,11 @@ pub(in crate::model) fn multiply_bf16(
     multiply_bf16_with(chosen().into(), order, output, stride, left, right, accumulate);
 }
 
+/// Whether products in groups are computed by AMX.
+pub(in crate::model) fn uses_amx() -> bool {
+    Instructions::from(chosen()).use_amx()
+}
+
 /// Numbers as room for pairs.
 pub(in crate::model) fn as_pairs(numbers: &mut [f32]) -> &mut [u32] {
     cast_slice_mut(numbers)

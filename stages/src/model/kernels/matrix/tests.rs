@@ -68,6 +68,19 @@ fn bf16(number: f32) -> f32 {
     ((f64::from(number) / unit).round_ties_even() * unit) as f32
 }
 
+/// A product added to a sum, zero if less than the smallest normal number: with 24 bits, which numbers that size have not.
+fn add_product(left: f32, right: f32, sum: f32) -> f32 {
+    const UNIT: f64 = f32::MIN_POSITIVE as f64 / (1 << 23) as f64;
+    let added = left.mul_add(right, sum);
+    if added.abs() > f32::MIN_POSITIVE {
+        return added;
+    }
+    // Whatever counts of two terms whose sum is that small has fewer bits than f64; the last of 24 is half a unit.
+    let units = (f64::from(left) * f64::from(right) / UNIT + f64::from(sum) / UNIT).abs();
+    let is_less = (units * 2.0).round_ties_even() < f64::from(1 << 24);
+    if is_less { 0.0_f32.copysign(added) } else { added }
+}
+
 fn exact(sum: f32, left: &[f32], right: &[f32]) -> f32 {
     left.iter().zip(right).fold(sum, |sum, (left, right)| left.mul_add(*right, sum))
 }
@@ -77,7 +90,7 @@ fn by_pairs(sum: f32, left: &[f32], right: &[f32]) -> f32 {
     let mut sum = flush(sum);
     for (left, right) in left.chunks(2).zip(right.chunks(2)) {
         for (left, right) in left.iter().zip(right).rev() {
-            sum = flush(left.mul_add(*right, sum));
+            sum = add_product(*left, *right, sum);
         }
     }
     sum
@@ -90,7 +103,7 @@ fn by_groups(sum: f32, left: &[f32], right: &[f32]) -> f32 {
         let mut halves = [0.0_f32; 2];
         for index in 0..32 {
             let factors = [left, right].map(|numbers| numbers.get(index).copied().unwrap_or_default());
-            halves[index % 2] = flush(factors[0].mul_add(factors[1], halves[index % 2]));
+            halves[index % 2] = add_product(factors[0], factors[1], halves[index % 2]);
         }
         sum = flush(sum + flush(halves[0] + halves[1]));
     }
@@ -115,6 +128,7 @@ const FORMS: [Form; 3] = [
             packed_right::<false>,
             packed_right_in_blocks::<false>,
             packed_left_in_blocks::<false>,
+            packed_in_blocks::<false>,
             packed::<false>,
         ],
     ),
@@ -128,6 +142,7 @@ const FORMS: [Form; 3] = [
             packed_right::<true>,
             packed_right_in_blocks::<true>,
             packed_left_in_blocks::<true>,
+            packed_in_blocks::<true>,
             packed::<true>,
         ],
     ),
@@ -136,7 +151,7 @@ const FORMS: [Form; 3] = [
 /// That of AMX.
 const GROUPS: &str = "bf16 in groups";
 
-/// All instructions that compute a form, by name.
+/// All instructions that compute a form, by name. Those of AMX need vectors of bf16 beside them, here and where they are used.
 fn instructions(form: &str) -> Vec<(&'static str, Instructions)> {
     let mut all: Vec<_> = sets().into_iter().map(|(name, arch)| (name, Instructions::from(arch))).collect();
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -254,6 +269,38 @@ fn packed_left_in_blocks<const GROUPS: bool>(
     multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
 }
 
+/// Both factors in blocks of as many columns and rows, with room between them, as gradients of the output layer come.
+fn packed_in_blocks<const GROUPS: bool>(
+    instructions: Instructions,
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    const SIZE: usize = 64;
+    let count = left.columns / SIZE;
+    if count == 0 || !left.columns.is_multiple_of(SIZE) {
+        return packed_right::<GROUPS>(instructions, output, stride, left, right, accumulate);
+    }
+    let (panel, apart) = (SIZE / 2 * PANEL, PackedRows::len(left.rows, SIZE) + 3);
+    let right_apart = right.columns.div_ceil(PANEL) * panel + 32;
+    let (mut lefts, mut rights) = (vec![0x7fc0_7fc0; count * apart], vec![0x7fc0_7fc0; count * right_apart]);
+    let of_left = |index: usize| {
+        let data = left.data.get(index * SIZE * left.column_stride..).unwrap_or_default();
+        Matrix { data, columns: SIZE, ..left }
+    };
+    for index in 0..count {
+        pack_rows_with(instructions, of_left(index), &mut lefts[index * apart..][..PackedRows::len(left.rows, SIZE)]);
+        let data = right.data.get(index * SIZE * right.row_stride..).unwrap_or_default();
+        let block = Matrix { data, rows: SIZE, ..right };
+        pack_columns_with(instructions, block, &mut rights[index * right_apart..], panel);
+    }
+    let left = PackedRows::new(&lefts, &of_left(0)).blocks(count, apart);
+    let right = PackedColumns::new(&rights, right.rows, right.columns).panels_apart(panel).in_blocks(SIZE, right_apart);
+    multiply_bf16_with(instructions, order(GROUPS), output, stride, left.into(), right.into(), accumulate);
+}
+
 /// Both factors, a part of the rows of one and of the sums after the other.
 fn packed<const GROUPS: bool>(
     instructions: Instructions,
@@ -337,12 +384,28 @@ proptest! {
 /// Products that are cut in all directions.
 #[test]
 fn blocks_change_no_bit() {
-    for (rows, depth, columns) in [(200, 1100, 150), (70, 6200, 3), (3, 2000, 300)] {
+    for (rows, depth, columns) in [(200, 1088, 150), (70, 6200, 3), (3, 2000, 300)] {
         for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
             let left = Operand::new(rows, depth, 3, left, 3);
             let right = Operand::new(depth, columns, 0, right, 4);
             check(&left, &right, 5, true);
         }
+    }
+}
+
+/// A sum between the largest number below the smallest normal one and that, as far as 24 bits go and f32 does not.
+#[test]
+fn bf16_sums_are_rounded_before_they_are_found_too_small() {
+    let operand = |data: Vec<f32>, rows, columns| Operand { data, rows, columns, stride: columns, transposed: false };
+    for factor in [1.0, 1.5, 1.25, -1.5, 3.0] {
+        let mut left = vec![f32::MIN_POSITIVE, 0.0, factor * (-75_f32).exp2()];
+        let mut right = vec![1.0, 0.0, -(-76_f32).exp2()];
+        left.extend([0.0; 40]);
+        right.extend([0.0; 40]);
+        check(&operand(left.clone(), 1, 43), &operand(right.clone(), 43, 1), 0, false);
+        left.rotate_right(2);
+        right.rotate_right(2);
+        check(&operand(left, 1, 43), &operand(right, 43, 1), 0, false);
     }
 }
 

@@ -27,31 +27,38 @@ const EDGE: usize = 16;
 /// Bytes in a row of a tile.
 const LINE: usize = 64;
 
-/// Loads, clears and multiplies tiles, given by their numbers, and stores them. Rows in memory are so many bytes apart.
+/// Loads, clears and multiplies tiles, and stores them. Rows in memory are so many bytes apart. What is in a tile stays there from
+/// one of these to the next, as nothing else in this program uses tiles.
 macro_rules! load {
-    ($tile:literal, $from:expr, $stride:expr) => {{
+    ($tile:tt, $from:expr, $stride:expr) => {{
         let from: *const u8 = $from;
         asm!(
-            concat!("tileloadd tmm", $tile, ", [{from} + 1*{stride}]"),
-            from = in(reg) from, stride = in(reg) $stride, options(nostack, readonly, preserves_flags)
+            concat!("tileloadd ", $tile, ", [{from} + 1*{stride}]"),
+            from = in(reg) from, stride = in(reg) $stride, out($tile) _,
+            options(nostack, readonly, preserves_flags)
         );
     }};
 }
 macro_rules! zero {
-    ($tile:literal) => {
-        asm!(concat!("tilezero tmm", $tile), options(nostack, nomem, preserves_flags))
+    ($tile:tt) => {
+        asm!(
+            concat!("tilezero ", $tile), out($tile) _, options(nostack, nomem, preserves_flags)
+        )
     };
 }
 macro_rules! multiply {
-    ($sums:literal, $left:literal, $right:literal) => {
-        asm!(concat!("tdpbf16ps tmm", $sums, ", tmm", $left, ", tmm", $right), options(nostack, nomem, preserves_flags))
+    ($sums:tt, $left:tt, $right:tt) => {
+        asm!(
+            concat!("tdpbf16ps ", $sums, ", ", $left, ", ", $right),
+            out($sums) _, options(nostack, nomem, preserves_flags)
+        )
     };
 }
 macro_rules! store {
-    ($tile:literal, $to:expr, $stride:expr) => {{
+    ($tile:tt, $to:expr, $stride:expr) => {{
         let to: *mut u8 = $to;
         asm!(
-            concat!("tilestored [{to} + 1*{stride}], tmm", $tile),
+            concat!("tilestored [{to} + 1*{stride}], ", $tile),
             to = in(reg) to, stride = in(reg) $stride, options(nostack, preserves_flags)
         );
     }};
@@ -69,7 +76,7 @@ impl Tiles {
     }
 
     /// For a processor whose instructions are computed for it.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn trapped() -> Self {
         super::trap::install();
         Self(())
@@ -105,21 +112,21 @@ impl Tiles {
                 let output = output.as_mut_ptr().add(vector * EDGE);
                 let place = |row: usize, column: usize| output.wrapping_add(row * EDGE * stride + column * EDGE).cast();
                 if accumulate {
-                    load!("0", place(0, 0), 4 * stride);
+                    load!("tmm0", place(0, 0), 4 * stride);
                     if two_columns {
-                        load!("1", place(0, 1), 4 * stride);
+                        load!("tmm1", place(0, 1), 4 * stride);
                     }
                     if two_rows {
-                        load!("2", place(1, 0), 4 * stride);
+                        load!("tmm2", place(1, 0), 4 * stride);
                     }
                     if two_rows && two_columns {
-                        load!("3", place(1, 1), 4 * stride);
+                        load!("tmm3", place(1, 1), 4 * stride);
                     }
                 } else {
-                    zero!("0");
-                    zero!("1");
-                    zero!("2");
-                    zero!("3");
+                    zero!("tmm0");
+                    zero!("tmm1");
+                    zero!("tmm2");
+                    zero!("tmm3");
                 }
                 for block in 0..=blocks {
                     let pairs = together.min(depth - block * together);
@@ -143,34 +150,39 @@ impl Tiles {
                             (left, left_stride) = (rest.left.as_ptr().cast(), LINE);
                             (right, right_stride) = (rest.right.as_ptr().cast(), 2 * LINE);
                         }
-                        load!("4", left, left_stride);
-                        load!("6", right, right_stride);
-                        multiply!("0", "4", "6");
+                        load!("tmm4", left, left_stride);
+                        load!("tmm6", right, right_stride);
+                        multiply!("tmm0", "tmm4", "tmm6");
                         if two_columns {
-                            load!("7", right.add(LINE), right_stride);
-                            multiply!("1", "4", "7");
+                            load!("tmm7", right.add(LINE), right_stride);
+                            multiply!("tmm1", "tmm4", "tmm7");
                         }
                         if two_rows {
-                            load!("5", left.add(EDGE * left_stride), left_stride);
-                            multiply!("2", "5", "6");
+                            load!("tmm5", left.add(EDGE * left_stride), left_stride);
+                            multiply!("tmm2", "tmm5", "tmm6");
                         }
                         if two_rows && two_columns {
-                            multiply!("3", "5", "7");
+                            multiply!("tmm3", "tmm5", "tmm7");
                         }
                     }
                 }
-                store!("0", place(0, 0), 4 * stride);
+                store!("tmm0", place(0, 0), 4 * stride);
                 if two_columns {
-                    store!("1", place(0, 1), 4 * stride);
+                    store!("tmm1", place(0, 1), 4 * stride);
                 }
                 if two_rows {
-                    store!("2", place(1, 0), 4 * stride);
+                    store!("tmm2", place(1, 0), 4 * stride);
                 }
                 if two_rows && two_columns {
-                    store!("3", place(1, 1), 4 * stride);
+                    store!("tmm3", place(1, 1), 4 * stride);
                 }
             }
-            asm!("tilerelease", options(nostack, nomem, preserves_flags));
+            asm!(
+                "tilerelease",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, nomem, preserves_flags)
+            );
         }
     }
 }
@@ -262,9 +274,16 @@ fn has_tiles() -> bool {
 }
 
 /// Asks the kernel, which keeps room for tiles only for those who ask.
+#[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const TILE_DATA: libc::c_long = 18;
     // SAFETY: this call takes two numbers and touches no memory of the process.
-    cfg!(target_os = "linux") && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) } == 0
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+}
+
+/// Nothing is known of other systems.
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
 }

@@ -96,7 +96,29 @@ impl<S: Simd, const GROUPS: bool> Emulated<S, GROUPS> {
         let small = simd.less_than_f32s(simd.abs_f32s(sums), simd.splat_f32s(f32::MIN_POSITIVE));
         simd.select_f32s(small, simd.and_f32s(sums, simd.splat_f32s(-0.0)), sums)
     }
+
+    /// The product added to the sums. Processors look whether a sum is smaller than normal numbers when it is rounded to 24
+    /// bits, of which the smaller ones have fewer in memory: what comes out as the smallest normal number may have been less.
+    #[inline(always)]
+    fn add_product(self, left: S::f32s, right: S::f32s, sums: S::f32s) -> S::f32s {
+        let Self(simd) = self;
+        let smallest = simd.splat_f32s(f32::MIN_POSITIVE);
+        let added = simd.mul_add_f32s(left, right, sums);
+        let doubtful = simd.equal_f32s(simd.abs_f32s(added), smallest);
+        if simd.first_true_m32s(doubtful) == S::F32_LANES {
+            return self.flush(added);
+        }
+        let scaled = |numbers| simd.mul_f32s(numbers, simd.splat_f32s(SCALE));
+        let exact = simd.mul_add_f32s(scaled(left), right, scaled(sums));
+        let small = simd.less_than_f32s(simd.abs_f32s(exact), scaled(smallest));
+        let zero = simd.and_f32s(added, simd.splat_f32s(-0.0));
+        let added = simd.select_f32s(doubtful, simd.select_f32s(small, zero, added), added);
+        self.flush(added)
+    }
 }
+
+/// Sums near the smallest normal number have 24 bits when they are so many times as large.
+pub(in super::super) const SCALE: f32 = (1 << 24) as f32;
 
 impl<S: Simd, const GROUPS: bool> Arithmetic for Emulated<S, GROUPS> {
     type Numbers = S::f32s;
@@ -161,8 +183,8 @@ impl<S: Simd, const GROUPS: bool> Arithmetic for Emulated<S, GROUPS> {
         let high = simd.splat_u32s(0xffff_0000);
         let second = |pairs| simd.transmute_f32s_u32s(simd.and_u32s(pairs, high));
         let first = |pairs| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, half));
-        let add_second = |sum| self.flush(simd.mul_add_f32s(second(left), second(right), sum));
-        let add_first = |sum| self.flush(simd.mul_add_f32s(first(left), first(right), sum));
+        let add_second = |sum| self.add_product(second(left), second(right), sum);
+        let add_first = |sum| self.add_product(first(left), first(right), sum);
         if GROUPS {
             Sums { first: add_first(sums.first), second: add_second(sums.second), ..sums }
         } else {

@@ -64,6 +64,14 @@ impl From<Arch> for Instructions {
 }
 
 impl Instructions {
+    /// Whether products in groups are computed by AMX.
+    pub(super) fn use_amx(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.native(Order::Groups).is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Those for bf16, if the processor has some that sum in this order.
     #[cfg(target_arch = "x86_64")]
     fn native(self, order: Order) -> Option<arithmetic::Native> {

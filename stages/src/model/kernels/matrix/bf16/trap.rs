@@ -1,9 +1,11 @@
 //! Computes AMX's instructions where the processor has none: what it does not know interrupts the program, and this does
 //! what Intel's "Architecture Instruction Set Extensions Programming Reference" says of it, number by number.
 //!
-//! So the very instructions of [`super::amx`] are tested on any processor with AVX-512; one that has AMX runs them itself.
+//! So the very instructions of [`super::amx`] are tested on any processor with AVX-512 BF16; one that has AMX runs them itself.
 
 use std::{cell::UnsafeCell, sync::Once};
+
+use super::arithmetic::SCALE;
 
 /// Rows of a tile, and bytes in each.
 const ROWS: usize = 16;
@@ -193,6 +195,15 @@ fn flush(number: f32) -> f32 {
     if number.abs() < f32::MIN_POSITIVE { 0.0_f32.copysign(number) } else { number }
 }
 
+/// The product added to a sum, zero if 24 bits of it are less than the smallest normal number.
+#[inline]
+fn add_product(left: f32, right: f32, sum: f32) -> f32 {
+    let added = left.mul_add(right, sum);
+    let is_less = added.abs() == f32::MIN_POSITIVE
+        && (left * SCALE).mul_add(right, sum * SCALE).abs() < f32::MIN_POSITIVE * SCALE;
+    if is_less { 0.0_f32.copysign(added) } else { flush(added) }
+}
+
 /// With the instruction for multiply-adds, which any processor with AVX-512 has, as a function for each takes long.
 #[target_feature(enable = "fma")]
 fn multiply(sums: &mut Tile, left: &Tile, right: &Tile) {
@@ -206,7 +217,7 @@ fn multiply(sums: &mut Tile, left: &Tile, right: &Tile) {
             for pair in 0..left.line / 4 {
                 for (half, sum) in halves.iter_mut().enumerate() {
                     let factors = (bf16(left, row, 2 * pair + half), bf16(right, pair, 2 * column + half));
-                    *sum = flush(factors.0.mul_add(factors.1, *sum));
+                    *sum = add_product(factors.0, factors.1, *sum);
                 }
             }
             let place = &mut sums.bytes[row][4 * column..][..4];
