@@ -72,6 +72,15 @@ impl Store {
         self.flusher.whole.get_or_init(|| whole(self.root())).is_some()
     }
 
+    /// Puts files on the disk that were found, and may have been written by others. What could not be written is told here,
+    /// and to whoever flushes what was recorded none the less: the kernel tells each opened file on its own.
+    pub(super) fn flush_found<'a>(&self, mut paths: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        if self.flushes_everything() {
+            return sync(&File::open(self.root())?);
+        }
+        paths.try_for_each(|path| File::open(path)?.sync_data())
+    }
+
     /// Puts on the disk what was written to files and folders: to these, and where it takes no longer to all.
     pub(super) fn flush(&self, paths: impl FnOnce() -> Vec<PathBuf>) -> Result<Flushed, StoreError> {
         failpoint::pass("store.flush").map_err(StoreError::io("flush", self.root()))?;

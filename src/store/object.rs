@@ -126,7 +126,7 @@ impl Store {
                 self.judge(path, metadata.ino(), entry, is_whole)?;
             }
             // As in `holds`, and one flush for all.
-            if self.flush(|| whole.iter().map(|(_, path, _)| (*path).clone()).collect()).is_ok() {
+            if !whole.is_empty() && self.flush_found(whole.iter().map(|(_, path, _)| path.as_path())).is_ok() {
                 let mut seals = self.seals();
                 for (entry, _, metadata) in &whole {
                     seals.add(&entry.digest, metadata);

@@ -22,7 +22,10 @@ impl Driver<'_> {
         let shared = Arc::clone(&self.shared);
         let all = tokio::task::spawn_blocking(move || shared.securing.finish());
         tokio::select! {
-            secured = all => (secured.unwrap_or_default(), false),
+            secured = all => {
+                let unknown = |error| format!("whether the disk has all that was recorded is not known: {error}");
+                (secured.unwrap_or_else(|error| Secured { failed: None, warnings: vec![unknown(error)] }), false)
+            }
             signal = signals.next() => {
                 self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: true });
                 let warning = "the run was stopped before the disk had all that it has recorded; a power cut now could lose some of it";
