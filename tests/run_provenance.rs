@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use twdag::{
     digest::{Digest, Key},
-    provenance::Ancestry,
+    provenance::{Ancestry, Maker},
     store::{Provenance, Record, RecordInput, Store},
 };
 
@@ -172,7 +172,7 @@ fn of_a_record_that_tells_digests_alone_the_giver_is_found_by_content() {
     let reader = record("reader", "other content", inputs);
     // It has the same file, and came later: not what was read.
     record("later", "content", vec![input("from", *reader.artifact.digest())]);
-    let ancestry = Ancestry::of(&store, "reader".to_owned(), reader.artifact, Some(reader.key)).unwrap();
+    let ancestry = Ancestry::of(&store, "reader".to_owned(), reader.artifact, Maker::Action(reader.key)).unwrap();
     let told: Vec<&str> = ancestry.actions.iter().map(|action| action.stage.as_str()).collect();
     assert!(told.contains(&"given") && told.last() == Some(&"reader"), "{told:?}");
     for input in &ancestry.actions.last().unwrap().inputs[..2] {
@@ -180,6 +180,83 @@ fn of_a_record_that_tells_digests_alone_the_giver_is_found_by_content() {
         assert!(input.made_by.contains(&given.key), "{input:?}");
     }
     assert_eq!(ancestry.missing.iter().map(|missing| missing.digest).collect::<Vec<_>>(), [lost]);
+}
+
+#[test]
+fn who_gave_the_same_bytes_is_not_told_instead_of_who_was_read() {
+    let place = Place::new();
+    let same = r#"Command(run: ["sh", "-c", "echo same > $1/same", "NAME", "{out}"])"#;
+    let reader = |input: &str| {
+        format!(
+            r#"Command(run: ["sh", "-c", "cat $0/same > $1/x", "{{in.x}}", "{{out}}"], inputs: {{"x": "{input}"}})"#
+        )
+    };
+    place.graph(&[
+        &format!(r#""a": {}"#, same.replace("NAME", "a")),
+        &format!(r#""b": {}"#, same.replace("NAME", "b")),
+        &format!(r#""reader": {}"#, reader("a")),
+    ]);
+    assert_eq!(place.run(&[]).code, Some(0));
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    let (document, _) = provenance(&place, &["graph.lock.ron:reader"], 0);
+    assert_eq!(stages(&document), ["a", "reader"]);
+    let key = &document["actions"][0]["key"];
+    let artifact = document["actions"][0]["artifact"].as_str().unwrap();
+    let run = place.output(&["runs", "--json"]).stdout;
+    let run: Value = serde_json::from_str(&run).unwrap();
+    let run = format!("{}:a", run["runs"][0]["name"].as_str().unwrap());
+    fs::remove_file(named(&place, "actions", key)).unwrap();
+    for (asked, told) in [("graph.lock.ron:reader", vec!["reader"]), ("graph.lock.ron:a", vec![]), (&run, vec![])] {
+        let (document, said) = provenance(&place, &[asked], 1);
+        assert_eq!((stages(&document), &document["complete"]), (told, &Value::from(false)), "{asked}");
+        let missing = &document["missing"][0];
+        assert_eq!(missing["reference"], "a");
+        assert!(said.stderr.contains("; the same bytes were given by `b` of graph ("), "{said:#?}");
+    }
+    // Of bytes alone, who gave them is all that can be asked.
+    let (document, _) = provenance(&place, &[artifact], 0);
+    assert_eq!(stages(&document), ["b"]);
+}
+
+#[test]
+fn every_reader_of_a_source_is_named_and_a_copy_of_it_stays_a_file() {
+    let place = Place::new();
+    place.write("suffix.txt", "!\n");
+    place.graph(&[
+        r#""one": Command(run: ["sh", "-c", "cp $0 $1/copy", "{file.0}", "{out}"], files: ["suffix.txt"])"#,
+        r#""two": Command(run: ["sh", "-c", "cat $0 $1/copy > $2/two", "{file.0}", "{in.one}", "{out}"], inputs: {"one": "one"}, files: ["suffix.txt"])"#,
+    ]);
+    assert_eq!(place.run(&[]).code, Some(0));
+    let (document, _) = provenance(&place, &["graph.ron:two"], 0);
+    let keys: Vec<&Value> = document["actions"].as_array().unwrap().iter().map(|action| &action["key"]).collect();
+    let source = Digest::of(b"!\n").to_string();
+
+    let (statement, _) = provenance(&place, &["graph.ron:two", "--format", "in-toto"], 0);
+    let definition = &statement["predicate"]["buildDefinition"];
+    let dependencies = definition["resolvedDependencies"].as_array().unwrap();
+    let sources: Vec<&Value> =
+        dependencies.iter().filter(|one| !one["annotations"]["readFromOutsideTheGraphBy"].is_null()).collect();
+    assert_eq!((sources.len(), &sources[0]["name"]), (1, &Value::from("one: files.0, two: files.0")));
+    let readers = sources[0]["annotations"]["readFromOutsideTheGraphBy"].as_array().unwrap();
+    assert_eq!(readers.iter().map(|reader| &reader["key"]).collect::<Vec<_>>(), keys);
+    let made_from = definition["internalParameters"]["madeFrom"].as_array().unwrap();
+    assert!(made_from.iter().any(|one| one["role"] == "files.0" && one["digest"] == source), "{made_from:#?}");
+
+    let (document, _) = provenance(&place, &["graph.ron:two", "--format", "ro-crate"], 0);
+    let entities = document["@graph"].as_array().unwrap();
+    let of = |id: &str| entities.iter().find(|entity| entity["@id"] == id).unwrap();
+    assert_eq!(of(&format!("urn:blake3:{source}"))["@type"], "File");
+    let is_source =
+        |entity: &&Value| entity["identifier"] == format!("blake3:{source}") && entity["@type"] == "CreativeWork";
+    assert_eq!(entities.iter().filter(is_source).count(), 2, "one for each reader: {document:#}");
+
+    // A statement on nothing is none.
+    let artifact = &action(&provenance(&place, &["graph.ron:two"], 0).0, keys[1])["artifact"].clone();
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    fs::remove_file(named(&place, "trees", artifact)).unwrap();
+    let said = place.output(&["provenance", "graph.lock.ron:two", "--format", "in-toto"]);
+    assert!(said.code != Some(0) && said.stdout.is_empty(), "{said:#?}");
+    assert!(said.stderr.contains("names the files of the result, and the list of those of"), "{said:#?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     blame::exit,
-    provenance::{Ancestry, Missing, ro_crate, statement},
+    provenance::{Ancestry, Maker, Missing, ro_crate, statement},
 };
 
 /// Tell all that a result rests on: inputs, settings, digests, machines, signers
@@ -77,8 +77,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let artifact = stage.artifact.ok_or_else(|| {
         Failure::missing(format!("stage `{}` of {name} has no result yet: run the graph first", stage.name))
     })?;
-    let key = stage.action.as_ref().map(|action| action.key);
-    let ancestry = Ancestry::of(&side.store, stage.name.clone(), artifact, key)?;
+    let maker = match &stage.action {
+        _ if side.is_artifact() => Maker::Any,
+        Some(action) => Maker::Action(action.key),
+        None => Maker::Stage,
+    };
+    let ancestry = Ancestry::of(&side.store, stage.name.clone(), artifact, maker)?;
     match arguments.format {
         Format::Json => output::json(&ancestry),
         Format::InToto => output::json(&statement(&ancestry)?),

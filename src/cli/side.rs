@@ -36,6 +36,7 @@ pub(super) struct Side {
     pub(super) stages: Vec<SideStage>,
     /// All its results, also of stages that are not asked for.
     results: Vec<ArtifactId>,
+    is_artifact: bool,
 }
 
 /// A stage as one side knows it.
@@ -71,6 +72,11 @@ impl Side {
     /// Whether it is a graph, whose parameters can be given values.
     pub(super) fn is_graph(&self) -> bool {
         self.graph.is_some()
+    }
+
+    /// Whether it is an artifact alone, of which nobody has said which stage gave it.
+    pub(super) fn is_artifact(&self) -> bool {
+        self.is_artifact
     }
 
     /// Finds what `text` names.
@@ -122,7 +128,14 @@ impl Side {
         tell_damage(&store);
         let stages = plan.stages.into_iter();
         let stages = stages.map(|stage| SideStage { name: stage.name, action: stage.action, artifact: stage.artifact });
-        Ok(Self { label: String::new(), store, stages: stages.collect(), graph: Some(graph), results: Vec::new() })
+        Ok(Self {
+            label: String::new(),
+            store,
+            stages: stages.collect(),
+            graph: Some(graph),
+            results: Vec::new(),
+            is_artifact: false,
+        })
     }
 
     fn of_lock(path: &Path, root: &Path) -> Result<Self, Failure> {
@@ -133,7 +146,14 @@ impl Side {
             artifact: Some(stage.artifact),
         });
         let stages = stages.collect();
-        Ok(Self { label: String::new(), store: Store::open(root)?, graph: None, stages, results: Vec::new() })
+        Ok(Self {
+            label: String::new(),
+            store: Store::open(root)?,
+            graph: None,
+            stages,
+            results: Vec::new(),
+            is_artifact: false,
+        })
     }
 
     /// A run or an artifact of a store.
@@ -160,7 +180,7 @@ impl Side {
             };
             run.stages.into_iter().map(stage).collect()
         };
-        Ok(Self { label: String::new(), store, graph: None, stages, results: Vec::new() })
+        Ok(Self { label: String::new(), store, graph: None, stages, results: Vec::new(), is_artifact: is_digits })
     }
 
     /// The stage of that name.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Action, Ancestry, Input, Missing, ProvenanceError, Subject, VERSION, content};
+use super::{Action, Ancestry, Input, Maker, Missing, ProvenanceError, Subject, VERSION, content};
 use crate::{
     digest::{ArtifactId, Digest, Key},
     remote::Attribution,
@@ -12,13 +12,20 @@ use crate::{
 };
 
 impl Ancestry {
-    /// The ancestry of a result. `key` is the action that gave it, if that is known. The files of the result and those that came
-    /// from outside the graph are read for their SHA-256.
-    pub fn of(store: &Store, name: String, artifact: ArtifactId, key: Option<Key>) -> Result<Self, ProvenanceError> {
+    /// The ancestry of a result. The files of the result and those that came from outside the graph are read for their SHA-256.
+    /// Where `maker` says which action or stage gave it, no other one is told that gave the same bytes.
+    pub fn of(store: &Store, name: String, artifact: ArtifactId, maker: Maker) -> Result<Self, ProvenanceError> {
         let records = Records::read(store)?;
-        let made_by = match key.and_then(|key| records.by_key.get(&key)) {
-            Some(record) if record.artifact == artifact => vec![record.key],
-            _ => records.makers.get(&artifact).cloned().unwrap_or_default(),
+        let all = records.makers.get(&artifact).cloned().unwrap_or_default();
+        let (made_by, key): (Vec<Key>, _) = match maker {
+            Maker::Action(key) => (all.iter().copied().filter(|maker| *maker == key).collect(), Some(key)),
+            Maker::Stage => {
+                let is_of = |key: &Key| {
+                    records.by_key.get(key).is_some_and(|record| record.part.is_none() && record.stage == name)
+                };
+                (all.iter().copied().filter(is_of).collect(), None)
+            }
+            Maker::Any => (all.clone(), None),
         };
         let mut walk = Walk { store, records: &records, actions: Vec::new(), missing: Vec::new() };
         if made_by.is_empty() {
@@ -29,7 +36,7 @@ impl Ancestry {
                 digest: *artifact.digest(),
                 read_by: None,
                 role: None,
-                problem: NO_RECORD.to_owned(),
+                problem: records.no_record(&all),
             });
         }
         walk.from(&made_by)?;
@@ -58,17 +65,38 @@ impl Records {
         Ok(Self { by_key, makers })
     }
 
-    /// The actions that gave a result to a reader. Several may have given the same bytes; those of the stage that was read
-    /// come before others.
-    fn makers(&self, artifact: ArtifactId, reader: &Record, stage: Option<&str>) -> Vec<Key> {
+    /// All actions that gave a result, but for its reader.
+    fn all_makers(&self, artifact: ArtifactId, reader: &Record) -> Vec<Key> {
         let all = self.makers.get(&artifact).into_iter().flatten().copied();
-        let all: Vec<Key> = all.filter(|key| *key != reader.key).collect();
+        all.filter(|key| *key != reader.key).collect()
+    }
+
+    /// The actions that gave a result to a reader. Several may have given the same bytes: where it is known which stage was
+    /// read, those of others have not given it.
+    fn makers(&self, artifact: ArtifactId, reader: &Record, stage: Option<&str>) -> Vec<Key> {
+        let all = self.all_makers(artifact, reader);
+        if stage.is_none() {
+            return all;
+        }
         let fitting = |fits: &dyn Fn(&Record) -> bool| -> Vec<Key> {
             all.iter().copied().filter(|key| self.by_key.get(key).is_some_and(fits)).collect()
         };
         let same_stage = |record: &Record| stage == Some(record.stage.as_str()) && record.part.is_none();
         let same_graph = fitting(&|record| same_stage(record) && record.graph == reader.graph);
-        [same_graph, fitting(&same_stage)].into_iter().find(|keys| !keys.is_empty()).unwrap_or(all)
+        if same_graph.is_empty() { fitting(&same_stage) } else { same_graph }
+    }
+
+    /// Says that no record tells how a result was made, and which others gave the same bytes: one of them may be the stage under
+    /// the name that it had before.
+    fn no_record(&self, others: &[Key]) -> String {
+        let others = others.iter().filter_map(|key| self.by_key.get(key)).filter(|record| record.part.is_none());
+        let others: Vec<String> =
+            others.map(|record| format!("`{}` of {} ({})", record.stage, record.graph, record.key)).collect();
+        if others.is_empty() {
+            NO_RECORD.to_owned()
+        } else {
+            format!("{NO_RECORD}; the same bytes were given by {}", others.join(", "))
+        }
     }
 }
 
@@ -174,10 +202,11 @@ impl Walk<'_> {
         let made_by = artifact.map(|artifact| self.records.makers(artifact, reader, stage)).unwrap_or_default();
         let reference = recorded.map(|recorded| recorded.reference.clone());
         if made_by.is_empty() {
-            let problem = if recorded.is_some() {
-                NO_RECORD
-            } else {
-                "an earlier version of twdag recorded the digest alone, and nothing in the store has it"
+            let problem = match recorded {
+                Some(recorded) => self.records.no_record(&self.records.all_makers(recorded.artifact, reader)),
+                None => {
+                    "an earlier version of twdag recorded the digest alone, and nothing in the store has it".to_owned()
+                }
             };
             self.missing.push(Missing {
                 reference: reference.clone(),
@@ -186,7 +215,7 @@ impl Walk<'_> {
                 digest: input.digest,
                 read_by: Some(reader.key),
                 role: Some(input.role.clone()),
-                problem: problem.to_owned(),
+                problem,
             });
         }
         Input { role: input.role.clone(), digest: input.digest, reference, artifact, made_by }

@@ -18,21 +18,29 @@ pub fn statement(ancestry: &Ancestry) -> Result<Value, ProvenanceError> {
     };
     let [key] = subject.made_by.as_slice() else { return Err(not_one()) };
     let action = ancestry.action(*key).ok_or_else(not_one)?;
+    // The format does not allow a statement on nothing.
+    let files = action.files.as_deref().unwrap_or_default();
+    if files.is_empty() {
+        return Err(ProvenanceError::NoFiles { artifact: action.artifact, is_lost: action.files.is_none() });
+    }
     let others = ancestry.actions.iter().filter(|other| other.key != *key);
     let dependencies = others
         .flat_map(of_action)
-        .chain(ancestry.sources().into_iter().map(|(action, source)| {
+        .chain(ancestry.sources().into_iter().map(|(digest, readers)| {
+            let names: Vec<String> =
+                readers.iter().map(|(action, source)| format!("{}: {}", action.name(), source.role)).collect();
+            let readers = readers.iter().map(|(action, source)| json!({"key": action.key, "role": source.role}));
             json!({
-                "name": format!("{}: {}", action.stage, source.role),
-                "digest": {"blake3": source.digest},
-                "annotations": {"readFromOutsideTheGraphBy": action.key, "role": source.role},
+                "name": names.join(", "),
+                "digest": {"blake3": digest},
+                "annotations": {"readFromOutsideTheGraphBy": readers.collect::<Vec<_>>()},
             })
         }))
         .chain(ancestry.missing.iter().map(of_missing));
     let provenance = &action.provenance;
     Ok(json!({
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": action.files.iter().flatten().map(|file| of_file(None, file)).collect::<Vec<_>>(),
+        "subject": files.iter().map(|file| of_file(None, file)).collect::<Vec<_>>(),
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -109,7 +117,7 @@ fn of_missing(missing: &Missing) -> Value {
     })
 }
 
-/// The inputs of an action, to be looked up among the dependencies.
+/// What an action read, to be looked up among the dependencies. No action gave what came from outside.
 fn made_from(action: &Action) -> Value {
     let inputs = action.inputs.iter().map(|input| {
         json!({
@@ -124,7 +132,8 @@ fn made_from(action: &Action) -> Value {
         .parts
         .iter()
         .map(|part| json!({"role": "parts", "artifact": part.artifact, "digest": part.artifact, "keys": [part.key]}));
-    inputs.chain(parts).collect()
+    let sources = action.sources.iter().map(|source| json!({"role": source.role, "digest": source.digest, "keys": []}));
+    inputs.chain(parts).chain(sources).collect()
 }
 
 fn machine(action: &Action) -> Value {

@@ -8,7 +8,7 @@ mod content;
 mod in_toto;
 mod ro_crate;
 
-use std::{collections::BTreeSet, io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -52,6 +52,17 @@ pub struct Subject {
     pub artifact: ArtifactId,
     /// The actions that gave it. More than one if only the result was named and several gave it.
     pub made_by: Vec<Key>,
+}
+
+/// What is known of who gave a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// This action.
+    Action(Key),
+    /// The stage of that name.
+    Stage,
+    /// Nothing: all that gave these bytes are told.
+    Any,
 }
 
 /// One action and its result.
@@ -169,6 +180,17 @@ pub enum ProvenanceError {
         /// What gave it.
         makers: Vec<String>,
     },
+    /// The form names the files of the result, and they are not known.
+    #[error(
+        "an in-toto statement names the files of the result, and the list of those of {artifact} is {}; use --format json",
+        if *is_lost { "lost (compute it again, or fetch it with: twdag store pull)" } else { "empty" }
+    )]
+    NoFiles {
+        /// The result.
+        artifact: ArtifactId,
+        /// Whether it has files.
+        is_lost: bool,
+    },
 }
 
 impl ProvenanceError {
@@ -177,7 +199,7 @@ impl ProvenanceError {
         match self {
             Self::Store(error) => error.blame(),
             Self::Read { .. } => Blame::Environment,
-            Self::NotOneMaker { .. } => Blame::Input,
+            Self::NotOneMaker { .. } | Self::NoFiles { .. } => Blame::Input,
         }
     }
 }
@@ -193,11 +215,21 @@ impl Ancestry {
         self.subject.made_by.contains(&action.key)
     }
 
-    /// What was read from outside, each content once, with the stage and the place in its settings.
-    fn sources(&self) -> Vec<(&Action, &RecordInput)> {
-        let mut seen = BTreeSet::new();
-        let all = self.actions.iter().flat_map(|action| action.sources.iter().map(move |source| (action, source)));
-        all.filter(|(_, source)| seen.insert(source.digest)).collect()
+    /// What was read from outside, each content once, with all who read it and the places in their settings, in the order of the
+    /// first of them.
+    fn sources(&self) -> Vec<(Digest, Vec<(&Action, &RecordInput)>)> {
+        let mut places = BTreeMap::new();
+        let mut sources: Vec<(Digest, Vec<_>)> = Vec::new();
+        for (action, source) in
+            self.actions.iter().flat_map(|action| action.sources.iter().map(move |source| (action, source)))
+        {
+            let place = *places.entry(source.digest).or_insert(sources.len());
+            match sources.get_mut(place) {
+                Some((_, readers)) => readers.push((action, source)),
+                None => sources.push((source.digest, vec![(action, source)])),
+            }
+        }
+        sources
     }
 }
 

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Action, Ancestry, File, Missing, REPOSITORY};
-use crate::digest::{ArtifactId, Digest};
+use crate::{
+    digest::{ArtifactId, Digest},
+    store::RecordInput,
+};
 
 const PROFILE: &str = "https://w3id.org/ro/wfrun/process/0.5";
 
@@ -31,7 +34,7 @@ pub fn ro_crate(ancestry: &Ancestry, license: Option<&str>) -> Value {
         let mut object: Vec<Value> =
             action.inputs.iter().map(|input| graph.content(input.digest, input.artifact)).collect();
         object.extend(action.parts.iter().map(|part| graph.content(*part.artifact.digest(), Some(part.artifact))));
-        object.extend(action.sources.iter().map(|source| graph.source(action, source.digest, &source.role)));
+        object.extend(action.sources.iter().map(|source| graph.source(action, source)));
         object.extend(graph.settings(action));
         mentions.push(graph.action(action, object, result));
     }
@@ -122,14 +125,14 @@ impl Entities {
         reference
     }
 
-    /// What an action read from outside the graph.
-    fn source(&mut self, action: &Action, digest: Digest, role: &str) -> Value {
+    /// What an action read from outside the graph. A name of its own, since a result may have a file of the same content.
+    fn source(&mut self, action: &Action, source: &RecordInput) -> Value {
         let entity = object(json!({
             "@type": "CreativeWork",
-            "name": format!("`{role}` of stage `{}`, read from outside the graph", action.stage),
-            "identifier": blake3(digest),
+            "name": format!("`{}` of stage `{}`, read from outside the graph", source.role, action.name()),
+            "identifier": blake3(source.digest),
         }));
-        self.add(content_name(digest), entity)
+        self.add(format!("#{}/source/{}", action.key, escape(&source.role)), entity)
     }
 
     fn settings(&mut self, action: &Action) -> Vec<Value> {
