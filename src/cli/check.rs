@@ -11,7 +11,7 @@ use super::{
     failure::Failure,
     isolation::IsolationOptions,
     output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint},
-    words::{duration, path, short, stages as count_stages},
+    words::{duration, harmless, path, short, stages as count_stages},
 };
 use crate::{
     blame::{Blame, exit},
@@ -65,6 +65,7 @@ struct Stage {
     kind: String,
     key: Key,
     artifact: ArtifactId,
+    warnings: Vec<String>,
     verdict: Option<Verdict>,
     /// Why there is no verdict.
     failure: Option<WithoutVerdict>,
@@ -130,12 +131,12 @@ fn code(checked: &[Checked]) -> u8 {
 }
 
 fn stage(checked: Checked) -> Stage {
-    let Checked { stage: name, kind, key, artifact, verdict } = checked;
+    let Checked { stage: name, kind, key, artifact, warnings, verdict } = checked;
     let (verdict, failure) = match verdict {
         Ok(verdict) => (Some(verdict), None),
         Err(Failed { message, blame, log }) => (None, Some(WithoutVerdict { message, blame, log })),
     };
-    Stage { name, kind, key, artifact, verdict, failure }
+    Stage { name, kind, key, artifact, warnings, verdict, failure }
 }
 
 /// Tells of an event: to people all, to scripts only what they should see besides.
@@ -146,6 +147,9 @@ fn told(event: &CheckEvent<'_>, runs: usize, json: bool) {
                 "{}: the host name stays as it is: {why}; only HOSTNAME is set\n",
                 paint(NOTE, "warning")
             ));
+        }
+        CheckEvent::Warned { stage, message } => {
+            output::err(format!("{}: stage `{stage}`: {}\n", paint(NOTE, "warning"), harmless(message)));
         }
         CheckEvent::Judged(Checked { stage, verdict: Err(failed), .. }) => {
             let log = failed.log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();

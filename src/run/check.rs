@@ -8,13 +8,14 @@ mod verdict;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use twdag_stages::stage::Isolation;
+use twdag_stages::stage::{Isolation, StageEvent};
 
 pub(super) use self::surroundings::{HOST_NAME, Surroundings, USUAL_NAMESPACE, UTS_NAMESPACE};
 pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
@@ -63,6 +64,13 @@ pub enum CheckEvent<'a> {
         /// What came of it.
         rerun: &'a Rerun,
     },
+    /// A stage, or its program, warned of something; once, however many runs do.
+    Warned {
+        /// The stage.
+        stage: &'a str,
+        /// One sentence.
+        message: &'a str,
+    },
     /// All runs of a stage are over.
     Judged(&'a Checked),
 }
@@ -78,6 +86,8 @@ pub struct Checked {
     pub key: Key,
     /// The result on record.
     pub artifact: ArtifactId,
+    /// What it warned of, such as what its program did that the stage does not declare.
+    pub warnings: Vec<String>,
     /// The verdict, or why there is none.
     pub verdict: Result<Verdict, Failed>,
 }
@@ -127,7 +137,8 @@ pub fn check(
         let mut signals =
             Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
         let (stop, wish) = watch::channel(Wish::Run);
-        let mut checker = Checker { graph, results, store, options, host, wish, strays: Strays::adopt(), tell };
+        let strays = Strays::adopt();
+        let mut checker = Checker { graph, results, store, options, host, wish, strays, warnings: Vec::new(), tell };
         let mut work = Box::pin(checker.all(stages));
         loop {
             tokio::select! {
@@ -151,6 +162,8 @@ struct Checker<'a> {
     host: Host,
     wish: watch::Receiver<Wish>,
     strays: Strays,
+    /// Of the stage that is checked.
+    warnings: Vec<String>,
     tell: &'a mut dyn FnMut(CheckEvent<'_>),
 }
 
@@ -193,7 +206,8 @@ impl Checker<'_> {
             };
             let Subject { key, artifact, .. } = subject;
             let (name, kind) = (stage.name.clone(), stage.kind.to_owned());
-            let checked = Checked { stage: name, kind, key, artifact, verdict };
+            let warnings = std::mem::take(&mut self.warnings);
+            let checked = Checked { stage: name, kind, key, artifact, warnings, verdict };
             (self.tell)(CheckEvent::Judged(&checked));
             all.push(checked);
         }
@@ -293,7 +307,15 @@ impl Checker<'_> {
         let mut worker = Worker::start_in(&lease, Some(&surroundings)).map_err(system("start a worker process"))?;
         worker.hand(&job, &log, &log).map_err(system("hand a job to a worker"))?;
         let timeout = subject.node.policy.timeout;
-        let (ended, worker) = process::attend(worker, self.wish.clone(), timeout, &self.strays, |_| {})
+        let warned = |event: StageEvent| {
+            if let StageEvent::Warning { message } = event
+                && !self.warnings.contains(&message)
+            {
+                (self.tell)(CheckEvent::Warned { stage: &subject.stage.name, message: &message });
+                self.warnings.push(message);
+            }
+        };
+        let (ended, worker) = process::attend(worker, self.wish.clone(), timeout, &self.strays, warned)
             .await
             .map_err(system("attend to the worker"))?;
         drop(worker);
@@ -301,11 +323,7 @@ impl Checker<'_> {
             Some(job::Verdict::Succeeded) => {}
             _ if *self.wish.borrow() > Wish::Run => return Err(End::Stopped),
             Some(job::Verdict::Failed { message, blame }) => {
-                return Err(End::Failed(Failed {
-                    message,
-                    blame,
-                    log: self.keep_log(&subject.key, [&log_file, &program_log]),
-                }));
+                return Err(self.failed(&subject.key, message, blame, [&log_file, &program_log]));
             }
             _ => {
                 let message = if ended.timed_out {
@@ -313,8 +331,7 @@ impl Checker<'_> {
                 } else {
                     ended.status.map(process::describe).unwrap_or_default()
                 };
-                let log = self.keep_log(&subject.key, [&log_file, &program_log]);
-                return Err(End::Failed(Failed { message, blame: Blame::Environment, log }));
+                return Err(self.failed(&subject.key, message, Blame::Environment, [&log_file, &program_log]));
             }
         }
         let manifest = self.store.list(&job.output)?;
@@ -324,13 +341,17 @@ impl Checker<'_> {
         Ok((Rerun { artifact: manifest.artifact(), outcome, seconds, threads, varied, kept }, comparison))
     }
 
-    /// Keeps what a worker and its program printed, since the folder of the attempt goes. Without it the failure is told all the
-    /// same.
-    fn keep_log(&self, key: &Key, printed: [&Path; 2]) -> Option<PathBuf> {
+    /// A failure, with what was printed before it. If that cannot be kept, the failure is told all the same.
+    fn failed(&self, key: &Key, message: String, blame: Blame, printed: [&Path; 2]) -> End {
         let place = self.store.check_log(key);
-        let text: Vec<u8> = printed.into_iter().filter_map(|path| fs::read(path).ok()).flatten().collect();
-        fs::create_dir_all(place.parent()?).ok()?;
-        (!text.is_empty() && fs::write(&place, text).is_ok()).then_some(place)
+        let (message, log) = match keep_log(&place, printed) {
+            Ok(true) => (message, Some(place)),
+            Ok(false) => (message, None),
+            Err(error) => {
+                (format!("{message}; what it printed could not be kept in {}: {error}", place.display()), None)
+            }
+        };
+        End::Failed(Failed { message, blame, log })
     }
 
     /// The threads that a run would give the stage.
@@ -372,6 +393,27 @@ impl Checker<'_> {
             driver: std::process::id(),
         })
     }
+}
+
+/// Keeps what a worker and its program printed, since the folder of the attempt goes. Whether they printed anything.
+fn keep_log(place: &Path, printed: [&Path; 2]) -> io::Result<bool> {
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut log = File::create(place)?;
+    let mut length = 0;
+    for path in printed {
+        match File::open(path) {
+            Ok(mut text) => length += io::copy(&mut text, &mut log)?,
+            // A stage that starts no program has none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if length == 0 {
+        fs::remove_file(place)?;
+    }
+    Ok(length > 0)
 }
 
 /// What a new result is beside the recorded one, and in what it differs.

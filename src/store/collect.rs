@@ -100,6 +100,8 @@ pub struct Removed {
     pub runs: u64,
     /// Files in quarantine.
     pub quarantined: u64,
+    /// Logs of checks that failed.
+    pub check_logs: u64,
     /// The length of all of these in bytes.
     pub bytes: u64,
 }
@@ -350,7 +352,7 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Unfinished work, past runs and the quarantine.
+    /// Unfinished work, past runs, the quarantine and logs of checks.
     fn work(&mut self, since: SystemTime, in_use: &InUse, reach: &Reach) -> Result<(), StoreError> {
         let store = self.store;
         let old =
@@ -374,6 +376,10 @@ impl Sweep<'_> {
         for path in folder::entries(&store.local("quarantine"))?.into_iter().filter(old) {
             self.take(&path, folder::size(&path))?;
             self.removed.quarantined += 1;
+        }
+        for path in folder::entries(&store.local("checks"))?.into_iter().filter(old) {
+            self.take(&path, length(&path))?;
+            self.removed.check_logs += 1;
         }
         Ok(())
     }

@@ -108,6 +108,7 @@ fn told(collected: &Collected, arguments: &Arguments) -> String {
         (removed.scratch, "unfinished"),
         (removed.runs, "run folders"),
         (removed.quarantined, "quarantined"),
+        (removed.check_logs, "logs of checks"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)
