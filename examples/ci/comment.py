@@ -3,7 +3,8 @@
 
     comment.py [--plan plan.json] [--run events.jsonl] [--check verdicts.json] [--diff diff.json] > comment.md
 
-Files that are missing or empty belong to steps that did not come to their turn. Names, settings and values come from the pull
+Files that are missing or empty belong to steps that did not come to their turn; one that ends too early belongs to a step that was
+killed, and is told of as far as it goes. Names, settings and values come from the pull
 request, whose author may be anybody: they stand in code spans, where they can neither mention people nor draw anything.
 """
 
@@ -11,7 +12,8 @@ import argparse
 import json
 import pathlib
 
-# A comment may have 65,536 characters.
+# A comment may have 65,536 characters; a line that finds it again needs some, too.
+LONGEST_COMMENT = 65_000
 MOST_ROWS = 40
 LONGEST = 300
 
@@ -37,6 +39,31 @@ def read(path):
     return text if text.strip() else None
 
 
+def document(text):
+    """What a step printed as one object; nothing if it was killed while it printed."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def lines_of(text):
+    """The events of a run, and whether the last one is whole."""
+    lines = text.splitlines()
+    events = [json.loads(line) for line in lines[:-1]]
+    last = document(lines[-1])
+    return (events, False) if last is None else (events + [last], True)
+
+
+def cut(text):
+    """As much as a comment takes: whole lines, so that no code span stays open."""
+    if len(text) <= LONGEST_COMMENT:
+        return text
+    note = "\n\n(cut: the whole report is too long for a comment; the files of the job have all)"
+    head = text[: LONGEST_COMMENT - len(note)]
+    return head[: head.rfind("\n")] + note
+
+
 def table(head, rows):
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows[:MOST_ROWS]]
@@ -60,7 +87,9 @@ def of_plan(text):
     """Whether all is as locked, and a section."""
     if text is None:
         return None, "The lock was not compared: the plan could not be made. The log tells why."
-    plan = json.loads(text)
+    plan = document(text)
+    if plan is None:
+        return None, "The lock was not compared: what the plan printed ends too early."
     deviations = plan.get("deviations", [])
     if not deviations:
         return True, f"All {len(plan['stages'])} stages are keyed as locked."
@@ -71,11 +100,14 @@ def of_plan(text):
 def of_run(text):
     if text is None:
         return None, "Nothing ran."
-    events = [json.loads(line) for line in text.splitlines()]
+    events, is_whole = lines_of(text)
     failed = [event for event in events if event["event"] == "stage-failed"]
-    last = events[-1]
+    last = events[-1] if events else {"event": None}
     lines = []
-    if last["event"] == "run-finished":
+    is_finished = is_whole and last["event"] == "run-finished"
+    if not is_finished:
+        lines.append("The run was ended before it could tell its outcome" + (", in the middle of a line." if not is_whole else "."))
+    else:
         outcomes = [stage["outcome"] for stage in last["stages"]]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
         lines.append(f"The run {last['outcome']}" + (f": {counts}." if counts else ": everything was cached."))
@@ -88,14 +120,21 @@ def of_run(text):
             deviation = event.get("differs_from_lock")
             rows.append([code(event["stage"]), why(deviation) if deviation else code(event["message"])])
         lines.append("\n" + table(["stage that failed", "why"], rows))
-    return last.get("outcome") == "succeeded", "\n".join(lines)
+    warned = {(event["stage"], event["message"]): None for event in events if event["event"] == "stage-warning"}
+    if warned:
+        lines.append("\n" + table(["stage that warned", "of what"], [[code(stage), code(message)] for stage, message in warned]))
+    return last["outcome"] == "succeeded" if is_finished else None, "\n".join(lines)
 
 
 def of_check(text):
     if text is None:
         return None, "No stage was computed again."
-    rows, all_well = [], True
-    for stage in json.loads(text)["stages"]:
+    rows, warned, all_well = [], [], True
+    checked = document(text)
+    if checked is None:
+        return None, "What the check printed ends too early."
+    for stage in checked["stages"]:
+        warned += [[code(stage["name"]), code(message)] for message in stage["warnings"]]
         verdict = stage["verdict"]
         if verdict is None:
             all_well = False
@@ -108,7 +147,10 @@ def of_check(text):
             told = "; ".join(of_file(file) for file in verdict["difference"]["files"][:3])
         comparator = verdict["comparator"] if isinstance(verdict["comparator"], str) else json.dumps(verdict["comparator"])
         rows.append([code(stage["name"]), f"{verdict['outcome']} ({code(comparator)})", told])
-    return all_well, table(["stage computed again", "verdict", ""], rows)
+    told = table(["stage computed again", "verdict", ""], rows)
+    if warned:
+        told += "\n\n" + table(["stage that warned when computed again", "of what"], warned)
+    return all_well, told
 
 
 def of_file(file):
@@ -134,7 +176,8 @@ def of_file(file):
 def of_diff(text):
     if text is None:
         return None
-    stage = json.loads(text)["stage"]
+    compared = document(text)
+    stage = compared and compared["stage"]
     if stage is None:
         return None
     lines = [f"The first stage that differs although all it reads is the same: {code(stage['name'])}."]
@@ -163,7 +206,7 @@ def main():
     diff = of_diff(read(arguments.diff))
     if diff:
         texts.insert(1, diff)
-    print("### twdag: " + head + "\n\n" + "\n\n".join(texts))
+    print(cut("### twdag: " + head + "\n\n" + "\n\n".join(texts)))
 
 
 if __name__ == "__main__":

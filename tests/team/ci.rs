@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use serde_json::json;
+
 use crate::{
     place::Team,
     run_support::{Place, Said},
@@ -18,6 +20,17 @@ const CHAIN: &[&str] = &[
     r#""numbers": Command(run: ["sh", "-c", "seq 5 > $0/numbers", "{out}"])"#,
     r#""double": Command(run: ["sh", "-c", "awk -v by=$2 '{print $1 * by}' $0/numbers > $1/numbers", "{in.numbers}", "{out}", "2"], inputs: {"numbers": "numbers"})"#,
 ];
+
+/// Keeps what would be posted: once as a new comment, then as another version of that.
+const GH: &str = r#"#!/bin/sh
+case "$1 $2" in
+"pr comment") [ "$3 $4" = "7 --body-file" ] && [ ! -e posted.md ] && cat "$5" > posted.md ;;
+"api repos/o/r/issues/7/comments") [ ! -e posted.md ] || printf '11\n12\n' ;;
+"api --method") [ "$3 $4 $5 $6" = "PATCH repos/o/r/issues/comments/12 -F body=@comment.md" ] && cat comment.md > posted.md && touch edited ;;
+*) exit 1 ;;
+esac
+"#;
+const MARKER: &str = "<!-- twdag: reproducibility -->";
 
 /// A step of the workflow.
 #[derive(Debug, Default)]
@@ -74,7 +87,7 @@ fn job(place: &Place, team: &Team, sample: &str) -> Job {
     fs::create_dir_all(&bin).unwrap();
     fs::create_dir_all(place.path(".github/workflows")).unwrap();
     fs::copy(folder().join("comment.py"), place.path(".github/workflows/comment.py")).unwrap();
-    place.write("bin/gh", "#!/bin/sh\n[ \"$1 $2 $3 $4\" = \"pr comment 7 --body-file\" ] && cat \"$5\" > posted.md\n");
+    place.write("bin/gh", GH);
     fs::set_permissions(bin.join("gh"), fs::Permissions::from_mode(0o755)).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_twdag")).parent().unwrap();
     let path = format!("{}:{}:{}", bin.display(), program.display(), env::var("PATH").unwrap());
@@ -86,6 +99,8 @@ fn job(place: &Place, team: &Team, sample: &str) -> Job {
         ("TWDAG_REMOTE", "read"),
         ("TWDAG_ISOLATION", "warn"),
         ("GITHUB_STEP_SUMMARY", "summary.md"),
+        ("GITHUB_REPOSITORY", "o/r"),
+        ("MARKER", MARKER),
         ("PULL_REQUEST", "7"),
     ]
     .into();
@@ -107,7 +122,9 @@ fn job(place: &Place, team: &Team, sample: &str) -> Job {
         }
     }
     job.comment = fs::read_to_string(place.path("posted.md")).unwrap();
-    assert_eq!(fs::read_to_string(place.path("summary.md")).unwrap(), job.comment);
+    assert!(fs::read_to_string(place.path("summary.md")).unwrap().ends_with(&job.comment));
+    assert!(fs::read_to_string(folder().join("reproducibility.yml")).unwrap().contains(MARKER));
+    job.comment = job.comment.strip_prefix(&format!("{MARKER}\n")).expect("the line that finds it again").to_owned();
     job
 }
 
@@ -198,7 +215,48 @@ fn a_graph_that_cannot_be_read_is_told_too() {
     let team = Team::in_a_folder();
     let place = checkout(&given(&team, CHAIN));
     place.write("graph.ron", "Graph(");
-    let job = job(&place, &team, "double");
-    assert_eq!(job.failed[0], ("Tell what is not as locked".to_owned(), Some(2)));
-    assert!(job.comment.contains("not everything could be told"), "{}", job.comment);
+    let first = job(&place, &team, "double");
+    assert_eq!(first.failed[0], ("Tell what is not as locked".to_owned(), Some(2)));
+    assert!(first.comment.contains("not everything could be told"), "{}", first.comment);
+    assert!(!place.path("edited").exists());
+    assert_eq!(job(&place, &team, "double").comment, first.comment);
+    assert!(place.path("edited").exists(), "the next job edits its comment");
+}
+
+#[test]
+fn a_report_fits_into_a_comment_and_tells_warnings_also_of_a_run_that_was_killed() {
+    let place = Place::new();
+    let long = |letter: &str| letter.repeat(1000);
+    let difference = json!({"what": "setting", "place": long("p"), "from": long("f"), "to": long("t")});
+    let deviation =
+        |number| json!({"stage": format!("stage-{number}"), "differences": [difference, difference, difference]});
+    let deviations: Vec<_> = (0..60).map(deviation).collect();
+    place.write("plan.json", &json!({"stages": deviations, "deviations": deviations}).to_string());
+    let warning = |stage: &str, message: &str| json!({"event": "stage-warning", "stage": stage, "message": message});
+    let events = [warning("reads", "read @secret.txt"), warning("reads", "read @secret.txt")];
+    place.write("events.jsonl", &format!("{}\n{}\n{{\"event\": \"stage-fin", events[0], events[1]));
+    place.write("verdicts.json", "{\"stages\": [");
+    let comment = |arguments: &[&str]| {
+        let script = folder().join("comment.py");
+        let output = Command::new("python3").arg(script).args(arguments).current_dir(place.path("")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = comment(&["--plan", "plan.json", "--run", "events.jsonl"]);
+    assert!(told.chars().count() + MARKER.len() < 65_536, "{} characters", told.chars().count());
+    assert!(told.trim_end().ends_with("the files of the job have all)"), "{told}");
+    let told = comment(&["--run", "events.jsonl", "--check", "verdicts.json"]);
+    insta::assert_snapshot!(told, @"
+    ### twdag: :grey_question: not everything could be told
+
+    The lock was not compared: the plan could not be made. The log tells why.
+
+    The run was ended before it could tell its outcome, in the middle of a line.
+
+    | stage that warned | of what |
+    |---|---|
+    | `reads` | `read @secret.txt` |
+
+    What the check printed ends too early.
+    ");
 }
