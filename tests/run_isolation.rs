@@ -36,6 +36,9 @@ fn place(script: &str) -> Place {
     place
 }
 
+/// Binds a Unix socket in the workspace.
+const UNIX_SOCKET: &str = "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) and bind(S, pack_sockaddr_un($ARGV[0])) or die $!' $folder/socket";
+
 fn run(place: &Place, mode: &str) -> Ran {
     place.run(&["--isolation", mode])
 }
@@ -82,6 +85,7 @@ fn undeclared(script: &str, prepare: impl Fn(&Place)) -> (Vec<String>, String) {
     assert_eq!(enforce.code, Some(1), "{enforce:#?}");
     let (message, blame) = failure(&enforce);
     assert_eq!(blame, "stage");
+    // What is told names the workspace by nothing.
     let root = place.path("").canonicalize().unwrap().display().to_string();
     let hide = |text: &str| text.replace(&root, "[workspace]");
     let warned = warnings(&warn).iter().map(|text| text.split(": ").skip(1).collect::<Vec<_>>().join(": ")).collect();
@@ -106,6 +110,84 @@ fn what_is_declared_passes_in_every_mode_with_the_same_bytes() {
 }
 
 #[test]
+fn calls_that_would_change_nothing_are_no_writes() {
+    if !has_means() {
+        return;
+    }
+    for script in [
+        "mkdir -p $out/a/b; mkdir -p $folder/data; echo x > $out/a/b/x",
+        "install -D $DATA/declared.txt $out/a/b/x",
+        "cp -r $DATA $out/copy; cp -r $DATA/. $out",
+        "ln -s $folder/secret.txt link; ln -sfn $DATA link; rm link; echo x > $out/x",
+        "rm -f missing $out/missing $folder/missing $folder/missing/too; rm -rf $folder/missing; echo x > $out/x",
+        "mkdir $folder/data 2> /dev/null || echo x > $out/x",
+        "mv $folder/missing $out/x 2> /dev/null || echo x > $out/x",
+        "(set -C; echo y > $folder/data) 2> /dev/null || echo x > $out/x",
+        "echo x > $out/x; mkdir $out/empty; rmdir $out/empty; mkfifo fifo; mv fifo other; rm other; tar -C $DATA -cf - . | tar -C $out -xf -",
+        "script -qec 'echo x' /dev/null > /dev/null; echo x > $out/x",
+    ] {
+        for mode in MODES {
+            let place = place(script);
+            let ran = run(&place, mode);
+            assert_eq!((ran.code, warnings(&ran)), (Some(0), Vec::new()), "{mode}: {script}: {ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn other_names_of_a_file_lead_to_it() {
+    if !has_means() {
+        return;
+    }
+    for read in [
+        "cat /proc/self/root$folder/secret.txt",
+        "cd $out; cat /proc/self/cwd$(echo $out | sed 's,/[^/]*,/..,g')$folder/secret.txt",
+        "ln -s /proc/thread-self/root link; cat link$folder/secret.txt",
+        "exec 3< $folder; cat /dev/fd/3/secret.txt",
+    ] {
+        let (warned, refused) = undeclared(&format!("({read} || echo other) > $out/x"), |_| {});
+        assert!(!warned.is_empty() && warned[0].contains("read "), "{read}: {warned:?}");
+        assert!(warned.concat().contains("secret.txt") || read.contains("/dev/fd"), "{read}: {warned:?}");
+        assert!(refused.contains("ended with exit code 0") || read.contains("/dev/fd"), "{read}: {refused}");
+    }
+}
+
+#[test]
+fn a_declared_program_brings_no_folder_along_and_one_elsewhere_is_found_through_the_path_of_its_stage() {
+    if !has_means() {
+        return;
+    }
+    let place = place("true");
+    fs::create_dir_all(place.path("scripts")).unwrap();
+    place.write("scripts/config.txt", "not declared\n");
+    place.write("scripts/run.sh", "#!/bin/sh\ncat ${0%/*}/config.txt > $1/x\n");
+    fs::set_permissions(place.path("scripts/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    place.graph(&[r#""stage": Command(run: ["{file.0}", "{out}"], files: ["scripts/run.sh"])"#]);
+    let (message, _) = failure(&run(&place, "enforce"));
+    assert!(message.contains("It tried to read scripts/config.txt: declare"), "{message}");
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let tool = elsewhere.path().join("tool");
+    for folder in ["bin", "share"] {
+        fs::create_dir_all(tool.join(folder)).unwrap();
+    }
+    fs::write(tool.join("share/words"), "words\n").unwrap();
+    fs::write(tool.join("bin/speak"), "#!/bin/sh\ncat ${0%/*}/../share/words > $1/x\n").unwrap();
+    fs::set_permissions(tool.join("bin/speak"), fs::Permissions::from_mode(0o755)).unwrap();
+    let bin = tool.join("bin");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    place.graph(&[&format!(r#""stage": Command(run: ["speak", "{{out}}"], env: {{"PATH": "{path}"}})"#)]);
+    let ran = run(&place, "enforce");
+    assert_eq!((ran.code, warnings(&ran)), (Some(0), Vec::new()), "{ran:#?}");
+
+    // Named by a program that is found itself, its folder is not.
+    let call = format!("{}/speak $0", bin.display());
+    place.graph(&[&format!(r#""stage": Command(run: ["sh", "-c", "{call}", "{{out}}"])"#)]);
+    let (message, _) = failure(&run(&place, "enforce"));
+    assert!(message.contains("is readable if its folder is in PATH"), "{message}");
+}
+
+#[test]
 fn no_key_depends_on_the_mode() {
     if !has_means() {
         return;
@@ -124,7 +206,7 @@ fn an_undeclared_read_is_told_of_or_refused() {
     let (warned, refused) = undeclared("cat $folder/secret.txt > $out/x", |_| {});
     assert!(warned.len() == 1 && warned[0].contains("secret.txt: declare"), "{warned:?}");
     insta::assert_snapshot!(refused, @r"
-    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to read [workspace]/secret.txt: declare files of the workspace in `files`, and results of stages in `inputs`. `--isolation warn` lets it go on; the program `sh` ended with exit code 1; its last lines were:
+    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to read secret.txt: declare files of the workspace in `files`, and results of stages in `inputs`. `--isolation warn` lets it go on; the program `sh` ended with exit code 1; its last lines were:
         cat: [workspace]//secret.txt: Permission denied
     ");
 }
@@ -145,9 +227,9 @@ fn a_listing_and_a_link_are_reads_too() {
         return;
     }
     let (warned, refused) = undeclared("ls $folder/data > $out/x", |_| {});
-    assert!(warned.len() == 1 && refused.contains("[workspace]/data:"), "{warned:?} {refused}");
+    assert!(warned.len() == 1 && refused.contains(" read data:"), "{warned:?} {refused}");
     let (warned, refused) = undeclared("ln -s $folder/secret.txt link; cat link > $out/x", |_| {});
-    assert!(warned.len() == 1 && refused.contains("[workspace]/secret.txt:"), "{warned:?} {refused}");
+    assert!(warned.len() == 1 && refused.contains(" read secret.txt:"), "{warned:?} {refused}");
 }
 
 #[test]
@@ -158,17 +240,29 @@ fn an_undeclared_write_is_told_of_or_refused() {
     let (warned, refused) = undeclared("echo x > $out/x; echo stray > $folder/stray.txt", |_| {});
     assert!(warned.len() == 1 && warned[0].contains("stray.txt: write below"), "{warned:?}");
     insta::assert_snapshot!(refused, @r"
-    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to write [workspace]/stray.txt: write below `{out}`, the working folder or TMPDIR. `--isolation warn` lets it go on; the program `sh` ended with exit code 2; its last lines were:
+    isolation (enforce) refused the program `sh` what the stage does not declare. It tried to write stray.txt: write below `{out}`, the working folder or TMPDIR. `--isolation warn` lets it go on; the program `sh` ended with exit code 2; its last lines were:
         [workspace]/script.sh: 1: cannot create [workspace]//stray.txt: Permission denied
     ");
-    for change in [
-        "rm $folder/secret.txt",
-        "mv $folder/secret.txt $folder/s",
-        "mkdir $folder/new",
-        "ln $folder/secret.txt $folder/l",
+    for (change, written) in [
+        ("rm $folder/secret.txt", "secret.txt"),
+        ("mv $folder/secret.txt $folder/s", "s, secret.txt"),
+        ("mkdir $folder/new", "new"),
+        ("ln $folder/secret.txt $folder/l", "l, secret.txt"),
+        ("ln -s /etc/hosts $folder/l", "l"),
+        ("ln -sfn /usr $folder/link", "link"),
+        ("truncate -s 3 $folder/secret.txt", "secret.txt"),
+        ("truncate -s 3 /proc/self/cwd/link", "secret.txt"),
+        ("ln -s $folder/new dangling; echo x > dangling", "new"),
+        (UNIX_SOCKET, "socket"),
     ] {
-        let (warned, refused) = undeclared(&format!("echo x > $out/x; {change}"), |_| {});
-        assert!(!warned.is_empty() && refused.contains("write [workspace]/"), "{change}: {warned:?} {refused}");
+        let (warned, refused) =
+            undeclared(&format!("echo x > $out/x; ln -s $folder/secret.txt link; {change}"), |place| {
+                std::os::unix::fs::symlink("secret.txt", place.path("link")).unwrap();
+            });
+        // `ln -sfn` makes a name of its own first.
+        let named =
+            |text: &str| text.contains(&format!("write {written}")) || (written == "link" && text.contains("write "));
+        assert!(warned.len() == 1 && named(&warned[0]) && named(&refused), "{change}: {warned:?} {refused}");
     }
 }
 
@@ -227,6 +321,14 @@ fn a_check_computes_again_as_isolated_as_it_is_told() {
     assert_eq!(place.run(&[]).code, Some(0));
     let check = |mode: &str| place.output(&["check", "graph.ron", "stage", "--runs", "1", "--isolation", mode]);
     assert_eq!(check("off").code, Some(0));
+    let said = check("warn");
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    let expected = "warning: stage `stage`: isolation (warn): the program `sh` did what the stage does not declare: read secret.txt: ";
+    assert_eq!(said.stderr.matches(expected).count(), 1, "{said:#?}");
+    let twice = ["check", "graph.ron", "stage", "--runs", "2", "--isolation", "warn", "--json"];
+    let document: Value = serde_json::from_str(&place.output(&twice).stdout).unwrap();
+    let warned = document["stages"][0]["warnings"].as_array().unwrap();
+    assert!(warned.len() == 1 && warned[0].as_str().unwrap().contains("read secret.txt: "), "{document}");
     let said = check("enforce");
     assert_eq!(said.code, Some(1), "{said:#?}");
     assert!(said.stdout.contains("secret.txt") || said.stderr.contains("secret.txt"), "{said:#?}");

@@ -9,7 +9,8 @@ use crate::graph::Workspace;
 #[derive(Debug, Args)]
 pub(super) struct IsolationOptions {
     /// Whether programs of Command stages that read, write or reach what the stage does not declare are told of (warn), or refused
-    /// that, so that the stage fails (enforce). Needs Linux: docs/reproducibility.md says what is declared, seen and refused
+    /// that, so that the stage fails (enforce). It is about how a stage runs and no part of its key: cached results count whatever
+    /// mode they were computed with. Needs Linux: docs/reproducibility.md says what is declared, seen and refused, and what is not
     /// [default: `isolation` of twdag.ron, or else off]
     #[arg(long, value_name = "MODE", env = "TWDAG_ISOLATION", hide_env_values = true)]
     isolation: Option<Chosen>,

@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 
 use super::{
     Command, arguments,
-    isolation::{self, Declared, IsolationError, Report},
+    isolation::{self, Declared, IsolationError, Names, Report},
     log::Log,
     process::{Group, describe},
 };
@@ -54,7 +54,7 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     // A program may end well although it was asked to stop; its output may then be a part only.
     context.check_canceled()?;
     let ended = format!("the program `{program}` {}", describe(status));
-    judge(program, &ended, &report, &log, context)?;
+    judge(settings, program, &ended, &report, &log, context)?;
     if !status.success() {
         return Err(StageError::Failed(with_tail(ended, &log)));
     }
@@ -84,7 +84,7 @@ fn start<R>(
         let mut group = Group::start(command).map_err(|error| cannot_start(program, error))?;
         return Ok((watch(&mut group), Report::default()));
     }
-    let declared = declared(settings, program, context)?;
+    let declared = declared(settings, program, command, context)?;
     match isolation::supervised(isolation, &declared, command, watch) {
         Ok(watched) => Ok(watched),
         Err(IsolationError::Start(error))
@@ -104,10 +104,21 @@ fn lacking(program: &str, problem: String) -> StageError {
 }
 
 /// What the program may read and write.
-fn declared(settings: &Command, program: &str, context: &Context) -> Result<Declared, StageError> {
-    let mut declared = Declared::of_program(program, &[context.workspace(), context.output(), context.scratch()]);
-    for reference in settings.inputs.values() {
-        declared.read(context.input(reference)?);
+fn declared(
+    settings: &Command,
+    program: &str,
+    command: &process::Command,
+    context: &Context,
+) -> Result<Declared, StageError> {
+    // It is looked for in the PATH that the program gets, which the stage may have set.
+    let paths = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, paths)| paths).unwrap_or_default();
+    let inputs = settings.inputs.values().map(|reference| context.input(reference));
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    let stated = [context.workspace(), context.output(), context.scratch()];
+    let stated: Vec<&Path> = stated.into_iter().chain(inputs.iter().copied()).collect();
+    let mut declared = Declared::of_program(program, paths, &stated);
+    for input in inputs {
+        declared.read(input);
     }
     for path in &settings.files {
         declared.read(&context.source(path));
@@ -119,12 +130,27 @@ fn declared(settings: &Command, program: &str, context: &Context) -> Result<Decl
 
 /// Tells what the program did beyond what is declared. Where it was refused that, the stage fails, even if the program ended well:
 /// it may have gone another way than without isolation, and the key would not tell.
-fn judge(program: &str, ended: &str, report: &Report, log: &Log, context: &Context) -> Result<(), StageError> {
+fn judge(
+    settings: &Command,
+    program: &str,
+    ended: &str,
+    report: &Report,
+    log: &Log,
+    context: &Context,
+) -> Result<(), StageError> {
     let isolation = context.isolation();
     for gap in &report.gaps {
         context.warn(format!("isolation ({}): {gap}", isolation.name()));
     }
-    let did = report.sentences();
+    let mut names = Names::new(context.workspace());
+    names.add(context.output(), "{out}");
+    for (name, reference) in &settings.inputs {
+        names.add(context.input(reference)?, format!("{{in.{name}}}"));
+    }
+    if let Some(home) = env::var_os("HOME").filter(|home| !home.is_empty()) {
+        names.add(Path::new(&home), "~");
+    }
+    let did = report.sentences(&names);
     if isolation == Isolation::Enforce && !did.is_empty() {
         let problem = format!(
             "isolation (enforce) refused the program `{program}` what the stage does not declare. It tried to {}. `--isolation warn` \

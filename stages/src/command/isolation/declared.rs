@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,14 +24,16 @@ const SYSTEM: [&str; 13] = [
     "/proc",
     "/sys",
 ];
-/// Devices that every program may use, and memory that processes share.
-const DEVICES: [&str; 9] = [
+/// Devices that every program may use, terminals among them, and memory that processes share.
+const DEVICES: [&str; 11] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
     "/dev/random",
     "/dev/urandom",
     "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
     "/dev/shm",
     "/dev/dri",
     "/dev/kfd",
@@ -47,9 +51,9 @@ pub(in crate::command) struct Declared {
 }
 
 impl Declared {
-    /// What every program needs, this one above all. `apart` are folders that nothing of that may hold: those of which the stage
-    /// declares what it reads.
-    pub(in crate::command) fn of_program(program: &str, apart: &[&Path]) -> Self {
+    /// What every program needs, this one above all, which the stage finds through `paths` (its PATH). `stated` are files and folders of
+    /// which the stage states what it reads: no folder of programs may hold them, and a program in them brings no folder along.
+    pub(in crate::command) fn of_program(program: &str, paths: &OsStr, stated: &[&Path]) -> Self {
         let mut declared = Self::default();
         declared.read.extend(SYSTEM.iter().filter_map(|path| fs::canonicalize(path).ok()));
         let devices = fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -58,14 +62,10 @@ impl Declared {
         let devices = DEVICES.iter().map(PathBuf::from).chain(numbered);
         declared.write.extend(devices.filter_map(|path| fs::canonicalize(path).ok()));
 
-        let apart: Vec<PathBuf> = apart
-            .iter()
-            .map(|path| path.to_path_buf())
-            .chain(env::var_os("HOME").map(PathBuf::from))
-            .filter_map(|path| fs::canonicalize(path).ok())
-            .collect();
-        let paths = env::var_os("PATH").unwrap_or_default();
-        let folders: Vec<PathBuf> = env::split_paths(&paths).filter(|folder| folder.is_absolute()).collect();
+        let stated: Vec<PathBuf> = stated.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+        let home = env::var_os("HOME").and_then(|home| fs::canonicalize(home).ok());
+        let apart: Vec<PathBuf> = stated.iter().cloned().chain(home).collect();
+        let folders: Vec<PathBuf> = env::split_paths(paths).filter(|folder| folder.is_absolute()).collect();
         let mut programs = folders.clone();
         let named = if program.contains('/') {
             Some(PathBuf::from(program))
@@ -75,7 +75,11 @@ impl Declared {
         // A program that is a link, as those of Python's environments are, needs what lies beside the one that it leads to.
         for path in named.iter().cloned().chain(named.as_ref().and_then(|path| fs::canonicalize(path).ok())) {
             declared.read.extend(fs::canonicalize(&path).ok());
-            programs.extend(path.parent().map(Path::to_owned));
+            let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+            programs.extend(folder.filter(|folder| {
+                let named = path.file_name().map(|name| folder.join(name)).unwrap_or_default();
+                !stated.iter().any(|stated| named.starts_with(stated))
+            }));
         }
         for folder in programs {
             let Ok(folder) = fs::canonicalize(folder) else { continue };
@@ -136,16 +140,18 @@ mod tests {
     fn a_program_reads_what_it_is_installed_with_and_no_folder_that_is_kept_apart() {
         let place = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(place.path()).unwrap();
-        for folder in ["tool/bin", "tool/lib", "home/bin", "real/bin"] {
+        for folder in ["tool/bin", "tool/lib", "home/bin", "real/bin", "searched/bin", "home/graphs/scripts"] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
-        for program in ["tool/bin/tool", "home/bin/own", "real/bin/real"] {
+        for program in
+            ["tool/bin/tool", "home/bin/own", "real/bin/real", "searched/bin/found", "home/graphs/scripts/run.sh"]
+        {
             fs::write(root.join(program), "").unwrap();
         }
         std::os::unix::fs::symlink(root.join("real/bin/real"), root.join("tool/bin/link")).unwrap();
         let apart = root.join("home/graphs");
-        fs::create_dir(&apart).unwrap();
-        let of = |program: &str| Declared::of_program(root.join(program).to_str().unwrap(), &[&apart]);
+        let paths = env::join_paths([root.join("searched/bin")]).unwrap();
+        let of = |program: &str| Declared::of_program(root.join(program).to_str().unwrap(), &paths, &[&apart]);
 
         assert!(of("tool/bin/tool").may_read(&root.join("tool/lib/part.so")));
         assert!(!of("tool/bin/tool").may_read(&root.join("real/bin/real")));
@@ -153,6 +159,11 @@ mod tests {
         assert!(link.may_read(&root.join("tool/lib")) && link.may_read(&root.join("real/lib")));
         let own = of("home/bin/own");
         assert!(own.may_read(&root.join("home/bin/own")) && !own.may_read(&root.join("home/graphs/data")));
+        let script = of("home/graphs/scripts/run.sh");
+        assert!(script.may_read(&root.join("home/graphs/scripts/run.sh")));
+        assert!(!script.may_read(&root.join("home/graphs/scripts/config.txt")));
+        let found = Declared::of_program("found", &paths, &[&apart]);
+        assert!(found.may_read(&root.join("searched/lib")) && !found.may_read(&root.join("tool/lib")));
         assert!(own.may_read(Path::new("/usr/lib/x")) && !own.may_write(Path::new("/usr/lib/x")));
         assert!(own.may_write(Path::new("/dev/null")) && !own.may_write(Path::new("/dev/nullify")));
     }

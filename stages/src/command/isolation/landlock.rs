@@ -2,15 +2,16 @@
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
+    RulesetCreatedAttr, RulesetError, path_beneath_rules,
 };
 
 use super::Declared;
 
 /// What must be there: with less, a program could move files between folders or cut them short.
 const NEEDED: ABI = ABI::V3;
-/// What is used where it is there.
-const WANTED: ABI = ABI::V6;
+/// What is used where it is there. Not the scopes of later ones: what they refuse of signals and abstract sockets nobody could tell of,
+/// since those may be sent and reached among the programs of a stage.
+const WANTED: ABI = ABI::V5;
 
 /// Rules that are made and bind nobody yet.
 pub(super) fn rules(declared: &Declared) -> Result<RulesetCreated, String> {
@@ -20,7 +21,6 @@ pub(super) fn rules(declared: &Declared) -> Result<RulesetCreated, String> {
             .handle_access(AccessFs::from_all(NEEDED))?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(WANTED))?
-            .scope(Scope::from_all(WANTED))?
             .create()?
             .add_rules(path_beneath_rules(declared.readable(), AccessFs::from_read(WANTED)))?
             .add_rules(path_beneath_rules(declared.writable(), AccessFs::from_all(WANTED)))
@@ -33,18 +33,11 @@ pub(super) fn rules(declared: &Declared) -> Result<RulesetCreated, String> {
     })
 }
 
-/// Binds this thread, and all that it starts. What this kernel leaves open.
-pub(super) fn bind(rules: RulesetCreated) -> Result<Vec<String>, String> {
+/// Binds this thread, and all that it starts.
+pub(super) fn bind(rules: RulesetCreated) -> Result<(), String> {
     let status = rules.restrict_self().map_err(|error| format!("Landlock cannot be used: {error}"))?;
-    let LandlockStatus::Available { effective_abi, .. } = status.landlock else {
-        return Err("this kernel has no Landlock".to_owned());
-    };
-    let mut gaps = Vec::new();
-    if effective_abi < ABI::V6 {
-        gaps.push(format!(
-            "this kernel has Landlock {effective_abi}: signals to other processes and abstract Unix sockets are not refused, as with \
-             Landlock 6 of Linux 6.12"
-        ));
+    match status.landlock {
+        LandlockStatus::Available { .. } => Ok(()),
+        _ => Err("this kernel has no Landlock".to_owned()),
     }
-    Ok(gaps)
 }

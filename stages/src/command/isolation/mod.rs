@@ -5,6 +5,8 @@
 //! sockets. Landlock alone decides on files, since what a notification tells of memory may have changed by the time the kernel
 //! reads it; the notification tells what was refused, as Landlock cannot. On sockets it decides, by numbers that cannot change.
 
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod caller;
 mod declared;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod filter;
@@ -18,7 +20,10 @@ mod supervised;
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) use self::supervised::{probe, supervised};
-pub(super) use self::{declared::Declared, report::Report};
+pub(super) use self::{
+    declared::Declared,
+    report::{Names, Report},
+};
 
 /// Why a program cannot be isolated.
 #[derive(Debug, thiserror::Error)]

@@ -2,29 +2,25 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io, mem,
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStringExt, fs::FileExt},
+        unix::ffi::OsStringExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
     Declared, Report,
-    filter::{CALLS, Call},
+    caller::{Caller, Place, Unseen},
+    filter::{At, CALLS, Call},
 };
 
-/// What the kernel makes up, and other names of what a program has open.
-const MADE_UP: [&str; 6] = ["/proc", "/sys", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd"];
-/// The longest path that the kernel takes.
-const LONGEST_PATH: usize = 4096;
-/// As many bytes as lie on one page lie within reach of each other.
-const PAGE: usize = 4096;
+/// What the kernel makes up.
+const MADE_UP: [&str; 2] = ["/proc", "/sys"];
 
 /// Answers until nobody is left who could ask, or `stop` can be read from. `refuses` says whether sockets are refused.
 pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, refuses: bool) -> Report {
@@ -38,7 +34,17 @@ pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, r
         let (asked, stopped) = (both[0].revents(), both[1].revents());
         if asked.contains(PollFlags::IN) {
             if let Some(question) = receive(listener) {
-                let answer = judge(&question, declared, refuses, &mut report);
+                let called = CALLS.iter().find(|(number, _)| *number == i64::from(question.data.nr));
+                let (caller, arguments) = (Caller { id: question.pid }, question.data.args);
+                let mut look = Look { caller, arguments, declared, refuses, report: &mut report };
+                let answer = called.map_or(Ok(Answer::GoOn), |(_, call)| look.judge(*call));
+                let answer = answer.unwrap_or_else(|Unseen| {
+                    // Of one that was ended meanwhile there is nothing to see.
+                    if waits(listener, question.id) {
+                        report.unseen("a program whose memory nobody may read");
+                    }
+                    Answer::GoOn
+                });
                 send(listener, question.id, answer);
             }
         } else if !asked.is_empty() || !stopped.is_empty() {
@@ -74,127 +80,173 @@ fn send(listener: &OwnedFd, id: u64, answer: Answer) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut response) };
 }
 
-fn judge(question: &libc::seccomp_notif, declared: &Declared, refuses: bool, report: &mut Report) -> Answer {
-    let data = &question.data;
-    let Some((_, call)) = CALLS.iter().find(|(number, _)| *number == i64::from(data.nr)) else { return Answer::GoOn };
-    let caller = Caller { id: question.pid };
-    let arguments = &data.args;
-    let path = |folder: Option<usize>, path: usize| {
-        caller.path(folder.map_or(libc::AT_FDCWD, |at| arguments[at] as i32), arguments[path])
-    };
-    match *call {
-        Call::Open { folder, path: at, flags } => {
-            note_open(path(folder, at), arguments[flags] as i32, declared, report);
-        }
-        Call::OpenHow => {
-            let flags =
-                caller.memory(arguments[2], 8).and_then(|bytes| Some(u64::from_ne_bytes(bytes.try_into().ok()?)));
-            note_open(path(Some(0), 1), flags.unwrap_or_default() as i32, declared, report);
-        }
-        Call::Create => note_open(path(None, 0), libc::O_CREAT | libc::O_WRONLY, declared, report),
-        Call::Change(places) => {
-            for (folder, at) in places {
-                note_open(path(*folder, *at), libc::O_CREAT | libc::O_WRONLY, declared, report);
-            }
-        }
-        Call::Start { folder, path: at } => note_open(path(folder, at), libc::O_RDONLY, declared, report),
-        Call::Socket => {
-            let family = arguments[0] as i32;
-            if !matches!(family, libc::AF_UNIX | libc::AF_NETLINK | libc::AF_ALG) {
-                let name = match family {
-                    libc::AF_INET => "an IPv4 socket".to_owned(),
-                    libc::AF_INET6 => "an IPv6 socket".to_owned(),
-                    other => format!("a socket of family {other}"),
-                };
-                report.socket(name);
-                return if refuses { Answer::Refuse } else { Answer::GoOn };
-            }
-        }
-        Call::Connect => {
-            let length = (arguments[2] as usize).min(mem::size_of::<libc::sockaddr_storage>());
-            if let Some(address) = caller.memory(arguments[1], length).and_then(|bytes| address(&bytes)) {
-                report.reached(address);
-            }
-        }
-        Call::Ring => {
-            report.unseen("io_uring");
-            return if refuses { Answer::Refuse } else { Answer::GoOn };
-        }
-    }
-    Answer::GoOn
+/// Whether whoever asked still waits.
+fn waits(listener: &OwnedFd, id: u64) -> bool {
+    // SAFETY: the descriptor is open, and the number is the one that this request reads.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &raw const id) == 0 }
 }
 
-/// Keeps an opened path if that is not declared. What is not there gives nobody anything.
-fn note_open(path: Option<PathBuf>, flags: i32, declared: &Declared, report: &mut Report) {
-    if flags & libc::O_PATH != 0 {
-        return;
-    }
-    let Some(path) = path else { return };
-    // Of these, the kernel makes up what stands there, or it is what the program has open already.
-    if MADE_UP.iter().any(|folder| path.starts_with(folder)) {
-        return;
-    }
-    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (libc::O_CREAT | libc::O_TRUNC) != 0;
-    let found = fs::canonicalize(&path).ok().or_else(|| {
-        let folder = path.parent().filter(|_| writes)?;
-        Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
-    });
-    let Some(found) = found else { return };
-    if writes && !declared.may_write(&found) {
-        report.written(&found);
-    } else if !declared.may_read(&found) {
-        report.read(&found);
-    }
+/// Looks at one call.
+struct Look<'a> {
+    caller: Caller,
+    arguments: [u64; 6],
+    declared: &'a Declared,
+    refuses: bool,
+    report: &'a mut Report,
 }
 
-/// Who asks: a thread that waits for the answer.
-struct Caller {
-    id: u32,
-}
-
-impl Caller {
-    /// A path in its memory, made whole.
-    fn path(&self, folder: i32, address: u64) -> Option<PathBuf> {
-        let path = PathBuf::from(OsString::from_vec(self.text(address)?));
-        if path.is_absolute() {
-            return Some(path);
-        }
-        let base = match folder {
-            libc::AT_FDCWD => fs::read_link(format!("/proc/{}/cwd", self.id)),
-            descriptor => fs::read_link(format!("/proc/{}/fd/{descriptor}", self.id)),
-        };
-        Some(base.ok()?.join(path))
-    }
-
-    /// Bytes up to a zero.
-    fn text(&self, address: u64) -> Option<Vec<u8>> {
-        let memory = self.open().ok()?;
-        let mut text = Vec::new();
-        while text.len() < LONGEST_PATH {
-            let at = address.checked_add(text.len() as u64)?;
-            // What lies behind the end of a page may not be there.
-            let mut piece = vec![0; PAGE - at as usize % PAGE];
-            let length = memory.read_at(&mut piece, at).ok().filter(|length| *length > 0)?;
-            match piece[..length].iter().position(|byte| *byte == 0) {
-                Some(end) => {
-                    text.extend(&piece[..end]);
-                    return Some(text);
+impl Look<'_> {
+    /// What the caller gets. [`Unseen`] if it cannot be told what the call does: it goes on.
+    fn judge(&mut self, call: Call) -> Result<Answer, Unseen> {
+        let unless_refused = if self.refuses { Answer::Refuse } else { Answer::GoOn };
+        match call {
+            Call::Open { at, flags } => self.opened(at, self.arguments[flags] as i32)?,
+            Call::OpenHow => {
+                let flags = self.caller.memory(self.arguments[2], 8)?.and_then(|bytes| bytes.try_into().ok());
+                self.opened((Some(0), 1), flags.map(u64::from_ne_bytes).unwrap_or_default() as i32)?;
+            }
+            Call::Create => self.opened((None, 0), libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC)?,
+            Call::Make(at) => {
+                let made = self.place(at, false)?;
+                self.made(made);
+            }
+            Call::Remove(at) => {
+                if let Some(removed) = self.place(at, false)?.filter(|removed| removed.exists) {
+                    self.written(&removed);
                 }
-                None => text.extend(&piece[..length]),
+            }
+            Call::Rename(from, to) => {
+                let (from, to) = (self.place(from, false)?.filter(|from| from.exists), self.place(to, false)?);
+                for renamed in from.zip(to).into_iter().flat_map(<[Place; 2]>::from) {
+                    self.written(&renamed);
+                }
+            }
+            Call::Link(from, to) => {
+                // A file without a name may be given one by its descriptor, and was opened before.
+                let named = self.path(from, false)?;
+                let from = named.as_ref().and_then(|path| self.caller.place(path, false)).filter(|from| from.exists);
+                let to = self.place(to, false)?.filter(|to| !to.exists && (named.is_none() || from.is_some()));
+                if let Some(from) = from.filter(|_| to.is_some()) {
+                    self.written(&from);
+                }
+                self.made(to);
+            }
+            Call::Truncate(at) => {
+                if let Some(cut) = self.place(at, true)?.filter(|cut| cut.exists) {
+                    self.written(&cut);
+                }
+            }
+            Call::Start(at) => {
+                let path = self.path(at, true)?;
+                if let Some(started) = path.and_then(|path| self.caller.place(&path, true)).filter(|at| at.exists) {
+                    self.read(&started);
+                }
+            }
+            Call::Socket => {
+                let family = self.arguments[0] as i32;
+                if !matches!(family, libc::AF_UNIX | libc::AF_NETLINK | libc::AF_ALG) {
+                    let name = match family {
+                        libc::AF_INET => "an IPv4 socket".to_owned(),
+                        libc::AF_INET6 => "an IPv6 socket".to_owned(),
+                        other => format!("a socket of family {other}"),
+                    };
+                    self.report.socket(name);
+                    return Ok(unless_refused);
+                }
+            }
+            Call::Bind => {
+                if let Some(path) = self.address()?.as_deref().and_then(socket_file) {
+                    let path = self.caller.whole(libc::AT_FDCWD, path)?;
+                    let made = path.and_then(|path| self.caller.place(&path, false));
+                    self.made(made);
+                }
+            }
+            Call::Connect => {
+                if let Some(address) = self.address()?.as_deref().and_then(address) {
+                    self.report.reached(address);
+                }
+            }
+            Call::Ring => {
+                self.report.unseen("io_uring");
+                return Ok(unless_refused);
             }
         }
-        None
+        Ok(Answer::GoOn)
     }
 
-    fn memory(&self, address: u64, length: usize) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        self.open().ok()?.read_exact_at(&mut bytes, address).ok()?;
-        Some(bytes)
+    fn path(&self, (folder, path): At, takes_empty: bool) -> Result<Option<PathBuf>, Unseen> {
+        let folder = folder.map_or(libc::AT_FDCWD, |at| self.arguments[at] as i32);
+        self.caller.path(folder, self.arguments[path], takes_empty)
     }
 
-    fn open(&self) -> io::Result<File> {
-        File::open(Path::new("/proc").join(self.id.to_string()).join("mem"))
+    fn place(&self, at: At, follows: bool) -> Result<Option<Place>, Unseen> {
+        Ok(self.path(at, false)?.and_then(|path| self.caller.place(&path, follows)))
     }
+
+    /// The address that a socket is bound or connected to.
+    fn address(&self) -> Result<Option<Vec<u8>>, Unseen> {
+        let length = (self.arguments[2] as usize).min(mem::size_of::<libc::sockaddr_storage>());
+        self.caller.memory(self.arguments[1], length)
+    }
+
+    /// Keeps an opened path if that is not declared. What the kernel refuses anyway gives nobody anything.
+    fn opened(&mut self, at: At, flags: i32) -> Result<(), Unseen> {
+        let has = |flag: i32| flags & flag != 0;
+        if has(libc::O_PATH) {
+            return Ok(());
+        }
+        let is_new = has(libc::O_CREAT) && has(libc::O_EXCL);
+        let follows = !has(libc::O_NOFOLLOW) && !is_new;
+        let Some(place) = self.place(at, follows)? else { return Ok(()) };
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || has(libc::O_TRUNC);
+        let refused = if place.exists {
+            // A folder is opened for writing by `O_TMPFILE` alone, which includes `O_DIRECTORY`.
+            let is_folder = !has(libc::O_DIRECTORY) && place.path.is_dir();
+            is_new || (!follows && place.path.is_symlink()) || (is_folder && (writes || has(libc::O_CREAT)))
+        } else {
+            !has(libc::O_CREAT)
+        };
+        if !refused {
+            if writes || !place.exists {
+                self.written(&place);
+            } else {
+                self.read(&place);
+            }
+        }
+        Ok(())
+    }
+
+    /// A name that is new. What is there already is left as it is.
+    fn made(&mut self, place: Option<Place>) {
+        if let Some(place) = place.filter(|place| !place.exists) {
+            self.written(&place);
+        }
+    }
+
+    fn written(&mut self, place: &Place) {
+        if !is_made_up(place) && !self.declared.may_write(&place.path) {
+            self.report.written(&place.path);
+        }
+    }
+
+    fn read(&mut self, place: &Place) {
+        if !is_made_up(place) && !self.declared.may_read(&place.path) {
+            self.report.read(&place.path);
+        }
+    }
+}
+
+/// Whether the kernel makes up what stands there.
+fn is_made_up(place: &Place) -> bool {
+    MADE_UP.iter().any(|folder| place.path.starts_with(folder))
+}
+
+/// The file that an address of a Unix socket names.
+fn socket_file(bytes: &[u8]) -> Option<PathBuf> {
+    let (family, path) = bytes.split_at_checked(2)?;
+    let is_unix = i32::from(u16::from_ne_bytes(family.try_into().ok()?)) == libc::AF_UNIX;
+    let path = path.split(|byte| *byte == 0).next().filter(|path| is_unix && !path.is_empty())?;
+    Some(PathBuf::from(OsString::from_vec(path.to_vec())))
 }
 
 /// An address of the network; nothing for what stays on this machine by nature.

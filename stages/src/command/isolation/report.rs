@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -9,6 +10,48 @@ use std::{
 const NAMED: usize = 8;
 /// So many are kept.
 const KEPT: usize = 1000;
+
+/// What paths are called: these words stand in records, which others read on other machines.
+#[derive(Clone, Debug)]
+pub(in crate::command) struct Names {
+    workspace: PathBuf,
+    others: Vec<(PathBuf, String)>,
+}
+
+impl Names {
+    /// Names in the workspace start there.
+    pub(in crate::command) fn new(workspace: &Path) -> Self {
+        Self { workspace: whole(workspace), others: Vec::new() }
+    }
+
+    /// Something that has a name of its own.
+    pub(in crate::command) fn add(&mut self, path: &Path, name: impl Into<String>) {
+        self.others.push((whole(path), name.into()));
+    }
+
+    fn of(&self, path: &Path) -> String {
+        let named = self.others.iter().filter(|(root, _)| path.starts_with(root));
+        let nearest = named.max_by_key(|(root, _)| root.components().count());
+        // The store may lie in the workspace, and that in the home folder.
+        let nearest = nearest.filter(|(root, _)| !self.has(path) || root.starts_with(&self.workspace));
+        let (root, name) = nearest.map_or((&self.workspace, "."), |(root, name)| (root, name.as_str()));
+        match path.strip_prefix(root) {
+            Ok(rest) if rest.as_os_str().is_empty() => name.to_owned(),
+            Ok(rest) if name == "." => rest.display().to_string(),
+            Ok(rest) => format!("{name}/{}", rest.display()),
+            Err(_) => path.display().to_string(),
+        }
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        path.starts_with(&self.workspace)
+    }
+}
+
+/// Without links, as paths are that programs have opened.
+fn whole(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
 
 /// What a program did beyond what its stage declares. Where it is refused that, what it tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,12 +88,18 @@ impl Report {
     }
 
     /// What it did, and what to do about that: a sentence for each sort.
-    pub(in crate::command) fn sentences(&self) -> Vec<String> {
-        let paths = |paths: &BTreeSet<PathBuf>| list(paths.iter().map(|path| path.display().to_string()));
+    pub(in crate::command) fn sentences(&self, names: &Names) -> Vec<String> {
+        let paths = |paths: &BTreeSet<PathBuf>| list(paths.iter().map(|path| names.of(path)));
         let mut sentences = Vec::new();
         if !self.read.is_empty() {
+            let elsewhere = if self.read.iter().all(|path| names.has(path)) {
+                ""
+            } else {
+                "; a program elsewhere, with its libraries, is readable if its folder is in PATH, that of the stage's `env` or else \
+                 that of twdag"
+            };
             sentences.push(format!(
-                "read {}: declare files of the workspace in `files`, and results of stages in `inputs`",
+                "read {}: declare files of the workspace in `files`, and results of stages in `inputs`{elsewhere}",
                 paths(&self.read)
             ));
         }

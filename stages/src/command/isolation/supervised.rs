@@ -48,14 +48,14 @@ pub(in crate::command) fn supervised<R>(
             })
             .map_err(system("a thread cannot be started"))?;
         let starter = thread::Builder::new().name("starter".to_owned()).spawn_scoped(scope, move || {
-            let bind = || -> Result<Vec<String>, IsolationError> {
-                let gaps = rules.map(landlock::bind).transpose().map_err(IsolationError::Lacking)?;
-                let listener = filter::bind(refuses).map_err(system(NO_NOTIFICATIONS))?;
+            let bind = || -> Result<Option<String>, IsolationError> {
+                rules.map(landlock::bind).transpose().map_err(IsolationError::Lacking)?;
+                let (listener, gap) = filter::bind(refuses).map_err(system(NO_NOTIFICATIONS))?;
                 // The observer waits for it.
                 let _ = give_listener.send(listener);
-                Ok(gaps.unwrap_or_default())
+                Ok(gap)
             };
-            let started = bind().and_then(|gaps| Ok((Group::start(command).map_err(IsolationError::Start)?, gaps)));
+            let started = bind().and_then(|gap| Ok((Group::start(command).map_err(IsolationError::Start)?, gap)));
             // Who has asked for it waits as well.
             let _ = give_group.send(started);
             let _ = ended.recv();
@@ -73,10 +73,10 @@ pub(in crate::command) fn supervised<R>(
             })
         };
         match started {
-            Ok((mut group, gaps)) => {
+            Ok((mut group, gap)) => {
                 let watched = watch(&mut group);
                 let mut report = finish(observer);
-                report.gaps = gaps;
+                report.gaps.extend(gap);
                 Ok((watched, report))
             }
             Err(error) => {
