@@ -152,6 +152,19 @@ fn datasets_have_addresses_of_their_own() {
 }
 
 #[test]
+fn a_content_of_two_names_is_fetched_once() {
+    let content = bytes(9, (17 << 20) + 3);
+    let files = ["a.bin", "b/a.bin"].map(|name| (name.to_owned(), content.clone()));
+    let repository = Repository { files: BTreeMap::from(files.clone()), ..model() };
+    let hub = Hub::start(vec![repository], |_| Treat::Well);
+    let place = place(&format!("revision: \"{COMMIT}\""));
+    let run = run_with(&place, &hub.endpoint, &[]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(result(&place) == BTreeMap::from(files));
+    assert_eq!(hub.sent(), content.len() as u64);
+}
+
+#[test]
 fn two_hundred_cuts_cost_little_and_change_nothing() {
     let mut repository = model();
     // More than one piece.

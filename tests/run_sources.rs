@@ -224,9 +224,46 @@ fn each_refusal_says_what_to_do() {
     insta::assert_snapshot!(refused(|_| Treat::Redirect("http://example.org/".to_owned())), @"fetch URL: the server redirects to an address without encryption");
     insta::assert_snapshot!(refused(|_| Treat::Lie), @"URL: the bytes have the digest sha256:1f4f833de6387b8dccbb9f7b02e2fc009c169627b6255ab85a0f21eb78d0e635, expected sha256:0d22cdcc10e6d049dbe1af5123d50873fdfc1a4f58306e58cb6241be9472014d; if the file was meant to change, put the new digest into the graph, else do not trust this address");
     insta::assert_snapshot!(refused(|request| if request.number < 2 { Treat::Cut(3) } else { Treat::Cut(0) }), @"fetch URL: end of file before message length reached after 3 of 10 bytes; run again to go on from there");
-    let range = || vec![("Content-Range", "bytes 0-0/1152921504606846976".to_owned())];
+    let range = || vec![("Content-Range", "bytes 0-0/18446744073709551615".to_owned())];
     let large = refused(move |_| Treat::Refuse(206, range()));
-    assert!(large.contains("1152921504606846976 bytes are still to be fetched, and the disk has room for "), "{large}");
+    assert!(
+        large.contains("18446744073709551615 bytes are still to be fetched, and the disk has room for "),
+        "{large}"
+    );
+}
+
+#[test]
+fn a_mirror_that_lies_about_the_size_costs_neither_what_is_there_nor_the_other_mirrors() {
+    let content = bytes(6, 40 << 20);
+    let huge = web(&content, |_| Treat::Refuse(206, vec![("Content-Range", format!("bytes 0-0/{}", u64::MAX))]));
+    // The last piece never comes.
+    let cut = web(&content, |request| {
+        let is_last = request.headers.get("range").is_some_and(|range| range.starts_with("bytes=33554432-"));
+        if is_last { Treat::Cut(0) } else { Treat::Well }
+    });
+    let login = web(&bytes(7, 520), |_| Treat::Whole);
+    let login_in_pieces = web(&bytes(8, 530), |_| Treat::Well);
+    let good = web(&content, |_| Treat::Well);
+    let mirrors = [&cut, &login, &login_in_pieces, &good].map(address);
+    let place = Place::with(&[&pinned(&content, &address(&huge), &mirrors)]);
+    let run = place.run(&[]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(file(&place) == content);
+    assert_eq!(good.sent(), 1 + (40 << 20) - 33_554_432);
+    let said = warnings(&run);
+    assert!(said[0].contains("18446744073709551615 bytes are still to be fetched"), "{said:#?}");
+    assert_eq!(said.len(), 4, "{said:#?}");
+}
+
+#[test]
+fn where_a_redirect_comes_from_is_not_told() {
+    let target = web(b"some bytes", |_| Treat::Well);
+    let to = address(&target);
+    let first = web(b"some bytes", move |_| Treat::Redirect(to.clone()));
+    let place = Place::with(&[&pinned(b"some bytes", &format!("{}?user=me", address(&first)), &[])]);
+    assert_eq!(place.run(&[]).code, Some(0));
+    let requests = target.requests();
+    assert!(requests.len() == 2 && requests.iter().all(|request| !request.headers.contains_key("referer")));
 }
 
 #[test]
@@ -321,7 +358,7 @@ fn addresses_that_cannot_be_meant_are_refused_before_anything_runs() {
     insta::assert_snapshot!(refused("https://example.org/x", &["ftp://example.org/x"]), @"error: setting `from.files.data/file.bin.mirrors.0` of stage `data` is `ftp://example.org/x`, expected an https:// address (http:// only for this machine, such as http://127.0.0.1:8000/file), or one of a bucket: s3://, gs:// or az://");
     insta::assert_snapshot!(refused("s3://bucket", &[]), @"error: setting `from.files.data/file.bin.url` of stage `data` is `s3://bucket`, expected bucket and path of one object, such as s3://bucket/path/file");
     insta::assert_snapshot!(refused("s3://user:secret@bucket/x", &[]), @"error: setting `from.files.data/file.bin.url` of stage `data` is an address with a user name or password, expected an address without them: it stands in keys and records that others can read");
-    insta::assert_snapshot!(refused("https://bucket.s3.example.org/x?X-Amz-Signature=abc", &[]), @"error: setting `from.files.data/file.bin.url` of stage `data` is an address with a signature, expected one without: it stands in keys and records that others can read, and soon is of no use; give the object's s3://, gs:// or az:// address, and credentials in the environment");
+    insta::assert_snapshot!(refused("https://bucket.s3.example.org/x?X-Amz-Signature=abc", &[]), @"error: setting `from.files.data/file.bin.url` of stage `data` is an address with a signature, a key or a token, expected one without: it stands in keys and records that others can read, and soon is of no use; give the object's s3://, gs:// or az:// address, and credentials in the environment");
     let place = Place::with(&[
         r#""data": Download(from: Url(files: {"x": (url: "https://a.org/x", mirrors: ["https://b.org/x"])}))"#,
     ]);

@@ -87,6 +87,80 @@ fn members_come_in_the_order_of_the_archive_whatever_its_form() {
     }
 }
 
+/// What is said of these bytes as a file of this name.
+fn told(name: &str, bytes: &[u8]) -> Result<usize, String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(name), bytes).unwrap();
+    documents(folder.path()).map(|found| found.len())
+}
+
+#[test]
+fn damage_that_only_the_checksum_of_a_packing_shows_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    // Stored blocks: a byte that is changed in one unpacks to another byte.
+    pack(
+        folder.path(),
+        "with tarfile.open(folder + 'x.tar.gz', 'w:gz', compresslevel=0) as out:\n    member(out, 'a.txt', b'the quick brown fox' * 9)",
+    );
+    let gzip = fs::read(folder.path().join("x.tar.gz")).unwrap();
+    let tar = {
+        let mut tar = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*gzip), &mut tar).unwrap();
+        tar
+    };
+    let zstandard = {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.include_checksum(true).unwrap();
+        std::io::Write::write_all(&mut encoder, &tar).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (name, whole) in [("x.tar.gz", &gzip), ("x.tgz", &gzip), ("x.tar.zst", &zstandard)] {
+        assert_eq!(told(name, whole), Ok(1));
+        let with = |at: usize| {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            told(name, &damaged).unwrap_err()
+        };
+        let fox = whole.windows(5).position(|window| window == b"quick").unwrap();
+        let checksum = whole.len() - if name == "x.tar.zst" { 4 } else { 8 };
+        for said in [with(fox), with(checksum), told(name, &whole[..whole.len() - 1]).unwrap_err()] {
+            assert!(said.starts_with(&format!("FOLDER/{name}: no complete tar file (")), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_whole_but_cannot_be_read_is_not_advised_to_be_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    pack(folder.path(), "with tarfile.open(folder + 'x.tar', 'w') as out:\n    member(out, 'a.txt', b'x')");
+    let tar = fs::read(folder.path().join("x.tar")).unwrap();
+    insta::assert_snapshot!(told("x.tar", &[&*tar, &*tar].concat()).unwrap_err(), @"FOLDER/x.tar: a tar file that cannot be read: more follows behind its end, as if archives were put one behind the other; pack their files into one, or give each archive a file of its own");
+    // A frame of Zstandard with a window of 2 GiB, and a raw block.
+    let frame = b"\x28\xb5\x2f\xfd\x00\xa8\x29\x00\x00hello";
+    insta::assert_snapshot!(told("x.tar.zst", frame).unwrap_err(), @"FOLDER/x.tar.zst: a tar file that cannot be read: it was packed with a window of more than 128 MiB; pack it without --long");
+    insta::assert_snapshot!(refused("with tarfile.open(folder + 'x.tar', 'w', format=tarfile.PAX_FORMAT) as out:\n    member(out, 'holes.txt', b'1\\n0\\n4\\n' + b'\\0' * 506 + b'text', pax_headers={'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'holes.txt', 'GNU.sparse.realsize': '4'})"), @"FOLDER/x.tar: the member `holes.txt` is a file with holes, expected files and folders; pack the archive anew");
+}
+
+#[test]
+fn two_members_of_one_name_are_refused_however_it_is_written() {
+    let tar = "with tarfile.open(folder + 'x.tar', 'w') as out:\n    [member(out, name, b'x') for name in ('a.txt', 'b/a.txt', './a.txt')]";
+    insta::assert_snapshot!(refused(tar), @"FOLDER/x.tar: two members have the same name, `a.txt`; pack the archive anew");
+    let zip = "with zipfile.ZipFile(folder + 'x.zip', 'w') as out:\n    [out.writestr(name, 'x') for name in ('a.txt', 'b/a.txt', './a.txt')]";
+    insta::assert_snapshot!(refused(zip), @"FOLDER/x.zip: two members have the same name, `a.txt`; pack the archive anew");
+}
+
+#[test]
+fn what_macos_packs_about_files_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    pack(
+        folder.path(),
+        "names = ('a.txt', '._a.txt', 'b/._a.txt', '__MACOSX/b.txt', '__MACOSX/._a.txt')\n\
+         with zipfile.ZipFile(folder + 'x.zip', 'w') as out:\n    [out.writestr(name, 'x') for name in names]\n\
+         with tarfile.open(folder + 'x.tar', 'w') as out:\n    [member(out, name, b'x') for name in names]",
+    );
+    assert_eq!(names(&documents(folder.path()).unwrap()), [("x.tar/a.txt", "x"), ("x.zip/a.txt", "x")]);
+}
+
 /// What is said of an archive that a script packs.
 fn refused(script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();

@@ -48,6 +48,26 @@ fn settings_that_cannot_work_are_refused_without_any_data() {
     insta::assert_snapshot!(refusal(&from_url("http://127.0.0.1@example.org/x", &digest)), @"setting `from.files.data/file.bin.url` is an address with a user name or password, expected an address without them: it stands in keys and records that others can read");
     insta::assert_snapshot!(refusal(&from_url("example.org/x", &digest)), @"setting `from.files.data/file.bin.url` is no address (relative URL without a base), expected an https:// address (http:// only for this machine, such as http://127.0.0.1:8000/file), or one of a bucket: s3://, gs:// or az://");
     insta::assert_snapshot!(refusal(&from_url("https://example.org/x", "sha256:12")), @"setting `from.files.data/file.bin.digest` is `sha256:12`, expected `sha256:` or `blake3:` and 64 hexadecimal digits (`sha256sum FILE` prints them)");
+    for query in [
+        "Signature=x",
+        "Policy=x",
+        "Key-Pair-Id=x",
+        "AWSAccessKeyId=x",
+        "GoogleAccessId=x",
+        "X-Amz-Security-Token=x",
+        "a=b&access_token=x",
+        "token=x",
+        "api_key=x",
+        "ApiKey=x",
+        "sig=x",
+    ] {
+        let said = refusal(&from_url(&format!("https://example.org/x?{query}"), &digest));
+        assert!(
+            said.contains("is an address with a signature, a key or a token") && !said.contains("=x"),
+            "{query}: {said}"
+        );
+    }
+    assert!(from_url("https://example.org/x?version=2&tokens=1", &digest).check().is_ok());
     let outside = Download { from: From::File { path: "a".into(), name: Some("../a".to_owned()) } };
     insta::assert_snapshot!(refusal(&outside), @"setting `from.name` is `../a`, expected a relative path without `.` and `..`");
     let files = vec!["*.txt".to_owned(), "a[".to_owned()];
@@ -55,6 +75,23 @@ fn settings_that_cannot_work_are_refused_without_any_data() {
     assert!(from_url("http://localhost:8000/x", &digest).check().is_ok());
     assert!(from_url("http://[::1]/x", &digest).check().is_ok());
     assert!(from_url("https://example.org/x", &digest).check().is_ok());
+}
+
+#[test]
+fn two_names_of_one_file_are_refused() {
+    let named = |names: &[&str]| {
+        let pinned = |name: &&str| {
+            let url = "https://example.org/x".to_owned();
+            (name.to_string(), Pinned { url, digest: sha256(name.as_bytes()), mirrors: Manner::default() })
+        };
+        let stage = Download { from: From::Url { files: names.iter().map(pinned).collect() } };
+        stage.check().map_err(|error| error.to_string())
+    };
+    insta::assert_snapshot!(named(&["a/b", "a/./b"]).unwrap_err(), @"setting `from.files` is `a/./b`, expected the plain name of a file, without `.`, `//` and a `/` at its end");
+    insta::assert_snapshot!(named(&["a//b"]).unwrap_err(), @"setting `from.files` is `a//b`, expected the plain name of a file, without `.`, `//` and a `/` at its end");
+    insta::assert_snapshot!(named(&["a/"]).unwrap_err(), @"setting `from.files` is `a/`, expected the plain name of a file, without `.`, `//` and a `/` at its end");
+    insta::assert_snapshot!(named(&["a", "a-b", "a/b/c"]).unwrap_err(), @"setting `from.files` is `a/b/c`, expected another name, as `a` is a file and cannot be a folder too");
+    assert_eq!(named(&["a-b", "a/b", "a/b.c", "a/c/b"]), Ok(()));
 }
 
 /// Runs a local download and lists what it wrote.

@@ -7,8 +7,21 @@ use crate::{bucket, stage::SettingError};
 const HTTPS: &str = "an https:// address (http:// only for this machine, such as http://127.0.0.1:8000/file)";
 const EXPECTED: &str = "an https:// address (http:// only for this machine, such as http://127.0.0.1:8000/file), or one of a \
                         bucket: s3://, gs:// or az://";
-/// Parts of queries that let in whoever has the address: those of Amazon, Google and Azure.
-const SIGNATURES: [&str; 3] = ["x-amz-signature", "x-goog-signature", "sig"];
+/// Parts of queries that let in whoever has the address: those of Amazon, Google and Azure, and keys as such. So do names that end
+/// in [`TOKEN`].
+const SIGNATURES: [&str; 10] = [
+    "x-amz-signature",
+    "x-goog-signature",
+    "sig",
+    "signature",
+    "policy",
+    "key-pair-id",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "api_key",
+    "apikey",
+];
+const TOKEN: &str = "token";
 
 /// Refuses what is no https address (http on this machine alone), and addresses with a user name or password, which
 /// would end up in records.
@@ -24,10 +37,14 @@ pub(super) fn check(path: &str, text: &str) -> Result<Url, SettingError> {
 /// The same, and addresses of objects in buckets.
 pub(super) fn check_source(path: &str, text: &str) -> Result<Url, SettingError> {
     let url = without_secrets(path, text, EXPECTED)?;
-    if url.query_pairs().any(|(name, _)| SIGNATURES.contains(&name.to_ascii_lowercase().as_str())) {
+    let is_signed = url.query_pairs().any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        SIGNATURES.contains(&name.as_str()) || name.ends_with(TOKEN)
+    });
+    if is_signed {
         let expected = "one without: it stands in keys and records that others can read, and soon is of no use; give the object's \
                         s3://, gs:// or az:// address, and credentials in the environment";
-        return Err(SettingError::new(path, "an address with a signature", expected));
+        return Err(SettingError::new(path, "an address with a signature, a key or a token", expected));
     }
     match url.scheme() {
         "https" => Ok(url),

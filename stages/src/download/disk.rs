@@ -1,6 +1,10 @@
 //! Room on the disk, and fetched files on their way into the result.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 use super::request::failed;
 use crate::stage::{Context, StageError};
@@ -30,8 +34,20 @@ pub(super) fn deliver(name: &str, path: &Path, context: &Context) -> Result<(), 
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(StageError::io("create", parent))?;
     }
-    if fs::hard_link(path, &target).is_ok() {
-        return Ok(());
+    let Err(error) = fs::hard_link(path, &target) else { return Ok(()) };
+    let cannot_link = matches!(
+        error.kind(),
+        io::ErrorKind::CrossesDevices
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::TooManyLinks
+            | io::ErrorKind::Unsupported
+    );
+    if !cannot_link {
+        return Err(StageError::io("write", &target)(error));
     }
-    fs::copy(path, &target).map(|_| ()).map_err(StageError::io("write", &target))
+    let mut from = File::open(path).map_err(StageError::io("read", path))?;
+    // Never over a file that is there already.
+    let to = File::options().write(true).create_new(true).open(&target);
+    let mut to = to.map_err(StageError::io("write", &target))?;
+    io::copy(&mut from, &mut to).map(|_| ()).map_err(StageError::io("write", &target))
 }

@@ -26,6 +26,20 @@ pub(super) fn check_name(path: &str, name: &str) -> Result<(), SettingError> {
     Err(SettingError::new(path, format!("`{name}`"), "a relative path without `.` and `..`"))
 }
 
+/// Refuses names of files that would leave the artifact, and other ways to write a name: two of one file would overwrite each
+/// other.
+pub(super) fn check_file_name(path: &str, name: &str) -> Result<(), SettingError> {
+    check_name(path, name)?;
+    if name.split('/').all(|part| !part.is_empty() && part != ".") {
+        return Ok(());
+    }
+    Err(SettingError::new(
+        path,
+        format!("`{name}`"),
+        "the plain name of a file, without `.`, `//` and a `/` at its end",
+    ))
+}
+
 /// The patterns as one matcher; `None` if all files are meant.
 pub(super) fn patterns(files: &[String]) -> Result<Option<GlobSet>, SettingError> {
     let mut set = GlobSetBuilder::new();

@@ -121,13 +121,18 @@ impl Kind for Download {
                 }
                 local::patterns(files).map(|_| ())
             }
-            From::File { name, .. } => name.as_ref().map_or(Ok(()), |name| local::check_name("from.name", name)),
+            From::File { name, .. } => name.as_ref().map_or(Ok(()), |name| local::check_file_name("from.name", name)),
             From::Url { files } => {
                 if files.is_empty() {
                     return Err(SettingError::new("from.files", "empty", "at least one file"));
                 }
                 for (name, pinned) in files {
-                    local::check_name("from.files", name)?;
+                    local::check_file_name("from.files", name)?;
+                    let folders = name.match_indices('/').map(|(end, _)| &name[..end]);
+                    if let Some(folder) = folders.into_iter().find(|folder| files.contains_key(*folder)) {
+                        let expected = format!("another name, as `{folder}` is a file and cannot be a folder too");
+                        return Err(SettingError::new("from.files", format!("`{name}`"), expected));
+                    }
                     pinned.addresses(name)?;
                     pin::Pin::parse(&format!("from.files.{name}.digest"), &pinned.digest)?;
                 }

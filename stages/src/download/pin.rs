@@ -33,7 +33,7 @@ impl Pin {
         is_hex(hex, 40).then(|| Self { algorithm: Algorithm::GitBlob(size), hex: hex.to_ascii_lowercase() })
     }
 
-    /// The digits.
+    /// The digits, without the algorithm.
     pub(super) fn hex(&self) -> &str {
         &self.hex
     }

@@ -58,42 +58,42 @@ fn wanted(files: &BTreeMap<String, Pinned>) -> Result<Vec<Wanted>, StageError> {
 async fn fetch_all(wanted: Vec<Wanted>, context: &Context) -> Result<(), StageError> {
     let requests = Requests::new(None, &Answers, context)?;
     let partials = wanted.iter().map(|wanted| Partial::open(&wanted.pin, context.scratch()));
-    let partials: Vec<Partial> = partials.collect::<Result<_, _>>()?;
+    let partials: Vec<Partial> = partials.collect();
     let mut open = Vec::new();
     for (wanted, partial) in wanted.iter().zip(&partials) {
         if partial.is_whole() && partial.digest(context)? == wanted.pin {
             continue;
         }
         let addresses = wanted.addresses.iter().enumerate();
-        open.push((Search { wanted, requests: &requests, addresses, faults: Vec::new() }, partial));
+        open.push(Search { wanted, partial, requests: &requests, addresses, faults: Vec::new() });
     }
     // All sizes are asked for before the first byte, so that a disk which is too small is told at once.
-    let found = stream::iter(open).map(async |(mut search, partial)| {
+    let found = stream::iter(open).map(async |mut search| {
         let found = search.next().await?;
-        if let Some(size) = found.1.size {
-            partial.expect(size)?;
-        }
-        Ok::<_, StageError>((search, found, partial))
+        Ok::<_, StageError>((search, found))
     });
     let found: Vec<_> = found.buffered(CONNECTIONS).try_collect().await?;
+    let missing = found.iter().map(|(search, (_, extent))| search.missing(*extent)).fold(0, u64::saturating_add);
+    check_space(missing, context.scratch())?;
+    for (search, (_, extent)) in &found {
+        if let Extent { size: Some(size), in_pieces: true } = *extent {
+            search.partial.expect(size)?;
+        }
+    }
     let transfer = Transfer::new(&partials, context);
-    check_space(transfer.missing(), context.scratch())?;
     let fetched = stream::iter(found.into_iter().map(Ok)).try_for_each_concurrent(
         CONNECTIONS,
-        async |(mut search, (mut origin, mut extent), partial)| loop {
-            match transfer.fetch(partial, &origin, extent).await {
+        async |(mut search, (mut origin, mut extent))| loop {
+            match transfer.fetch(search.partial, &origin, extent).await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Machine(error)) => return Err(error),
                 Err(Fault::Origin(error)) => search.faults.push(error),
                 Err(Fault::WrongBytes(found)) => search.faults.push(wrong_bytes(&origin, &found, &search.wanted.pin)),
             }
             (origin, extent) = search.next().await?;
-            check_space(extent.size.unwrap_or_default().saturating_sub(partial.arrived()), context.scratch())?;
         },
     );
-    let fetched = fetched.await;
-    transfer.note()?;
-    fetched?;
+    transfer.noting(fetched).await?;
     for (wanted, partial) in wanted.iter().zip(&partials) {
         wanted.names.iter().try_for_each(|name| deliver(name, partial.path(), context))?;
     }
@@ -103,6 +103,7 @@ async fn fetch_all(wanted: Vec<Wanted>, context: &Context) -> Result<(), StageEr
 /// The way through the addresses of a file.
 struct Search<'a> {
     wanted: &'a Wanted,
+    partial: &'a Partial,
     requests: &'a Requests<'a>,
     addresses: std::iter::Enumerate<std::slice::Iter<'a, Url>>,
     /// Of the addresses so far.
@@ -110,7 +111,8 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// The next address that says it has the file. That others do not is told.
+    /// The next address that says it has the file, and for whose file there is room: one that lies about the size is not believed as long
+    /// as there are others. That others do not is told.
     async fn next(&mut self) -> Result<(Origin<'a>, Extent), StageError> {
         loop {
             let Some((index, url)) = self.addresses.next() else { return Err(self.failed()) };
@@ -132,7 +134,17 @@ impl<'a> Search<'a> {
             Origin::Web { requests: self.requests, url: url.clone(), patience }
         };
         let extent = origin.look().await?;
+        let room = check_space(self.missing(extent), self.requests.context().scratch());
+        room.map_err(|fault| failed(&format!("fetch {url}"), &fault.to_string()))?;
         Ok((origin, extent))
+    }
+
+    /// Bytes that an address has to send, as far as that is known.
+    fn missing(&self, extent: Extent) -> u64 {
+        match extent {
+            Extent { size: Some(size), in_pieces: true } => self.partial.missing_of(size),
+            Extent { size, .. } => size.unwrap_or_default(),
+        }
     }
 
     /// What is said when no address is left.

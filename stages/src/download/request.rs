@@ -11,7 +11,10 @@ use reqwest::{
 use url::Url;
 
 use super::address;
-use crate::stage::{Context, StageError};
+use crate::{
+    bucket,
+    stage::{Context, StageError},
+};
 
 /// A server that sends nothing for so long counts as gone.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -47,6 +50,8 @@ impl<'a> Requests<'a> {
             .user_agent(concat!("twdag/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
+            // It would tell a host that is redirected to where from, queries included.
+            .referer(false)
             .redirect(redirect::Policy::custom(follow))
             .build()
             .map_err(|error| failed("prepare requests", &cause(&error)))?;
@@ -105,13 +110,18 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// Follows to https, or to http on this machine.
+/// Follows to https; to this machine, also by http, only from this machine.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if attempt.previous().len() > REDIRECTS {
         return attempt.error("the server redirects without end");
     }
     if address::check("redirect", attempt.url().as_str()).is_err() {
         return attempt.error("the server redirects to an address without encryption");
+    }
+    // Servers elsewhere must not reach what only this machine can.
+    let is_local = attempt.previous().first().is_some_and(bucket::is_loopback);
+    if bucket::is_loopback(attempt.url()) && !is_local {
+        return attempt.error("the server redirects to this machine");
     }
     attempt.follow()
 }

@@ -232,6 +232,7 @@ impl Task {
 
 impl Kind for Evaluate {
     const NAME: &'static str = "Evaluate";
+    // 6: texts and JSON lines in zip and tar archives count as documents.
     const REVISION: u32 = 6;
     const SUMMARY: &'static str = "Measures a model: loss by position, planted facts, needles, multiple choice.";
     const NUMERICS: Numerics = Numerics::Floating;

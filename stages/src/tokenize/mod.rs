@@ -70,6 +70,7 @@ impl Kind for Tokenize {
     const NAME: &'static str = "Tokenize";
     // 2: sequences tell their origin; `documents` no longer depends on how far ahead was read.
     // 3: JSON lines of any name, Parquet and Zstandard count as documents.
+    // 4: texts and JSON lines in zip and tar archives count as documents.
     const REVISION: u32 = 4;
     const SUMMARY: &'static str = "Turns documents into token sequences of one length.";
     const NUMERICS: Numerics = Numerics::Exact;

@@ -22,6 +22,7 @@ const SMALLEST_VOCABULARY: usize = 258;
 impl Kind for TrainTokenizer {
     const NAME: &'static str = "TrainTokenizer";
     // 2: JSON lines of any name, Parquet and Zstandard count as documents.
+    // 3: texts and JSON lines in zip and tar archives count as documents.
     const REVISION: u32 = 3;
     const SUMMARY: &'static str = "Trains a byte-level BPE tokenizer on a corpus.";
     const NUMERICS: Numerics = Numerics::Exact;

@@ -2,6 +2,7 @@
 //! the order of the archive.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
@@ -15,7 +16,7 @@ use zip::{CompressionMethod, ZipArchive, result::ZipError};
 use super::{
     super::DataError,
     CorpusFile, Document, DocumentPlace, Within,
-    form::{Archived, Content, Form, Packed, Packing, read_text, refuse},
+    form::{Archived, Content, Form, Packed, Packing, read_text, refuse, unreadable},
     lines::{Lines, Source},
 };
 
@@ -23,6 +24,10 @@ use super::{
 const HEADERS: u64 = 1 << 20;
 /// What tar's headers and members are filled up to.
 const BLOCK: u64 = 512;
+/// Most zeros after the end of a tar archive: writers fill up to some blocks, and a few packed bytes may unpack to any number.
+const FILLING: u64 = 1 << 30;
+/// What the names of a pax header begin with that tells of holes.
+const SPARSE: &[u8] = b"GNU.sparse.";
 /// Kinds of files in the mode of a Unix system, and two of them.
 const KIND: u32 = 0o170_000;
 const FOLDER: u32 = 0o040_000;
@@ -38,8 +43,8 @@ pub(super) struct Archive {
     lines: Option<Lines>,
     /// Bytes of the archive that were counted.
     counted: u64,
-    /// Whether it had a document.
-    has_documents: bool,
+    /// Names of the documents so far: two of one name would get one id.
+    names: HashSet<String>,
 }
 
 enum Members {
@@ -97,7 +102,7 @@ impl Archive {
             members,
             lines: None,
             counted: 0,
-            has_documents: false,
+            names: HashSet::new(),
         })
     }
 
@@ -111,7 +116,7 @@ impl Archive {
             }
             self.lines = None;
             let member = match self.next()? {
-                Found::End if self.has_documents => return Ok(None),
+                Found::End if !self.names.is_empty() => return Ok(None),
                 Found::End => {
                     let problem =
                         format!("no text found in the archive: expected members that end in {}", Form::MEMBERS);
@@ -121,13 +126,18 @@ impl Archive {
                 Found::File(member) => member,
             };
             let path = self.path.join(&member.name);
-            let Some(form) = Form::of(Path::new(&member.name)) else { continue };
+            let Some(form) = Form::of(Path::new(&member.name)).filter(|_| !is_about_files(&member.name)) else {
+                continue;
+            };
+            if !self.names.insert(member.name.clone()) {
+                let problem = format!("two members have the same name, `{}`; pack the archive anew", member.name);
+                return Err(DataError::content(&self.path, problem));
+            }
             let id = format!("{}/{}", self.name, member.name);
             match form.content {
                 Content::Text => {
                     let (reader, archived) = (form.packing.unpack(member.reader, &path)?, self.form());
                     let text = read_text(reader, &path, form.packing.name().or(Some(archived)))?;
-                    self.has_documents = true;
                     let place = DocumentPlace { file: self.file, within: Within::Whole };
                     return Ok(Some(Document { id, text, facts: None, bytes: self.taken(), place }));
                 }
@@ -136,7 +146,6 @@ impl Archive {
                     let packing = form.packing.name().or(Some(self.form()));
                     let source = Source { path, name: id, reader, packing, packed: None, file: self.file };
                     self.lines = Some(Lines::read_from(source, &self.column, facts));
-                    self.has_documents = true;
                 }
                 Content::Rows => {
                     let problem =
@@ -288,10 +297,40 @@ impl Tape {
         }
         // The library reads headers and leaves the reader where the member begins.
         let mut headers = tar::Archive::new(self.reader.by_ref().take(HEADERS));
-        let Some(entry) = headers.entries()?.next() else { return Ok(None) };
-        let entry = entry?;
+        let Some(entry) = headers.entries()?.next() else { return self.end().map(|()| None) };
+        let mut entry = entry?;
         (self.rest, self.padding) = (entry.size(), entry.size().next_multiple_of(BLOCK) - entry.size());
-        Ok(Some((entry.path_bytes().into_owned(), entry.header().entry_type())))
+        let (name, kind) = (entry.path_bytes().into_owned(), entry.header().entry_type());
+        if kind == EntryType::XGlobalHeader {
+            return Ok(Some((name, kind)));
+        }
+        // A member with holes may be called a plain file; its bytes are then a list of the holes, and what is between them.
+        let mut extensions = entry.pax_extensions()?.into_iter().flatten().filter_map(Result::ok);
+        let is_sparse = extensions.any(|extension| extension.key_bytes().starts_with(SPARSE));
+        Ok(Some((name, if is_sparse { EntryType::GNUSparse } else { kind })))
+    }
+
+    /// Reads what follows the last member, as only then the checksums of a packing are looked at.
+    fn end(&mut self) -> io::Result<()> {
+        let mut filling = 0;
+        loop {
+            let bytes = self.reader.fill_buf()?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Err(unreadable(
+                    "more follows behind its end, as if archives were put one behind the other; pack their files into one, or \
+                     give each archive a file of its own",
+                ));
+            }
+            let length = bytes.len();
+            self.reader.consume(length);
+            filling += length as u64;
+            if filling > FILLING {
+                return Err(unreadable("more than 1 GiB of zeros follow behind its end; pack it anew"));
+            }
+        }
     }
 }
 
@@ -340,6 +379,11 @@ fn inside(path: &Path, name: impl AsRef<[u8]>) -> Result<String, DataError> {
     Ok(plain.join("/"))
 }
 
+/// Whether a member is what macOS packs beside files, about them: their attributes, under names that look like those of documents.
+fn is_about_files(name: &str) -> bool {
+    name.starts_with("__MACOSX/") || name.rsplit('/').next().is_some_and(|file| file.starts_with("._"))
+}
+
 fn no_file(path: &Path, name: impl AsRef<[u8]>, what: &str) -> DataError {
     let name = shown(name.as_ref());
     DataError::content(
@@ -356,6 +400,9 @@ fn shown(name: &[u8]) -> String {
 fn broken(path: &Path, error: ZipError) -> DataError {
     match error {
         ZipError::Io(error) => refuse(Some("zip"), path, error),
+        ZipError::UnsupportedArchive(what) => {
+            DataError::content(path, format!("a zip file that cannot be read ({what}); pack the archive anew"))
+        }
         error => DataError::content(path, format!("no complete zip file ({error}); fetch it again")),
     }
 }

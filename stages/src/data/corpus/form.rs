@@ -129,7 +129,7 @@ impl Packing {
             Self::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(packed))),
             Self::Zstandard => {
                 let decoder = zstd::Decoder::with_buffer(packed);
-                Box::new(BufReader::new(decoder.map_err(|error| refuse(self.name(), path, error))?))
+                Box::new(BufReader::new(Windowed(decoder.map_err(|error| refuse(self.name(), path, error))?)))
             }
         })
     }
@@ -148,7 +148,30 @@ impl Packing {
 pub(super) fn refuse(packing: Option<&str>, path: &Path, error: io::Error) -> DataError {
     match packing {
         None => DataError::io("read", path)(error),
+        Some(form) if error.kind() == io::ErrorKind::Unsupported => {
+            DataError::content(path, format!("a {form} file that cannot be read: {error}"))
+        }
         Some(form) => DataError::content(path, format!("no complete {form} file ({error}); fetch it again")),
+    }
+}
+
+/// An error of a reader of a file that is whole, but not of a form that is read; to fetch it again would not help.
+pub(super) fn unreadable(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, problem)
+}
+
+/// Tells Zstandard's files of a large window from damaged ones.
+struct Windowed<R>(R);
+
+impl<R: Read> Read for Windowed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| {
+            // The library tells errors apart by their texts alone.
+            if error.to_string() == "Frame requires too much memory for decoding" {
+                return unreadable("it was packed with a window of more than 128 MiB; pack it without --long");
+            }
+            error
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use url::Url;
 use super::{answers::Answers, environment::Environment};
 use crate::{
     download::{
-        local::check_name,
+        local::check_file_name,
         pin::Pin,
         request::{PATIENCE, Requests, cause, failed},
     },
@@ -90,7 +90,7 @@ pub(super) async fn files(
         let entries: Vec<Entry> = json(&url, response).await?;
         for entry in entries.into_iter().filter(|entry| entry.r#type == "file") {
             // Whoever writes such a name wants to write outside of the folder.
-            check_name("path", &entry.path)
+            check_file_name("path", &entry.path)
                 .map_err(|error| odd(&url, &format!("the file {}, expected {}", error.found, error.expected)))?;
             let (pin, size) = match &entry.lfs {
                 Some(lfs) => (Pin::sha256(&lfs.oid), lfs.size),

@@ -6,6 +6,8 @@ mod environment;
 mod known;
 mod listing;
 
+use std::collections::HashMap;
+
 use futures_util::{TryStreamExt, stream};
 use url::Url;
 
@@ -132,26 +134,41 @@ async fn online(
             None => remote.push(file),
         }
     }
-    let partials = remote.iter().map(|file| {
-        let partial = Partial::open(&file.pin, context.scratch())?;
+    let (remote, names) = contents(remote);
+    let partials = remote.iter().map(|file| Partial::open(&file.pin, context.scratch()));
+    let partials: Vec<Partial> = partials.collect();
+    let missing = remote.iter().zip(&partials).map(|(file, partial)| partial.missing_of(file.size));
+    check_space(missing.fold(0, u64::saturating_add), context.scratch())?;
+    for (file, partial) in remote.iter().zip(&partials) {
         partial.expect(file.size)?;
-        Ok::<_, StageError>(partial)
-    });
-    let partials: Vec<Partial> = partials.collect::<Result<_, _>>()?;
+    }
     let transfer = Transfer::new(&partials, context);
-    check_space(transfer.missing(), context.scratch())?;
     let files = remote.iter().zip(&partials).map(Ok);
     let fetched = stream::iter(files).try_for_each_concurrent(CONNECTIONS, async |(file, partial)| {
         let origin = Origin::Web { requests: &requests, url: file.url.clone(), patience: PATIENCE };
         let extent = Extent { size: Some(file.size), in_pieces: true };
         transfer.fetch(partial, &origin, extent).await.map_err(|fault| hub_fault(fault, file))
     });
-    let fetched = fetched.await;
-    transfer.note()?;
-    fetched?;
-    let fetched = remote.iter().zip(&partials).map(|(file, partial)| (file.path.as_str(), partial.path()));
+    transfer.noting(fetched).await?;
+    let fetched = names.iter().zip(&partials);
+    let fetched = fetched.flat_map(|(names, partial)| names.iter().map(|name| (name.as_str(), partial.path())));
     let cached = cached.iter().map(|(name, path)| (name.as_str(), path.as_path()));
     cached.chain(fetched).try_for_each(|(name, path)| deliver(name, path, context))
+}
+
+/// Each content once, and the names that it has.
+fn contents(files: Vec<RemoteFile>) -> (Vec<RemoteFile>, Vec<Vec<String>>) {
+    let (mut contents, mut names): (Vec<RemoteFile>, Vec<Vec<String>>) = (Vec::new(), Vec::new());
+    let mut places = HashMap::new();
+    for file in files {
+        let place = *places.entry(file.pin.to_string()).or_insert(contents.len());
+        if place == contents.len() {
+            names.push(Vec::new());
+            contents.push(file.clone());
+        }
+        names[place].push(file.path);
+    }
+    (contents, names)
 }
 
 fn hub_fault(fault: Fault, file: &RemoteFile) -> StageError {
@@ -202,7 +219,7 @@ fn offline(
     }
     let mut files = Vec::with_capacity(patterns.len());
     for path in patterns {
-        local::check_name("from.files", path)?;
+        local::check_file_name("from.files", path)?;
         files.push((path, cache.snapshot(&commit, path, context)?));
     }
     files.iter().try_for_each(|(name, path)| deliver(name, path, context))
