@@ -23,7 +23,7 @@ use super::{
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
-    securing::Securing,
+    securing::{self, Securing},
     sharing::{Sharing, Turns},
     strays::Strays,
     turn::Turn,
@@ -65,11 +65,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Keeps what a stage was keyed by, for the reasons that later plans give. Nothing else depends on it, so that
-    /// a failure is only a warning.
+    /// Keeps what a stage was keyed by; a warning if that fails.
     pub(super) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
-        let error = self.store.remember_action(&self.graph.name, stage, action).err()?;
-        Some(format!("later plans cannot tell what changed: {error}"))
+        securing::remember(&self.store, &self.graph.name, stage, action)
     }
 
     /// Has an action guarded before its worker starts; the guard is started when there is first something to guard.
@@ -188,7 +186,6 @@ struct Mine {
     key: Key,
     claim: Arc<Turn>,
     job: Job,
-    log_file: PathBuf,
     reason: String,
 }
 
@@ -221,7 +218,7 @@ impl Attempt {
             Assignment::Join(parts) => (parts.clock, parts.began),
             Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
         };
-        let log = mine.log_file.clone();
+        let log = mine.job.log.clone();
         let result = attempt.run(*mine, clock, began).await;
         Ok(result.unwrap_or_else(|trouble| Answer::Failed {
             trouble,
@@ -359,11 +356,11 @@ impl Attempt {
         let name = log_name(self.stage, self.name(), &self.assignment, self.failures + 1);
         let logs = self.shared.folder.join("logs");
         let log_file = logs.join(format!("{name}.log"));
-        let job = self.job(&key, work, logs.join(name))?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, log_file, reason })))
+        let job = self.job(&key, work, logs.join(name), log_file)?;
+        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, reason })))
     }
 
-    fn job(&self, key: &Key, work: Work, logs: PathBuf) -> Result<Job, Trouble> {
+    fn job(&self, key: &Key, work: Work, logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {
         let (graph, store) = (&self.shared.graph, &self.shared.store);
         let node = self.graph_node();
         let mut inputs = BTreeMap::new();
@@ -389,6 +386,7 @@ impl Attempt {
             output: folder.join("output"),
             scratch: folder.join("kept"),
             logs,
+            log,
             split: folder.join("split.json"),
             threads: self.lease.threads,
             isolation: self.shared.isolation,
@@ -398,8 +396,10 @@ impl Attempt {
 
     /// A worker that is at the job.
     fn engage(&self, mine: &Mine) -> Result<Worker, Trouble> {
-        let log =
-            File::create(&mine.log_file).map_err(Trouble::system(&format!("create {}", mine.log_file.display())))?;
+        let path = &mine.job.log;
+        // What is written goes to the end, since programs of the stage write to the same file.
+        let log = File::options().create(true).append(true).open(path);
+        let log = log.map_err(Trouble::system(&format!("create {}", path.display())))?;
         let claim = mine.claim.file();
         if let Some(worker) = self.shared.engage_idle(&self.lease, &mine.job, claim, &log) {
             return Ok(worker);

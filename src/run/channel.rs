@@ -107,6 +107,7 @@ mod tests {
                 output: folder.path().join("output"),
                 scratch: folder.path().join("kept"),
                 logs: folder.path().join("logs"),
+                log: folder.path().join("log"),
                 split: folder.path().join("split.json"),
                 threads: 1,
                 driver: 1,

@@ -40,8 +40,6 @@ use crate::{
 /// A clock that is read to the second must have moved on since the result was computed.
 const APART: Duration = Duration::from_millis(1100);
 const TOKENS: &str = "tokens.json";
-/// Where a `Command` leaves what its program prints, in its scratch folder.
-const PROGRAM_LOG: &str = "log.txt";
 
 /// Something that happens while stages are checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -299,9 +297,7 @@ impl Checker<'_> {
         if inputs.have_order() {
             surroundings.file_order(inputs.kept_order());
         }
-        let log_file = folder.path().join("log.txt");
-        let log = File::create(&log_file).map_err(in_folder)?;
-        let program_log = job.scratch.join(PROGRAM_LOG);
+        let log = File::options().create(true).append(true).open(&job.log).map_err(in_folder)?;
         let lease = Lease { threads: surroundings.threads, devices: self.options.totals.devices().map(<[_]>::to_vec) };
         let system = |action| move |source| RunError::System { action, source };
         let mut worker = Worker::start_in(&lease, Some(&surroundings)).map_err(system("start a worker process"))?;
@@ -323,7 +319,7 @@ impl Checker<'_> {
             Some(job::Verdict::Succeeded) => {}
             _ if *self.wish.borrow() > Wish::Run => return Err(End::Stopped),
             Some(job::Verdict::Failed { message, blame }) => {
-                return Err(self.failed(&subject.key, message, blame, [&log_file, &program_log]));
+                return Err(self.failed(&subject.key, message, blame, &job.log));
             }
             _ => {
                 let message = if ended.timed_out {
@@ -331,7 +327,7 @@ impl Checker<'_> {
                 } else {
                     ended.status.map(process::describe).unwrap_or_default()
                 };
-                return Err(self.failed(&subject.key, message, Blame::Environment, [&log_file, &program_log]));
+                return Err(self.failed(&subject.key, message, Blame::Environment, &job.log));
             }
         }
         let manifest = self.store.list(&job.output)?;
@@ -342,7 +338,7 @@ impl Checker<'_> {
     }
 
     /// A failure, with what was printed before it. If that cannot be kept, the failure is told all the same.
-    fn failed(&self, key: &Key, message: String, blame: Blame, printed: [&Path; 2]) -> End {
+    fn failed(&self, key: &Key, message: String, blame: Blame, printed: &Path) -> End {
         let place = self.store.check_log(key);
         let (message, log) = match keep_log(&place, printed) {
             Ok(true) => (message, Some(place)),
@@ -387,6 +383,7 @@ impl Checker<'_> {
             output: folder.join("output"),
             scratch: folder.join("kept"),
             logs: folder.join("logs"),
+            log: folder.join("log.txt"),
             split: folder.join("split.json"),
             threads: surroundings.threads,
             isolation: self.options.isolation,
@@ -396,24 +393,15 @@ impl Checker<'_> {
 }
 
 /// Keeps what a worker and its program printed, since the folder of the attempt goes. Whether they printed anything.
-fn keep_log(place: &Path, printed: [&Path; 2]) -> io::Result<bool> {
+fn keep_log(place: &Path, printed: &Path) -> io::Result<bool> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut log = File::create(place)?;
-    let mut length = 0;
-    for path in printed {
-        match File::open(path) {
-            Ok(mut text) => length += io::copy(&mut text, &mut log)?,
-            // A stage that starts no program has none.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if length == 0 {
+    let is_any = fs::copy(printed, place)? > 0;
+    if !is_any {
         fs::remove_file(place)?;
     }
-    Ok(length > 0)
+    Ok(is_any)
 }
 
 /// What a new result is beside the recorded one, and in what it differs.

@@ -33,6 +33,8 @@ pub struct Job {
     pub scratch: PathBuf,
     /// Where the stage may leave logs for people.
     pub logs: PathBuf,
+    /// Where what the programs of the stage print is added.
+    pub log: PathBuf,
     /// Where the worker leaves the `Split`, if the stage's work falls into parts.
     pub split: PathBuf,
     /// How many threads the stage may use.

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     digest::{ArtifactId, Key},
+    plan::Action,
     store::{Store, StoreError},
 };
 
@@ -25,6 +26,28 @@ pub(super) struct Recorded {
     pub(super) artifact: ArtifactId,
     /// Whose work folder stays until the result is on the disk, if one does.
     pub(super) kept: Option<Key>,
+    /// What later plans compare with, if it is the result of a stage.
+    pub(super) last: Option<Last>,
+}
+
+/// What a stage was keyed by.
+pub(super) struct Last {
+    pub(super) graph: String,
+    pub(super) stage: String,
+    pub(super) action: Action,
+}
+
+impl Recorded {
+    fn remember(&self, store: &Store) -> Option<String> {
+        let Last { graph, stage, action } = self.last.as_ref()?;
+        remember(store, graph, stage, action)
+    }
+}
+
+/// Keeps what a stage was keyed by, for the reasons that later plans give. Nothing else depends on it, so that a failure is only a warning.
+pub(super) fn remember(store: &Store, graph: &str, stage: &str, action: &Action) -> Option<String> {
+    let error = store.remember_action(graph, stage, action).err()?;
+    Some(format!("later plans cannot tell what changed in `{stage}`: {error}"))
 }
 
 /// What became of them.
@@ -32,7 +55,7 @@ pub(super) struct Recorded {
 pub(super) struct Secured {
     /// Stages that have results which could not be put on the disk, and the first reason.
     pub(super) failed: Option<(Vec<usize>, String)>,
-    /// Work folders that could not be removed.
+    /// What else went wrong, and harms no result.
     pub(super) warnings: Vec<String>,
 }
 
@@ -48,8 +71,8 @@ struct Thread {
 }
 
 impl Securing {
-    /// Has a result put on the disk.
-    pub(super) fn begin(&self, store: &Arc<Store>, recorded: Recorded) -> Result<(), StoreError> {
+    /// Has a result put on the disk. Gives a warning, if there is one by now.
+    pub(super) fn begin(&self, store: &Arc<Store>, recorded: Recorded) -> Result<Option<String>, StoreError> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let started = match &mut *thread {
             Some(started) => started,
@@ -58,13 +81,16 @@ impl Securing {
                 let of_thread = Arc::clone(store);
                 let handle = thread::Builder::new().name("secure".to_owned()).spawn(move || secure(&of_thread, &inbox));
                 // Without the thread whoever has recorded the result does it.
-                let Ok(handle) = handle else { return store.secure(&[recorded.artifact]) };
+                let Ok(handle) = handle else {
+                    store.secure(&[recorded.artifact])?;
+                    return Ok(recorded.remember(store));
+                };
                 empty.insert(Thread { results, handle })
             }
         };
         // It ends before there are no more results only if it fell over, which `finish` tells.
         let _ = started.results.send(recorded);
-        Ok(())
+        Ok(None)
     }
 
     /// Waits until all results are on the disk.
@@ -88,6 +114,7 @@ fn secure(store: &Store, inbox: &Receiver<Recorded>) -> Secured {
         while let Ok(next) = inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             results.push(next);
         }
+        all.warnings.extend(results.iter().filter_map(|recorded| recorded.remember(store)));
         let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
         if let Err(error) = store.secure(&artifacts) {
             let (stages, _) = all.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));

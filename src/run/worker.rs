@@ -159,6 +159,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     let mut builder = Context::builder(&job.output, &job.scratch)
         .workspace(&job.workspace)
         .logs(&job.logs)
+        .log(&job.log)
         .threads(job.threads)
         .isolation(job.isolation)
         .cancel(Arc::clone(cancel))

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -47,14 +47,37 @@ pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
 
 /// Removes all that a folder holds, or a file.
 pub(super) fn empty(folder: &Path) -> Result<(), StoreError> {
+    each(folder, |path, is_folder| if is_folder { remove(path) } else { remove_file(path) })
+}
+
+/// Removes all that a folder holds but the folders in it, which are emptied. One that is not as a new one would be goes too.
+pub(super) fn clear(folder: &Path) -> Result<(), StoreError> {
+    let mode = |folder: &Path| {
+        fs::symlink_metadata(folder).map(|metadata| metadata.mode()).map_err(StoreError::io("read", folder))
+    };
+    let usual = mode(folder)?;
+    each(folder, |path, is_folder| match is_folder {
+        true if mode(path)? == usual => empty(path),
+        true => remove(path),
+        false => remove_file(path),
+    })
+}
+
+/// Does something with all that a folder holds; removes it if it is no folder. A link is none, wherever it leads.
+fn each(folder: &Path, with: impl Fn(&Path, bool) -> Result<(), StoreError>) -> Result<(), StoreError> {
     if folder.is_symlink() || !folder.is_dir() {
-        return fs::remove_file(folder).map_err(StoreError::io("remove", folder));
+        return remove_file(folder);
     }
-    entries(folder)?.iter().try_for_each(
-        |path| {
-            if path.is_symlink() || !path.is_dir() { empty(path) } else { remove(path) }
-        },
-    )
+    for entry in fs::read_dir(folder).map_err(StoreError::io("read", folder))? {
+        let entry = entry.map_err(StoreError::io("read", folder))?;
+        let kind = entry.file_type().map_err(StoreError::io("read", folder))?;
+        with(&entry.path(), kind.is_dir())?;
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    fs::remove_file(path).map_err(StoreError::io("remove", path))
 }
 
 /// What lies in a folder, sorted; nothing if there is no such folder.

@@ -44,7 +44,7 @@ impl Store {
         let path = self.scratch_path(key);
         failpoint::pass("scratch.discard").map_err(StoreError::io("remove", &path))?;
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let emptied = || folder::entries(&path)?.iter().try_for_each(|below| folder::empty(below));
+        let emptied = || folder::entries(&path)?.iter().try_for_each(|below| folder::clear(below));
         if spare.len() < SPARE && path.is_dir() && emptied().is_ok() {
             let kept = self.local("scratch").join(format!(".spare-{}-{key}", std::process::id()));
             if fs::rename(&path, &kept).is_ok() {

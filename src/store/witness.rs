@@ -42,7 +42,7 @@ const IDENTITY: usize = 5 * NUMBER;
 const DIGEST: usize = 32;
 const INSIDE: usize = DIGEST + IDENTITY;
 /// From here on another thread is worth its start.
-const SHARE: usize = 1500;
+const SHARE: usize = 500;
 /// More threads only wait for each other in the kernel.
 const MOST_THREADS: usize = 8;
 

@@ -161,6 +161,13 @@ fn is_alive(id: &str) -> bool {
         .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap().starts_with('Z'))
 }
 
+/// Waits until a process has ended: a signal is sent before the stage returns, and the kernel may take a moment to carry it out.
+fn ends(id: &str) {
+    while is_alive(id) {
+        std::thread::yield_now();
+    }
+}
+
 /// Runs a program that prints `ready` once its children run, and asks it to stop then.
 fn stop_when_ready(folders: &Folders, stage: &Command) -> StageError {
     let cancel = Arc::new(AtomicBool::new(false));
@@ -182,7 +189,7 @@ fn a_wish_to_stop_reaches_the_program_and_its_children() {
     let script = "sleep 1000 & echo $! > $1/child; trap 'echo stopped > $1/trap; exit 0' TERM; echo ready; wait";
     assert!(matches!(stop_when_ready(&folders, &shell(script)), StageError::Canceled));
     assert_eq!(folders.written("trap"), "stopped\n");
-    assert!(!is_alive(folders.written("child").trim()));
+    ends(folders.written("child").trim());
 }
 
 #[test]
@@ -197,9 +204,5 @@ fn a_program_that_does_not_listen_is_killed() {
 fn what_a_program_leaves_behind_is_killed_when_it_ends() {
     let folders = Folders::new();
     folders.run(&shell("sleep 1000 & echo $! > $1/child")).unwrap();
-    // The kill is sent before the stage returns; the kernel may take a moment to carry it out.
-    let child = folders.written("child");
-    while is_alive(child.trim()) {
-        std::thread::yield_now();
-    }
+    ends(folders.written("child").trim());
 }

@@ -13,7 +13,7 @@ use crate::{
     digest::ArtifactId,
     graph::Input,
     plan::Action,
-    run::securing::Recorded,
+    run::securing::{Last, Recorded},
     store::{Provenance, Record, RecordedReference, StoreError},
 };
 
@@ -103,18 +103,28 @@ impl Attempt {
         if !matches!(published, Ok(()) | Err(StoreError::Nondeterministic(_))) {
             return published.map(|()| artifact).map_err(Trouble::from);
         }
-        self.remember(&mine.action);
         let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
         if kept.is_none()
             && let Err(error) = store.discard_scratch(&mine.key)
         {
             self.warn(format!("the stage is done, but its work folder stays: {error}"));
         }
+        let agreed = self.agree_on_result(&mine.action, artifact);
         if is_early {
-            self.shared.securing.begin(store, Recorded { stage: self.stage, artifact, kept })?;
+            // Plans know of stages alone.
+            let is_stage = !matches!(self.assignment, Assignment::Part(..));
+            let last = is_stage.then(|| Last {
+                graph: self.shared.graph.name.clone(),
+                stage: self.name().to_owned(),
+                action: mine.action,
+            });
+            let recorded = Recorded { stage: self.stage, artifact, kept, last };
+            self.shared.securing.begin(store, recorded)?.into_iter().for_each(|warning| self.warn(warning));
+        } else {
+            self.remember(&mine.action);
         }
         published?;
-        self.agree_on_result(&mine.action, artifact)?;
+        agreed?;
         if let Some(sharing) = &self.shared.sharing
             && let Err(error) = sharing.offer(store, mine.key)
         {

@@ -17,10 +17,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Empties the file and opens it twice, for the two streams.
-    pub(super) fn create(path: &Path) -> io::Result<(Self, File, File)> {
-        File::create(path)?;
-        let output = File::options().append(true).open(path)?;
+    /// Opens the file twice, for the two streams. What is in it stays.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, File, File)> {
+        let output = File::options().create(true).append(true).open(path)?;
         let errors = output.try_clone()?;
         Ok((Self { path: path.to_owned() }, output, errors))
     }

@@ -4,6 +4,7 @@ mod arguments;
 mod isolation;
 mod log;
 mod process;
+mod program;
 mod run;
 
 use serde::{Deserialize, Serialize};

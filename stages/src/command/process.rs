@@ -8,9 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 #[cfg(target_os = "linux")]
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -32,15 +30,11 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Starts the program in a new process group that dies with this process.
+    /// Starts the program in a new process group. If this process is killed, its driver or the guard of the run ends the group: a
+    /// death signal of its own would have to be asked for between fork and exec, and a fork that copies this process takes as long as a
+    /// small program.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
-        command.process_group(0);
-        // SAFETY: between fork and exec only functions that are safe in signal handlers may be called; this one is a
-        // single system call without any allocation.
-        unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-        }
-        let child = command.spawn()?;
+        let child = command.process_group(0).spawn()?;
         let id = Pid::from_child(&child);
         Ok(Self {
             child,

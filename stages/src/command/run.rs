@@ -1,12 +1,17 @@
 //! The work of a `Command` stage: start the program, watch it, check what it wrote.
 
 use std::{
-    env, fs, io,
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::process::CommandExt,
     path::Path,
     process::{self, Stdio},
     time::{Duration, Instant},
 };
 
+use rustix::io::Errno;
 use walkdir::WalkDir;
 
 use super::{
@@ -14,6 +19,7 @@ use super::{
     isolation::{self, Declared, IsolationError, Names, Report},
     log::Log,
     process::{Group, describe},
+    program,
 };
 use crate::stage::{Context, Isolation, SettingError, StageError};
 
@@ -32,18 +38,22 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     for folder in [&work, &temporary] {
         fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
     }
-    let log_path = context.scratch().join("log.txt");
-    let (log, output, errors) = Log::create(&log_path).map_err(StageError::io("write", &log_path))?;
+    let log_path = context.log().map_or_else(|| context.scratch().join("log.txt"), Path::to_owned);
+    let (log, output, errors) = Log::open(&log_path).map_err(StageError::io("write", &log_path))?;
 
-    let mut command = process::Command::new(program);
-    command.args(arguments).current_dir(&work).stdin(Stdio::null()).stdout(output).stderr(errors).env_clear();
     let inherited = ["PATH", "HOME", "CUDA_VISIBLE_DEVICES"]
         .into_iter()
         .filter_map(|name| env::var_os(name).map(|value| (name, value)));
-    command.envs(inherited).env("LANG", "C.UTF-8").env("TMPDIR", &temporary);
+    let mut environment: BTreeMap<&str, OsString> = inherited.collect();
+    environment.extend([("LANG", OsString::from("C.UTF-8")), ("TMPDIR", temporary.into_os_string())]);
     for (name, text) in &settings.env {
-        command.env(name, arguments::fill(settings, text, context)?);
+        environment.insert(name, arguments::fill(settings, text, context)?.into());
     }
+    // Where only a path is left to be opened, the system starts a program without copying this process for the search.
+    let found = program::find(program, environment.get("PATH").map_or(OsStr::new(""), OsString::as_os_str));
+    let mut command = process::Command::new(found.as_deref().unwrap_or(Path::new(program)));
+    command.arg0(program).args(arguments).current_dir(&work).env_clear().envs(environment);
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
 
     context.check_canceled()?;
     let watched = start(settings, program, &mut command, context, |group| watch(group, &log, context));
@@ -125,6 +135,8 @@ fn declared(
     }
     declared.write(context.output());
     declared.write(context.scratch());
+    // A program may open its standard output anew, as /dev/stdout.
+    context.log().into_iter().for_each(|log| declared.write(log));
     Ok(declared)
 }
 
@@ -138,6 +150,9 @@ fn judge(
     log: &Log,
     context: &Context,
 ) -> Result<(), StageError> {
+    if *report == Report::default() {
+        return Ok(());
+    }
     let isolation = context.isolation();
     for gap in &report.gaps {
         context.warn(format!("isolation ({}): {gap}", isolation.name()));
@@ -192,6 +207,10 @@ fn cannot_start(program: &str, error: io::Error) -> StageError {
         io::ErrorKind::NotFound => "a program that PATH leads to on this machine; install it or correct its name",
         io::ErrorKind::PermissionDenied => {
             "an executable program; use `chmod +x`, or name its interpreter first, as in [\"python3\", \"{file.0}\"]"
+        }
+        _ if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            "a program for this machine, or a script whose first line names its interpreter (`#!/bin/sh`); or name the \
+             interpreter first, as in [\"sh\", \"{file.0}\"]"
         }
         _ => return StageError::Environment { action: format!("start `{program}`"), source: error },
     };

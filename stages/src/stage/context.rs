@@ -42,6 +42,7 @@ pub struct Context {
     output: PathBuf,
     scratch: PathBuf,
     logs: Option<PathBuf>,
+    log: Option<PathBuf>,
     threads: usize,
     part_size: Option<u64>,
     isolation: Isolation,
@@ -59,6 +60,7 @@ impl Context {
                 output: output.into(),
                 scratch: scratch.into(),
                 logs: None,
+                log: None,
                 threads: 1,
                 part_size: None,
                 isolation: Isolation::Off,
@@ -100,6 +102,11 @@ impl Context {
     /// result, so this is the place for times. `None` if nobody wants them.
     pub fn logs(&self) -> Option<&Path> {
         self.logs.as_deref()
+    }
+
+    /// The file, perhaps not there yet, that what the programs of the stage print is added to. `None` if nobody wants it.
+    pub fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
     }
 
     /// How many threads the stage may use. Results must not depend on it.
@@ -169,6 +176,12 @@ impl ContextBuilder {
     /// Where logs for people go.
     pub fn logs(mut self, folder: impl Into<PathBuf>) -> Self {
         self.context.logs = Some(folder.into());
+        self
+    }
+
+    /// Where what programs print goes.
+    pub fn log(mut self, file: impl Into<PathBuf>) -> Self {
+        self.context.log = Some(file.into());
         self
     }
 

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::command::program;
+
 /// Programs, libraries and settings of the system.
 const SYSTEM: [&str; 13] = [
     "/usr",
@@ -66,12 +68,8 @@ impl Declared {
         let home = env::var_os("HOME").and_then(|home| fs::canonicalize(home).ok());
         let apart: Vec<PathBuf> = stated.iter().cloned().chain(home).collect();
         let folders: Vec<PathBuf> = env::split_paths(paths).filter(|folder| folder.is_absolute()).collect();
-        let mut programs = folders.clone();
-        let named = if program.contains('/') {
-            Some(PathBuf::from(program))
-        } else {
-            folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file())
-        };
+        let mut programs = folders;
+        let named = program::find(program, paths);
         // A program that is a link, as those of Python's environments are, needs what lies beside the one that it leads to.
         for path in named.iter().cloned().chain(named.as_ref().and_then(|path| fs::canonicalize(path).ok())) {
             declared.read.extend(fs::canonicalize(&path).ok());
@@ -134,6 +132,8 @@ fn holds_any(folder: &Path, apart: &[PathBuf]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -147,6 +147,7 @@ mod tests {
             ["tool/bin/tool", "home/bin/own", "real/bin/real", "searched/bin/found", "home/graphs/scripts/run.sh"]
         {
             fs::write(root.join(program), "").unwrap();
+            fs::set_permissions(root.join(program), fs::Permissions::from_mode(0o755)).unwrap();
         }
         std::os::unix::fs::symlink(root.join("real/bin/real"), root.join("tool/bin/link")).unwrap();
         let apart = root.join("home/graphs");

@@ -21,7 +21,7 @@ pub(in crate::command) fn probe() -> Result<(), String> {
 }
 
 /// Starts a program that is bound, and watches it. Both means bind a thread with all that it starts, so the program is started by one
-/// of its own, which lives as long as the program: the kernel ends the program with it.
+/// of its own.
 pub(in crate::command) fn supervised<R>(
     isolation: Isolation,
     declared: &Declared,
