@@ -6,7 +6,7 @@ mod run_support;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use run_support::{Place, Said};
+use run_support::{EXPERIMENT, Place, Said};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
@@ -294,6 +294,123 @@ fn values_of_parameters_are_refused_where_no_graph_takes_them() {
     // One graph is enough for those that are meant for both.
     diff(&place, &["graph.lock.ron", "graph.ron", "--set", "data=one"], 0);
     diff(&place, &["graph.ron", "graph.lock.ron", "--set", "data=one"], 0);
+}
+
+/// Two checkouts, each with its own store, of which one changes stages of the experiment by replacing text.
+fn checkouts(changes: &[(&str, &str)]) -> Place {
+    let place = Place::new();
+    let measured =
+        r#""measured": Evaluate(model: "trained", tasks: {"loss": LossByPosition(tokens: "tokens", buckets: 2)})"#;
+    let graph = run_support::graph(&[EXPERIMENT, &[measured]].concat());
+    let changed = changes.iter().fold(graph.clone(), |graph, (from, to)| {
+        assert!(graph.contains(from), "{from}");
+        graph.replace(from, to)
+    });
+    for (checkout, graph) in [("ann", graph), ("ben", changed)] {
+        fs::create_dir(place.path(checkout)).unwrap();
+        place.write(&format!("{checkout}/twdag.ron"), "Workspace(version: 1)\n");
+        place.write(&format!("{checkout}/graph.ron"), &graph);
+        run(&place, &format!("{checkout}/graph.ron"), &[]);
+        assert_eq!(place.output(&["lock", &format!("{checkout}/graph.ron")]).code, Some(0));
+    }
+    place
+}
+
+/// What a page tells behind the stage that is looked into.
+fn causes_and_metrics(page: &str) -> &str {
+    &page[page.find("also different").unwrap_or_else(|| page.find("metrics that").unwrap())..]
+}
+
+#[test]
+fn all_that_two_users_changed_is_told_and_what_it_comes_to() {
+    let place = checkouts(&[
+        ("layers: 2, heads: 2", "layers: 2, heads: 4"),
+        ("steps: 3,", "steps: 3, epsilon: 1e-6,"),
+        ("| sort", "| sort -r"),
+        ("buckets: 2", "buckets: 4"),
+    ]);
+    let said = diff(&place, &["ann/graph.ron", "ben/graph.ron"], 3).stdout;
+    assert!(said.contains("\n`random`:\n  settings or inputs differ\n    setting `heads` changed: 2 → 4\n"), "{said}");
+    insta::assert_snapshot!(causes_and_metrics(&said), @r#"
+    also different, not only in what they read:
+      `trained`
+        setting `epsilon` changed: 1e-8 → 1e-6
+      `sorted`
+        setting `run.2` changed: "ls \"$0\" | sort > \"$1/names\"" → "ls \"$0\" | sort -r > \"$1/names\""
+      `measured`
+        setting `tasks.loss.buckets` changed: 2 → 4
+    metrics that differ:
+      `measured`
+        tasks.loss.mean: 5.616385523523154 and 5.616523610083627  (+0.0001380865604732051)
+        and 9 more
+    "#);
+    let document = json(&place, &["ann/graph.ron", "ben/graph.ron"]);
+    let names: Vec<&Value> = document["also"].as_array().unwrap().iter().map(|cause| &cause["name"]).collect();
+    assert_eq!(names, ["trained", "sorted", "measured"]);
+    assert_eq!(document["also"][0]["differences"][0]["place"], "epsilon");
+    let measured = &document["metrics"][0];
+    assert_eq!(measured["name"], "measured");
+    assert!(
+        measured["values"].as_array().unwrap().iter().any(|value| value["place"] == "tasks.loss.mean"),
+        "{measured}"
+    );
+    let locks = json(&place, &["ann/graph.lock.ron", "ben/graph.lock.ron"]);
+    assert_eq!((&locks["metrics"], &locks["stage"]), (&document["metrics"], &document["stage"]));
+    // The locks alone tell why, and that nobody here knows what it comes to.
+    for checkout in ["ann", "ben"] {
+        fs::remove_dir_all(place.path(&format!("{checkout}/artifacts"))).unwrap();
+    }
+    let _filters = place.filters();
+    insta::assert_snapshot!(diff(&place, &["ann/graph.lock.ron", "ben/graph.lock.ron"], 3).stdout, @r#"
+    ann/graph.lock.ron and ben/graph.lock.ron
+      3 stages are the same, 5 differ: `loss`, `measured`, `random`, `sorted`, `trained`
+    `random`:
+      settings or inputs differ
+        setting `heads` changed: 2 → 4
+      results [short] and [short]
+      not compared: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+    also different, not only in what they read:
+      `measured`
+        setting `tasks.loss.buckets` changed: 2 → 4
+      `sorted`
+        setting `run.2` changed: "ls \"$0\" | sort > \"$1/names\"" → "ls \"$0\" | sort -r > \"$1/names\""
+      `trained`
+        setting `epsilon` changed: 1e-8 → 1e-6
+    metrics not compared: the files of `loss`, `measured`, `sorted`, `trained` are not in both stores
+    "#);
+}
+
+#[test]
+fn a_stage_that_is_not_reproducible_is_told_beside_a_changed_setting() {
+    let place = Place::new();
+    let clock = r#""clock": Command(run: ["sh", "-c", "date +%N > $0/time", "{out}"])"#;
+    let seed = r#""text": Synthesize(documents: 2, seed: 1)"#;
+    for (checkout, seed) in [("ann", seed.to_owned()), ("ben", seed.replace("seed: 1", "seed: 2"))] {
+        fs::create_dir(place.path(checkout)).unwrap();
+        place.write(&format!("{checkout}/twdag.ron"), "Workspace(version: 1)\n");
+        place.write(&format!("{checkout}/graph.ron"), &run_support::graph(&[&seed, clock]));
+        run(&place, &format!("{checkout}/graph.ron"), &[]);
+    }
+    let said = diff(&place, &["ann/graph.ron", "ben/graph.ron"], 3).stdout;
+    insta::assert_snapshot!(causes_and_metrics(&said), @"
+    also different, not only in what they read:
+      `clock`
+        the same settings and inputs gave another result
+    ");
+}
+
+#[test]
+fn a_long_line_is_shown_where_it_differs() {
+    let place = folders();
+    for (folder, letter) in [("one", "j"), ("two", "J")] {
+        place
+            .write(&format!("{folder}/book.txt"), &format!("{}{letter}ungle {}\n", "a ".repeat(150), "b ".repeat(150)));
+        run(&place, "graph.ron", &["--set", &format!("data=\"{folder}\"")]);
+    }
+    let json = json(&place, &[&["graph.ron:data", "graph.ron:data"], TWO].concat());
+    let line = &json["stage"]["files"]["files"][0]["first_line"];
+    assert!(line["one"].as_str().unwrap().contains(" jungle b"), "{line}");
+    assert!(line["other"].as_str().unwrap().contains(" Jungle b"), "{line}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod run_support;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use run_support::{Place, Said};
+use run_support::{EXPERIMENT, Place, Said};
 use serde_json::Value;
 
 const TEXT: &str = r#""text": Command(run: ["cp", "{file.0}", "{out}/text"], files: ["text.txt"])"#;
@@ -340,17 +340,6 @@ fn git_merges_locks_of_two_branches_that_changed_different_stages() {
     // Lines in between keep two changes apart; git's own rule asks for one.
     assert_eq!(fs::read_to_string(place.path("graph.lock.ron")).unwrap(), merged);
 }
-
-/// Text that is made, a tokenizer, a model that is trained and measured, and a program.
-const EXPERIMENT: &[&str] = &[
-    r#""text": Synthesize(documents: 12, seed: 1)"#,
-    r#""tokenizer": TrainTokenizer(text: ["text"], vocabulary: 300)"#,
-    r#""tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 64, chunking: Lossless)"#,
-    r#""random": InitModel(tokenizer: "tokenizer", hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, context: 64, seed: 1)"#,
-    r#""trained": Train(model: "random", tokens: "tokens", steps: 3, batch: 4, learning_rate: 1e-3, seed: 1)"#,
-    r#""loss": Score(model: "trained", tokens: "tokens")"#,
-    r#""sorted": Command(run: ["sh", "-c", "ls \"$0\" | sort > \"$1/names\"", "{in.trained}", "{out}"], inputs: {"trained": "trained"})"#,
-];
 
 /// The numbers of a user who is nobody.
 const NOBODY: u32 = 65534;

@@ -6,7 +6,7 @@ mod run_support;
 
 use std::collections::BTreeSet;
 
-use run_support::{Place, Ran, lives, send, wait_until};
+use run_support::{EXPERIMENT, Place, Ran, lives, send, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -202,26 +202,17 @@ fn a_stage_gets_its_cpu_as_threads() {
 
 #[test]
 fn the_number_of_threads_changes_no_byte() {
-    let stages = [
-        r#""text": Synthesize(documents: 12, seed: 1)"#,
-        r#""tokenizer": TrainTokenizer(text: ["text"], vocabulary: 300)"#,
-        r#""tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 64, chunking: Lossless)"#,
-        r#""random": InitModel(tokenizer: "tokenizer", hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, context: 64, seed: 1)"#,
-        r#""trained": Train(model: "random", tokens: "tokens", steps: 3, batch: 4, learning_rate: 1e-3, seed: 1)"#,
-        r#""loss": Score(model: "trained", tokens: "tokens")"#,
-    ];
     let artifacts = |cpu: usize| {
-        let place = Place::with(&stages);
-        let policy: Vec<String> = ["text", "tokenizer", "tokens", "random", "trained", "loss"]
-            .map(|stage| format!(r#""{stage}": (resources: {{"cpu": {cpu}}})"#))
-            .into();
-        set_graph(&place, &policy.join(", "), &stages.map(str::to_owned));
+        let place = Place::new();
+        let policy = ["text", "tokenizer", "tokens", "random", "trained", "loss", "sorted"]
+            .map(|stage| format!(r#""{stage}": (resources: {{"cpu": {cpu}}})"#));
+        set_graph(&place, &policy.join(", "), &EXPERIMENT.iter().map(|stage| (*stage).to_owned()).collect::<Vec<_>>());
         let run = place.run(&["--resource", &format!("cpu={cpu}")]);
         assert_eq!(run.code, Some(0), "{run:#?}");
         run.finished()["stages"].as_array().unwrap().iter().map(|stage| stage["artifact"].clone()).collect::<Vec<_>>()
     };
     let one = artifacts(1);
-    assert_eq!(one.len(), 6);
+    assert_eq!(one.len(), EXPERIMENT.len());
     assert_eq!(one, artifacts(3));
 }
 

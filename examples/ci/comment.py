@@ -186,6 +186,12 @@ def of_diff(text):
         lines += [f"- {of_file(file)}" for file in stage["files"]["files"][:10]]
     elif stage["problem"]:
         lines.append(f"- {code(stage['problem'])}")
+    for cause in compared["also"]:
+        changes = "; ".join(map(change, cause["differences"])) or "another result for the same settings and inputs"
+        lines.append(f"- also {code(cause['name'])}: {changes}")
+    values = [[code(metrics["name"]), code(value["place"]), code(value["one"]), code(value["other"])] for metrics in compared["metrics"] for value in metrics["values"]]
+    if values:
+        lines.append("\n" + table(["stage", "metric", "locked", "now"], values))
     return "\n".join(lines)
 
 

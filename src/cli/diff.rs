@@ -15,10 +15,14 @@ use super::{
 };
 use crate::{
     blame::exit,
-    compare::{self, Comparison, Folder},
+    compare::{self, Comparison, FileDifference, Folder, ValueDifference},
     digest::{ArtifactId, Key},
-    plan::{Differing, differences},
+    plan::{Differing, Sort, differences},
+    store::Entry,
 };
+
+/// Where measured values lie in a result.
+const METRICS: &str = "metrics.json";
 
 /// Tell in what two results differ: settings, inputs, files, tensors, metrics
 #[derive(Debug, Args)]
@@ -30,7 +34,8 @@ use crate::{
   twdag diff 20260301T100000.000Z-4711 20260302T090000.000Z-812
 
 A and B are each a graph, a lock file or a run, whole or one stage of it (`A:STAGE`), or an artifact. Of whole ones the first
-stage that differs is looked into: one that differs although all it reads is the same, if there is one.
+stage that differs is looked into: one that differs although all it reads is the same, if there is one. Other stages that differ of
+themselves are named with what they differ in, and at last all metrics that differ.
 --set and --profile are for graphs, --other-set and --other-profile for a graph B.
 Exit codes: 0 if they are the same, 3 if they differ. Stages that wait for others to be computed are named, and count as neither.")]
 pub(super) struct Arguments {
@@ -74,6 +79,30 @@ pub(super) struct Document {
     only_in_other: Vec<String>,
     /// The stage that is looked into.
     stage: Option<Detail>,
+    /// The other stages that differ of themselves, and not only because of what they read.
+    also: Vec<Cause>,
+    /// What it comes to: the metrics of stages that are not looked into.
+    metrics: Vec<Metrics>,
+    /// Stages whose metrics, if they have any, cannot be compared: a store does not have their files.
+    metrics_unknown: Vec<String>,
+}
+
+/// A stage that differs of itself.
+#[derive(Debug, Serialize)]
+struct Cause {
+    name: String,
+    /// In what it is keyed otherwise, but for what it reads of other stages; nothing if only the result differs.
+    differences: Vec<Differing>,
+}
+
+/// Metrics of a stage that differ.
+#[derive(Debug, Serialize)]
+struct Metrics {
+    name: String,
+    /// The first of them.
+    values: Vec<ValueDifference>,
+    /// How many there are.
+    differing_values: usize,
 }
 
 /// How one stage differs.
@@ -160,6 +189,9 @@ fn compare(one: &Side, other: &Side) -> Document {
         only_in_one: Vec::new(),
         only_in_other: Vec::new(),
         stage: None,
+        also: Vec::new(),
+        metrics: Vec::new(),
+        metrics_unknown: Vec::new(),
     };
     let mut pairs = Vec::new();
     if let ([first], [second]) = (one.stages.as_slice(), other.stages.as_slice()) {
@@ -186,15 +218,58 @@ fn compare(one: &Side, other: &Side) -> Document {
     }
     let names = |pairs: &[(&SideStage, &SideStage)]| pairs.iter().map(|(stage, _)| stage.name.clone()).collect();
     (document.same, document.differ, document.unknown) = (names(&same), names(&differ), names(&unknown));
-    let looked_into = differ.iter().find(|(stage, _)| !reads_one_of(stage, &differ)).or(differ.first());
+    let looked_into = differ.iter().find(|(stage, _)| !reads_one_of(one, stage, &differ)).or(differ.first());
     if let Some((first, second)) = looked_into {
         document.stage = Some(detail((one, first), (other, second)));
+        let others = || differ.iter().filter(|(stage, _)| stage.name != first.name);
+        document.also = others().filter_map(|(first, second)| cause((one, first), (other, second), &differ)).collect();
+        for (first, second) in others() {
+            match metrics((one, first), (other, second)) {
+                Ok(metrics) => document.metrics.extend(metrics),
+                Err(_) => document.metrics_unknown.push(first.name.clone()),
+            }
+        }
     }
     document
 }
 
+/// In what a stage differs of itself, if it does.
+fn cause(
+    (one, first): (&Side, &SideStage),
+    (other, second): (&Side, &SideStage),
+    differ: &[(&SideStage, &SideStage)],
+) -> Option<Cause> {
+    let (before, now) = (first.action.as_ref()?, second.action.as_ref()?);
+    let mut differences = differences(second.node(other), before, now);
+    // What it reads in both differs because of another stage, if it is a result of that.
+    let is_inherited =
+        |difference: &Differing| difference.what == Sort::Input && difference.from.is_some() && difference.to.is_some();
+    if reads_one_of(one, first, differ) {
+        differences.retain(|difference| !is_inherited(difference));
+    }
+    // The same key and another result: it is not reproducible.
+    let is_cause = before.key == now.key || !differences.is_empty();
+    is_cause.then(|| Cause { name: first.name.clone(), differences })
+}
+
+/// The metrics of a stage, if it has any and they differ; the error says why that is not known.
+fn metrics((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage)) -> Result<Option<Metrics>, String> {
+    let both = first.artifact.zip(second.artifact).filter(|(artifact, with)| artifact != with);
+    let Some((artifact, with)) = both else { return Ok(None) };
+    let comparison = files((one, first, artifact), (other, with), &|path| path == METRICS)?;
+    let differing = comparison.files.into_iter().find(|file| file.differing_values > 0);
+    Ok(differing.map(|FileDifference { values, differing_values, .. }| Metrics {
+        name: first.name.clone(),
+        values,
+        differing_values,
+    }))
+}
+
 /// Whether a stage reads the result of one of those, so that it differs because of it.
-fn reads_one_of(stage: &SideStage, differ: &[(&SideStage, &SideStage)]) -> bool {
+fn reads_one_of(side: &Side, stage: &SideStage, differ: &[(&SideStage, &SideStage)]) -> bool {
+    if let Some(read) = stage.reads(side) {
+        return read.iter().any(|name| differ.iter().any(|(made, _)| made.name == *name));
+    }
     let inputs = stage.action.iter().flat_map(|action| &action.inputs);
     inputs.into_iter().any(|input| {
         differ.iter().any(|(made, _)| made.artifact.is_some_and(|artifact| *artifact.digest() == input.digest))
@@ -216,10 +291,12 @@ fn detail((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage
         problem: None,
     };
     match (first.artifact, second.artifact) {
-        (Some(artifact), Some(with)) if artifact != with => match files((one, first, artifact), (other, with)) {
-            Ok(comparison) => detail.files = Some(comparison),
-            Err(problem) => detail.problem = Some(problem),
-        },
+        (Some(artifact), Some(with)) if artifact != with => {
+            match files((one, first, artifact), (other, with), &|_| true) {
+                Ok(comparison) => detail.files = Some(comparison),
+                Err(problem) => detail.problem = Some(problem),
+            }
+        }
         (Some(_), Some(_)) => {}
         (None, _) => detail.problem = Some(format!("{} has no result of it yet", one.label)),
         (_, None) => detail.problem = Some(format!("{} has no result of it yet", other.label)),
@@ -227,18 +304,23 @@ fn detail((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage
     detail
 }
 
-/// Compares the files of two results; the error says in plain words why that is not possible.
+/// Compares the wanted files of two results; the error says in plain words why that is not possible.
 fn files(
     (one, stage, artifact): (&Side, &SideStage, ArtifactId),
     (other, with): (&Side, ArtifactId),
+    is_wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Comparison, String> {
     let words = |error: crate::store::StoreError| error.to_string();
-    let manifests = (one.store.manifest(&artifact).map_err(words)?, other.store.manifest(&with).map_err(words)?);
+    let list = |side: &Side, artifact| -> Result<Vec<Entry>, String> {
+        let manifest = side.store.manifest(artifact).map_err(words)?;
+        Ok(manifest.files().iter().filter(|file| is_wanted(&file.path)).cloned().collect())
+    };
+    let lists = (list(one, &artifact)?, list(other, &with)?);
     let views = (one.store.view(&artifact).map_err(words)?, other.store.view(&with).map_err(words)?);
     let tokens = one.tokens_of(stage);
     compare::folders(
-        Folder { path: &views.0, files: manifests.0.files() },
-        Folder { path: &views.1, files: manifests.1.files() },
+        Folder { path: &views.0, files: &lists.0 },
+        Folder { path: &views.1, files: &lists.1 },
         tokens.as_deref(),
         compare::Tolerances::NONE,
     )

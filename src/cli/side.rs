@@ -61,6 +61,13 @@ impl SideStage {
         }
     }
 
+    /// The stages that it reads, if the side is a graph.
+    pub(super) fn reads<'a>(&self, side: &'a Side) -> Option<Vec<&'a str>> {
+        let nodes = side.graph.as_ref()?.nodes();
+        let inputs = &self.node(side)?.inputs;
+        Some(inputs.iter().filter_map(|input| Some(nodes.get(input.node)?.name.as_str())).collect())
+    }
+
     /// The stage in the graph, if the side is one.
     pub(super) fn node<'a>(&self, side: &'a Side) -> Option<&'a Node> {
         let graph = side.graph.as_ref()?;

@@ -12,8 +12,10 @@ use super::{Bounds, CompareError, FirstLine, ValueDifference};
 
 /// Of values that differ, so many are named.
 const NAMED: usize = 100;
-/// Lines are shown up to here.
+/// So much of a line is shown.
 const LONGEST: usize = 200;
+/// So much of that stands before the first letter that differs.
+const BEFORE: usize = 40;
 /// What is longer than this without an end of line is no text.
 const LONGEST_LINE: u64 = 1 << 20;
 
@@ -139,11 +141,14 @@ pub(super) fn first_line(one: &Path, other: &Path) -> Result<Option<FirstLine>, 
         }
         let text = |bytes: Option<Vec<u8>>| match bytes.map(String::from_utf8) {
             None => Some(None),
-            Some(Ok(text)) if !text.contains('\0') => Some(Some(shown(&text))),
+            Some(Ok(text)) if !text.contains('\0') => Some(Some(text)),
             Some(_) => None,
         };
         let (Some(one), Some(other)) = (text(left), text(right)) else { return Ok(None) };
-        return Ok(Some(FirstLine { number, one, other }));
+        let letters = |text: &Option<String>| text.iter().flat_map(|text| text.chars()).collect::<Vec<_>>();
+        let same = letters(&one).iter().zip(&letters(&other)).take_while(|(one, other)| one == other).count();
+        let shown = |text: Option<String>| text.map(|text| excerpt(&text, same));
+        return Ok(Some(FirstLine { number, one: shown(one), other: shown(other) }));
     }
     Ok(None)
 }
@@ -155,10 +160,28 @@ fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok((read > 0).then_some(bytes))
 }
 
-fn shown(text: &str) -> String {
-    let text = text.trim_end_matches(['\n', '\r']);
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+/// As much of a line as is shown, around the letter at `place`.
+fn excerpt(text: &str, place: usize) -> String {
+    let letters: Vec<char> = text.trim_end_matches(['\n', '\r']).chars().collect();
+    let start = if place < LONGEST - BEFORE { 0 } else { (place - BEFORE).min(letters.len()) };
+    let end = letters.len().min(start + LONGEST);
+    let cut = |is_cut| if is_cut { "…" } else { "" };
+    let shown: String = letters[start..end].iter().collect();
+    format!("{}{shown}{}", cut(start > 0), cut(end < letters.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::excerpt;
+
+    #[test]
+    fn a_long_line_is_shown_where_it_differs() {
+        let line = format!("{}X{}\n", "é".repeat(300), "b".repeat(300));
+        assert_eq!(excerpt(&line, 300), format!("…{}X{}…", "é".repeat(40), "b".repeat(159)));
+        assert_eq!(excerpt(&line, 3), format!("{}…", "é".repeat(200)));
+        assert_eq!(excerpt("short\r\n", 5), "short");
+        // The other line goes on.
+        assert_eq!(excerpt(&"a".repeat(250), 250), format!("…{}", "a".repeat(40)));
+        assert_eq!(excerpt("", 0), "");
     }
 }

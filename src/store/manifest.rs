@@ -130,7 +130,7 @@ impl Store {
     pub(super) fn read_manifest(&self, artifact: &ArtifactId) -> Result<Manifest, String> {
         let path = self.named("trees", artifact.digest());
         let (bytes, inode) = sealed::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "its list of files is no longer in the store".to_owned(),
+            io::ErrorKind::NotFound => "its list of files is not in the store".to_owned(),
             _ => format!("{} cannot be read: {error}", path.display()),
         })?;
         if Digest::of(&bytes) != *artifact.digest() {

@@ -18,6 +18,17 @@ use serde_json::Value;
 /// No condition of these tests takes longer, on however slow a machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// Text that is made, a tokenizer, a model that is trained and scored, and a program.
+pub const EXPERIMENT: &[&str] = &[
+    r#""text": Synthesize(documents: 12, seed: 1)"#,
+    r#""tokenizer": TrainTokenizer(text: ["text"], vocabulary: 300)"#,
+    r#""tokens": Tokenize(text: ["text"], tokenizer: "tokenizer", length: 64, chunking: Lossless)"#,
+    r#""random": InitModel(tokenizer: "tokenizer", hidden_size: 32, layers: 2, heads: 2, intermediate_size: 64, context: 64, seed: 1)"#,
+    r#""trained": Train(model: "random", tokens: "tokens", steps: 3, batch: 4, learning_rate: 1e-3, seed: 1)"#,
+    r#""loss": Score(model: "trained", tokens: "tokens")"#,
+    r#""sorted": Command(run: ["sh", "-c", "ls \"$0\" | sort > \"$1/names\"", "{in.trained}", "{out}"], inputs: {"trained": "trained"})"#,
+];
+
 /// A folder with a workspace file, a graph and a store.
 pub struct Place {
     folder: tempfile::TempDir,

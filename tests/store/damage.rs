@@ -93,7 +93,7 @@ fn a_damaged_object_is_a_miss() {
 
 #[test]
 fn a_damaged_tree_is_a_miss() {
-    insta::assert_snapshot!(damaged(tree_file, remove), @"its list of files is no longer in the store");
+    insta::assert_snapshot!(damaged(tree_file, remove), @"its list of files is not in the store");
     insta::assert_snapshot!(damaged(tree_file, flip), @"its list of files was changed (STORE/trees/03/e6d0fbcb4dbdb9cb956ac044de792687b1106ca1aaa6638c6107c936bd7555)");
     damaged(tree_file, cut);
     damaged(tree_file, empty);

@@ -2,13 +2,16 @@
 
 use serde_json::Value;
 
-use super::{Detail, Document};
+use super::{Cause, Detail, Document, Metrics};
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint},
         words::{bytes, harmless, quantity, short, stages},
     },
-    compare::{Comparison, ElementDifferences, FileDifference, FirstByte, FirstLine, TensorDifference, TensorFacts},
+    compare::{
+        Comparison, ElementDifferences, FileDifference, FirstByte, FirstLine, TensorDifference, TensorFacts,
+        ValueDifference,
+    },
     plan::Differing,
 };
 
@@ -17,7 +20,19 @@ const SHOWN: usize = 12;
 
 /// All in which two sides differ.
 pub(super) fn page(document: &Document) -> String {
-    let Document { one, other, same, differ, unknown, only_in_one, only_in_other, stage } = document;
+    let Document {
+        one,
+        other,
+        same,
+        differ,
+        unknown,
+        only_in_one,
+        only_in_other,
+        stage,
+        also,
+        metrics,
+        metrics_unknown,
+    } = document;
     let mut lines = vec![format!("{} and {}", paint(STRONG, harmless(one)), paint(STRONG, harmless(other)))];
     let quoted =
         |names: &[String]| names.iter().map(|name| format!("`{}`", harmless(name))).collect::<Vec<_>>().join(", ");
@@ -43,7 +58,54 @@ pub(super) fn page(document: &Document) -> String {
         }
     }
     lines.extend(stage.as_ref().into_iter().flat_map(detail));
+    if !also.is_empty() {
+        lines.push(format!("{}:", paint(STRONG, "also different, not only in what they read")));
+        lines.extend(also.iter().flat_map(cause));
+    }
+    if !metrics.is_empty() {
+        lines.push(format!("{}:", paint(STRONG, "metrics that differ")));
+        lines.extend(metrics.iter().flat_map(self::metrics));
+    }
+    if !metrics_unknown.is_empty() {
+        let what = paint(NOTE, "metrics not compared");
+        lines.push(format!("{what}: the files of {} are not in both stores", quoted(metrics_unknown)));
+    }
     lines.join("\n") + "\n"
+}
+
+fn cause(cause: &Cause) -> Vec<String> {
+    let mut lines = vec![format!("  `{}`", harmless(&cause.name))];
+    if cause.differences.is_empty() {
+        lines.push("    the same settings and inputs gave another result".to_owned());
+    }
+    lines.extend(cause.differences.iter().map(|difference| format!("    {}", difference_in_words(difference))));
+    lines
+}
+
+fn metrics(metrics: &Metrics) -> Vec<String> {
+    let Metrics { name, values, differing_values } = metrics;
+    // What lies in lists, such as the loss by position, is detail.
+    let is_in_list = |value: &&ValueDifference| value.place.split('.').any(|part| part.parse::<usize>().is_ok());
+    let (details, plain): (Vec<_>, Vec<_>) = values.iter().partition(is_in_list);
+    let shown: Vec<_> = if plain.is_empty() { details } else { plain }.into_iter().take(SHOWN).collect();
+    let mut lines = vec![format!("  `{}`", harmless(name))];
+    lines.extend(shown.iter().map(|value| format!("    {}", value_in_words(value))));
+    let left = differing_values - shown.len();
+    if left > 0 {
+        lines.push(format!("    {}", paint(FAINT, format!("and {left} more"))));
+    }
+    lines
+}
+
+fn value_in_words(value: &ValueDifference) -> String {
+    let ValueDifference { place, one, other } = value;
+    let number = |value: &Option<Value>| value.as_ref().and_then(Value::as_f64);
+    let change = match (number(one), number(other)) {
+        (Some(one), Some(other)) => format!("  ({:+})", other - one),
+        _ => String::new(),
+    };
+    let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    format!("{}{change}", harmless(&format!("{place}: {} and {}", shown(one), shown(other))))
 }
 
 fn detail(detail: &Detail) -> Vec<String> {
@@ -133,15 +195,7 @@ fn file(file: &FileDifference) -> Vec<String> {
         let plural = if *differing_values == 1 { "value differs" } else { "values differ" };
         lines.push(format!("  {differing_values} {plural}"));
         lines.extend(values_outside.map(|outside| format!("  {outside} of them outside the tolerance")));
-        lines.extend(values.iter().take(SHOWN).map(|value| {
-            let (one, other) = (value.one.as_ref(), value.other.as_ref());
-            let change = match (one.and_then(Value::as_f64), other.and_then(Value::as_f64)) {
-                (Some(one), Some(other)) => format!("  ({:+})", other - one),
-                _ => String::new(),
-            };
-            let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), ToString::to_string);
-            format!("    {}{change}", harmless(&format!("{}: {} and {}", value.place, shown(one), shown(other))))
-        }));
+        lines.extend(values.iter().take(SHOWN).map(|value| format!("    {}", value_in_words(value))));
         lines.extend(more(*differing_values).map(|more| format!("    {more} values")));
     } else if let Some(FirstLine { number, one, other }) = first_line {
         let shown =
