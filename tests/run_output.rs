@@ -256,7 +256,10 @@ fn help_is_there_for_everyone() {
         assert_eq!(said.code, Some(0));
         assert!(said.stdout.contains(&format!("  twdag {command} graphs/")), "{}", said.stdout);
     }
-    assert_eq!(place.output(&["--version"]).stdout, format!("twdag {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        place.output(&["--version"]).stdout,
+        format!("twdag {} (commit {})\n", env!("CARGO_PKG_VERSION"), twdag::store::COMMIT)
+    );
 }
 
 #[test]

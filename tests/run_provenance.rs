@@ -87,6 +87,11 @@ fn the_way_back_leads_to_the_sha256_of_what_came_from_outside() {
     let weights = action(&document, &upper["inputs"][0]["made_by"][0]);
     assert_eq!(file(weights, "model.bin")["sha256"], sha256(&place.path("weights/model.bin")));
     assert_eq!(weights["provenance"]["version"], env!("CARGO_PKG_VERSION"));
+    let commit = weights["provenance"]["commit"].as_str().unwrap();
+    let digits = commit.strip_suffix("-changed").unwrap_or(commit);
+    let is_commit = digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(is_commit || commit == "unknown", "{commit}");
+    assert_eq!((&weights["provenance"]["isolation"], &both["provenance"]["isolation"]), (&Value::Null, &"off".into()));
     assert_eq!((&weights["fetched_from"], &weights["signed_by"]), (&Value::Null, &Value::Null));
 }
 
@@ -219,6 +224,36 @@ fn who_gave_the_same_bytes_is_not_told_instead_of_who_was_read() {
 }
 
 #[test]
+fn a_stage_that_was_renamed_is_found_under_the_name_that_it_had() {
+    let place = Place::new();
+    let stages = |name: &str| {
+        [
+            format!(r#""{name}": Command(run: ["sh", "-c", "echo text > $0/x", "{{out}}"])"#),
+            format!(r#""reader": Command(run: ["cp", "{{in.x}}/x", "{{out}}"], inputs: {{"x": "{name}"}})"#),
+            format!(r#""second": Command(run: ["cp", "{{in.x}}", "{{out}}/y"], inputs: {{"x": "{name}/x"}})"#),
+        ]
+    };
+    let run = |name: &str, targets: &[&str]| {
+        place.graph(&stages(name).each_ref().map(String::as_str));
+        assert_eq!(place.run(targets).code, Some(0));
+    };
+    run("before", &["before"]);
+    run("after", &["reader", "second"]);
+    for stage in ["reader", "second"] {
+        let (document, _) = provenance(&place, &["graph.ron", stage], 0);
+        assert_eq!(self::stages(&document), ["before", stage]);
+        assert!(document["actions"][1]["inputs"][0]["reference"].as_str().unwrap().starts_with("after"));
+    }
+    // Its name does not count, but that it was this action does.
+    let (document, _) = provenance(&place, &["graph.ron", "reader"], 0);
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    let key = document["actions"][0]["key"].clone();
+    fs::remove_file(named(&place, "actions", &key)).unwrap();
+    let (document, _) = provenance(&place, &["graph.lock.ron", "reader"], 1);
+    assert_eq!(document["missing"][0]["key"], key);
+}
+
+#[test]
 fn every_reader_of_a_source_is_named_and_a_copy_of_it_stays_a_file() {
     let place = Place::new();
     place.write("suffix.txt", "!\n");
@@ -285,7 +320,7 @@ fn validators() -> Option<String> {
     if !has_them {
         writeln!(
             std::io::stderr(),
-            "SKIPPED: {VARIABLE} names no Python that has roc-validator, rocrate and in-toto-attestation"
+            "SKIPPED: {VARIABLE} names no Python that has roc-validator, rocrate, in-toto-attestation and securesystemslib"
         )
         .unwrap();
     }
@@ -337,4 +372,33 @@ fn the_validators_of_others_accept_what_is_told() {
             fs::remove_file(record).unwrap();
         }
     }
+}
+
+#[test]
+fn a_signed_statement_is_verified_by_the_library_of_in_toto() {
+    let Some(python) = validators() else { return };
+    let place = place();
+    let public = place.output(&["store", "keygen", "key"]).stdout;
+    assert_eq!(place.output(&["store", "keygen", "other"]).code, Some(0));
+    let signed = |key: &str| {
+        let (envelope, _) = provenance(&place, &["graph.ron:both", "--format", "in-toto", "--signing-key", key], 0);
+        fs::write(place.path("envelope.json"), envelope.to_string()).unwrap();
+        envelope
+    };
+    let (statement, _) = provenance(&place, &["graph.ron:both", "--format", "in-toto"], 0);
+    fs::write(place.path("statement.json"), statement.to_string()).unwrap();
+    let paths = ["envelope.json", "statement.json"].map(|name| place.path(name).display().to_string());
+    let verify = || validate(&python, &["dsse", &paths[0], public.trim(), &paths[1]]);
+    let envelope = signed("key");
+    assert_eq!(verify(), "", "{envelope:#}");
+    // A changed statement, and another key.
+    let payload = envelope["payload"].as_str().unwrap();
+    let changed = envelope.to_string().replace(&payload[..40], &format!("{}A", &payload[..39]));
+    assert_ne!(changed, envelope.to_string());
+    fs::write(place.path("envelope.json"), changed).unwrap();
+    assert!(verify().contains("failed"), "{}", verify());
+    signed("other");
+    assert!(verify().contains("failed"), "{}", verify());
+    let said = place.output(&["provenance", "graph.ron:both", "--format", "in-toto", "--signing-key", "none"]);
+    assert!(said.code == Some(2) && said.stderr.contains("none: it cannot be read"), "{said:#?}");
 }

@@ -39,9 +39,11 @@ const STYLES: styling::Styles = styling::Styles::styled()
     .literal(styling::AnsiColor::Cyan.on_default().bold())
     .placeholder(styling::AnsiColor::Cyan.on_default());
 
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("TWDAG_COMMIT"), ")");
+
 /// Runs graphs of stages, and never computes the same thing twice.
 #[derive(Debug, Parser)]
-#[command(name = "twdag", version, styles = STYLES, max_term_width = 110, after_help = HELP)]
+#[command(name = "twdag", version = VERSION, styles = STYLES, max_term_width = 110, after_help = HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

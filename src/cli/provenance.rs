@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     blame::exit,
-    provenance::{Ancestry, Maker, Missing, ro_crate, statement},
+    provenance::{Ancestry, Maker, Missing, envelope, ro_crate, statement},
+    remote::SigningKey,
 };
 
 /// Tell all that a result rests on: inputs, settings, digests, machines, signers
@@ -21,6 +22,7 @@ use crate::{
 #[command(after_help = "Examples:
   twdag provenance graphs/babyllama.ron train_dense
   twdag provenance graphs/babyllama.ron:train_dense --format in-toto > train_dense.intoto.json
+  twdag provenance graphs/babyllama.ron:train_dense --format in-toto --signing-key key > train_dense.dsse.json
   twdag provenance 659333aabfa8 | jq '.actions[] | select(.kind == \"Download\") | .files[] | {path, sha256}'
 
 A crate is a folder with the files of the result and this description of them:
@@ -39,6 +41,9 @@ pub(super) struct Arguments {
     /// In which form
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
+    /// Sign the in-toto statement with the key in this file (`twdag store keygen` makes one): a DSSE envelope is printed
+    #[arg(long, value_name = "FILE", env = "TWDAG_SIGNING_KEY", hide_env_values = true)]
+    signing_key: Option<PathBuf>,
     /// Under which terms the result may be used, for a crate: an address or words
     #[arg(long, value_name = "LICENSE")]
     license: Option<String>,
@@ -53,7 +58,7 @@ pub(super) struct Arguments {
 enum Format {
     /// One JSON object, as docs/provenance.md tells
     Json,
-    /// An in-toto Statement with SLSA Provenance, to be signed
+    /// An in-toto Statement with SLSA Provenance; with a signing key a DSSE envelope of it
     InToto,
     /// The metadata of a Process Run Crate
     RoCrate,
@@ -85,7 +90,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let ancestry = Ancestry::of(&side.store, stage.name.clone(), artifact, maker)?;
     match arguments.format {
         Format::Json => output::json(&ancestry),
-        Format::InToto => output::json(&statement(&ancestry)?),
+        Format::InToto => {
+            let statement = statement(&ancestry)?;
+            match &arguments.signing_key {
+                Some(key) => output::json(&envelope(&statement, &SigningKey::read(key)?)),
+                None => output::json(&statement),
+            }
+        }
         Format::RoCrate => output::json(&ro_crate(&ancestry, arguments.license.as_deref())),
     }
     for missing in &ancestry.missing {

@@ -204,7 +204,8 @@ fn page(document: &Document) -> String {
                 }),
             ),
             ("processor", provenance.processor_features.clone()),
-            ("twdag", provenance.version.clone()),
+            ("twdag", format!("{}, commit {}", provenance.version, provenance.commit)),
+            ("isolation", provenance.isolation.map(|isolation| isolation.name().to_owned()).unwrap_or_default()),
         ];
         let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
         section(&mut text, "provenance", rows.map(|(name, value)| vec![name.to_owned(), value]).collect());

@@ -8,7 +8,7 @@ use super::{Action, Ancestry, Input, Maker, Missing, ProvenanceError, Subject, V
 use crate::{
     digest::{ArtifactId, Digest, Key},
     remote::Attribution,
-    store::{Lookup, Record, RecordInput, Store},
+    store::{Lookup, Record, RecordInput, RecordedReference, Store},
 };
 
 impl Ancestry {
@@ -71,12 +71,13 @@ impl Records {
         all.filter(|key| *key != reader.key).collect()
     }
 
-    /// The actions that gave a result to a reader. Several may have given the same bytes: where it is known which stage was
-    /// read, those of others have not given it.
-    fn makers(&self, artifact: ArtifactId, reader: &Record, stage: Option<&str>) -> Vec<Key> {
-        let all = self.all_makers(artifact, reader);
-        if stage.is_none() {
-            return all;
+    /// The actions that gave a result to a reader. Several may have given the same bytes: the one that is recorded counts, or else
+    /// those of the stage that was read, whose name may have been another one then.
+    fn givers(&self, read: &RecordedReference, reader: &Record) -> Vec<Key> {
+        let stage = read.reference.split('/').next();
+        let all = self.all_makers(read.artifact, reader);
+        if let Some(key) = read.key {
+            return all.into_iter().filter(|giver| *giver == key).collect();
         }
         let fitting = |fits: &dyn Fn(&Record) -> bool| -> Vec<Key> {
             all.iter().copied().filter(|key| self.by_key.get(key).is_some_and(fits)).collect()
@@ -194,12 +195,14 @@ impl Walk<'_> {
 
     fn input(&mut self, reader: &Record, input: &RecordInput) -> Input {
         let recorded = reader.references.iter().find(|reference| reference.role == input.role);
-        let stage = recorded.and_then(|recorded| recorded.reference.split('/').next());
         let artifact = match recorded {
             Some(recorded) => Some(recorded.artifact),
             None => self.holding(reader, input.digest),
         };
-        let made_by = artifact.map(|artifact| self.records.makers(artifact, reader, stage)).unwrap_or_default();
+        let made_by = match recorded {
+            Some(recorded) => self.records.givers(recorded, reader),
+            None => artifact.map(|artifact| self.records.all_makers(artifact, reader)).unwrap_or_default(),
+        };
         let reference = recorded.map(|recorded| recorded.reference.clone());
         if made_by.is_empty() {
             let problem = match recorded {
@@ -210,7 +213,7 @@ impl Walk<'_> {
             };
             self.missing.push(Missing {
                 reference: reference.clone(),
-                key: None,
+                key: recorded.and_then(|recorded| recorded.key),
                 artifact,
                 digest: input.digest,
                 read_by: Some(reader.key),

@@ -58,11 +58,12 @@ pub fn statement(ancestry: &Ancestry) -> Result<Value, ProvenanceError> {
                     "complete": ancestry.complete,
                     "madeFrom": made_from(action),
                     "machine": machine(action),
+                    "isolation": provenance.isolation,
                 },
                 "resolvedDependencies": dependencies.collect::<Vec<_>>(),
             },
             "runDetails": {
-                "builder": {"id": REPOSITORY, "version": {"twdag": provenance.version}},
+                "builder": {"id": REPOSITORY, "version": {"twdag": provenance.version, "commit": provenance.commit}},
                 "metadata": {
                     "invocationId": action.key,
                     "startedOn": provenance.started,
@@ -91,6 +92,8 @@ fn of_action(action: &Action) -> Vec<Value> {
             "settings": action.settings,
             "madeFrom": made_from(action),
             "machine": machine(action),
+            "twdag": {"version": action.provenance.version, "commit": action.provenance.commit},
+            "isolation": action.provenance.isolation,
             "fetchedFrom": action.attribution.fetched_from,
             "signedBy": action.attribution.signed_by,
         },

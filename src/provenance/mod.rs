@@ -5,6 +5,7 @@
 
 mod ancestry;
 mod content;
+mod envelope;
 mod in_toto;
 mod ro_crate;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
+pub use envelope::envelope;
 pub use in_toto::statement;
 pub use ro_crate::ro_crate;
 

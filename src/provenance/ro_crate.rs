@@ -148,11 +148,20 @@ impl Entities {
     fn action(&mut self, action: &Action, object_of: Vec<Value>, result: Vec<Value>) -> Value {
         let provenance = &action.provenance;
         let tool = self.add(
-            format!("{REPOSITORY}#{}-{}-{}", action.kind, action.revision, escape(&provenance.version)),
+            format!(
+                "{REPOSITORY}#{}-{}-{}-{}",
+                action.kind,
+                action.revision,
+                escape(&provenance.version),
+                escape(&provenance.commit)
+            ),
             object(json!({
                 "@type": "SoftwareApplication",
                 "name": format!("twdag {}", action.kind),
-                "softwareVersion": format!("{}, revision {} of {}", provenance.version, action.revision, action.kind),
+                "softwareVersion": format!(
+                    "{} (commit {}), revision {} of {}",
+                    provenance.version, provenance.commit, action.revision, action.kind
+                ),
                 "url": REPOSITORY,
             })),
         );
@@ -178,6 +187,7 @@ impl Entities {
             action.key
         )];
         description.extend(action.numeric_class.iter().map(|class| format!("Computed with {class}.")));
+        description.extend(provenance.isolation.map(|isolation| format!("Isolation: {}.", isolation.name())));
         description.extend(of.fetched_from.iter().map(|store| format!("Fetched from {store}.")));
         description.extend(of.signed_by.iter().map(|signer| format!("Signed by {signer}.")));
         description.extend(action.notices.iter().map(|notice| format!("Warning: {notice}.")));

@@ -135,6 +135,11 @@ impl SigningKey {
         PublicKey(self.0.verifying_key())
     }
 
+    /// Signs bytes whose form says what they are for: no record or claim, of which a digest of 32 bytes is signed.
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign(bytes).to_bytes()
+    }
+
     pub(super) fn sign(&self, meaning: Meaning, text: &str) -> Signature {
         let signature = self.0.sign(&meaning.message(text)).to_bytes();
         let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -127,16 +127,23 @@ pub(super) enum Message {
     Rested(usize),
 }
 
+/// A result, and the action that gave it.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    pub(super) key: Key,
+    pub(super) artifact: ArtifactId,
+}
+
 /// How an attempt ended.
 pub(super) enum Answer {
     /// The result is in the store.
-    Cached(ArtifactId),
+    Cached(Given),
     /// Another process computes the action.
     Busy { key: Key, owner: String },
     /// The work has fallen into parts.
     Split(Arc<Parts>),
     /// The result was computed and recorded.
-    Ran { artifact: ArtifactId, seconds: f64 },
+    Ran { given: Given, seconds: f64 },
     /// The worker stopped on request.
     Canceled { seconds: f64 },
     /// There is no result.
@@ -163,7 +170,7 @@ pub(super) struct Attempt {
     /// The stage's place in the plan.
     pub(super) stage: usize,
     /// The results of the nodes of the graph that it reads.
-    pub(super) artifacts: BTreeMap<usize, ArtifactId>,
+    pub(super) given: BTreeMap<usize, Given>,
     pub(super) wish: watch::Receiver<Wish>,
     /// What it may use.
     pub(super) lease: Lease,
@@ -173,7 +180,7 @@ pub(super) struct Attempt {
 
 /// Whose turn it is after looking into the store.
 enum Looked {
-    Cached(ArtifactId),
+    Cached(Given),
     Busy { key: Key, owner: String },
     Mine(Box<Mine>),
 }
@@ -206,7 +213,7 @@ impl Attempt {
         let attempt = Arc::new(self);
         let looking = Arc::clone(&attempt);
         let mine = match blocking(move || looking.look()).await? {
-            Looked::Cached(artifact) => return Ok(Answer::Cached(artifact)),
+            Looked::Cached(given) => return Ok(Answer::Cached(given)),
             Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
             Looked::Mine(mine) => mine,
         };
@@ -251,7 +258,7 @@ impl Attempt {
         Ok(plan::resolve(
             &self.shared.graph,
             self.node(),
-            |node| self.artifacts.get(&node).copied(),
+            |node| self.given.get(&node).map(|given| given.artifact),
             &(&*self.shared.store).into(),
         )?)
     }
@@ -329,11 +336,12 @@ impl Attempt {
     /// The result of an action, if the store has it.
     fn find(&self, action: &Action) -> Result<Option<Looked>, Trouble> {
         let store = &self.shared.store;
-        let Some(record) = store.record(&action.key())? else { return Ok(None) };
+        let key = action.key();
+        let Some(record) = store.record(&key)? else { return Ok(None) };
         store.need([record.artifact])?;
         self.agree_on_result(action, record.artifact)?;
         self.remember(action);
-        Ok(Some(Looked::Cached(record.artifact)))
+        Ok(Some(Looked::Cached(Given { key, artifact: record.artifact })))
     }
 
     /// Prepares the job of a claimed action.
@@ -365,11 +373,11 @@ impl Attempt {
         let node = self.graph_node();
         let mut inputs = BTreeMap::new();
         for input in &node.inputs {
-            let artifact = self
-                .artifacts
+            let given = self
+                .given
                 .get(&input.node)
                 .ok_or_else(|| Trouble::new(format!("`{}` has no result", input.reference), Blame::Bug))?;
-            let view = store.view(artifact)?;
+            let view = store.view(&given.artifact)?;
             let path = input.reference.path().map_or_else(|| view.clone(), |below| view.join(below));
             inputs.insert(input.reference.as_str().to_owned(), path);
         }
@@ -441,8 +449,9 @@ impl Attempt {
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
             Verdict::Succeeded => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
+                let key = mine.key;
                 let artifact = self.record(mine, clock, began, notices).await?;
-                Ok(Answer::Ran { artifact, seconds: clock.elapsed().as_secs_f64() })
+                Ok(Answer::Ran { given: Given { key, artifact }, seconds: clock.elapsed().as_secs_f64() })
             }
         }
     }

@@ -28,7 +28,7 @@ use self::{
     telling::Telling,
 };
 use super::{
-    attempt::{self, Answer, Assignment, Attempt, Message, Shared},
+    attempt::{self, Answer, Assignment, Attempt, Given, Message, Shared},
     error::{RunError, Trouble},
     event::{
         Announced, AnnouncedStatus, NotReproducible, PartCounts, RunEvent, RunOutcome, StageOutcome, StageSummary,
@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     blame::Blame,
-    digest::{ArtifactId, Key},
+    digest::Key,
     graph::{Graph, Policy},
     lock::Lock,
     plan::{Plan, PlannedStage, Status},
@@ -120,7 +120,7 @@ struct Driver<'a> {
     shared: Arc<Shared>,
     scheduler: Scheduler,
     inbox: UnboundedReceiver<Message>,
-    artifacts: Vec<Option<ArtifactId>>,
+    given: Vec<Option<Given>>,
     /// For each task: the stages of the plan, then parts of them.
     wishes: Vec<watch::Sender<Wish>>,
     busy: Vec<Option<Key>>,
@@ -159,7 +159,7 @@ impl<'a> Driver<'a> {
         );
         Self {
             scheduler: Scheduler::new(tasks, &budget.capacity, rules),
-            artifacts: vec![None; graph.nodes().len()],
+            given: vec![None; graph.nodes().len()],
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
             part_tasks: Vec::new(),
@@ -200,14 +200,14 @@ impl<'a> Driver<'a> {
         let deviating = self.deviating();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];
-            if let Some(artifact) = stage.artifact
+            if let Some((artifact, action)) = stage.artifact.zip(stage.action.as_ref())
                 && deviating.as_ref().is_none_or(|(deviating, _)| *deviating != place)
             {
-                let complaint = stage.action.as_ref().and_then(|action| self.shared.remember(&stage.name, action));
-                if let Some(message) = complaint {
+                let given = Given { key: action.key(), artifact };
+                if let Some(message) = self.shared.remember(&stage.name, action) {
                     self.event(RunEvent::RunWarning { message });
                 }
-                self.have(place, artifact);
+                self.have(place, given);
                 // Before the beginning this has no effects.
                 self.scheduler.on(Happened::Cached(place));
             }
@@ -268,7 +268,7 @@ impl<'a> Driver<'a> {
                         task,
                         assignment: self.assignment(task),
                         stage: self.stage(task),
-                        artifacts: self.read_by(task),
+                        given: self.read_by(task),
                         wish: self.wishes[task].subscribe(),
                         lease: self.lease(task),
                         failures: self.scheduler.failures(task),
@@ -334,9 +334,9 @@ impl<'a> Driver<'a> {
     }
 
     /// The results that a task reads.
-    fn read_by(&self, task: usize) -> BTreeMap<usize, ArtifactId> {
+    fn read_by(&self, task: usize) -> BTreeMap<usize, Given> {
         let node = &self.shared.graph.nodes()[self.shared.plan.stages[self.stage(task)].node];
-        node.inputs.iter().filter_map(|input| Some((input.node, self.artifacts[input.node]?))).collect()
+        node.inputs.iter().filter_map(|input| Some((input.node, self.given[input.node]?))).collect()
     }
 
     fn policy(&self, task: usize) -> &Policy {
@@ -390,16 +390,16 @@ impl<'a> Driver<'a> {
             }
             Answer::Split(parts) => self.in_parts(task, parts),
             answer if part.is_some() => self.part_over(task, &answer),
-            Answer::Cached(artifact) => {
-                self.have(task, artifact);
+            Answer::Cached(given) => {
+                self.have(task, given);
                 Happened::Cached(task)
             }
-            Answer::Ran { artifact, seconds } => {
+            Answer::Ran { given, seconds } => {
                 self.seconds[task] = seconds;
-                self.artifacts[self.shared.plan.stages[task].node] = Some(artifact);
+                self.given[self.shared.plan.stages[task].node] = Some(given);
                 let parts = self.split.remove(&task).map(|split| split.parts.counts());
                 self.part_counts[task] = parts;
-                let (outcome, artifact) = (StageOutcome::Ran, Some(artifact));
+                let (outcome, artifact) = (StageOutcome::Ran, Some(given.artifact));
                 self.event(RunEvent::StageFinished { stage: name, outcome, artifact, seconds, parts });
                 Happened::Ran(task)
             }
@@ -464,9 +464,9 @@ impl<'a> Driver<'a> {
     }
 
     /// A stage's result was in the store.
-    fn have(&mut self, stage: usize, artifact: ArtifactId) {
-        self.artifacts[self.shared.plan.stages[stage].node] = Some(artifact);
-        self.event(RunEvent::StageCached { stage: self.name(stage), artifact });
+    fn have(&mut self, stage: usize, given: Given) {
+        self.given[self.shared.plan.stages[stage].node] = Some(given);
+        self.event(RunEvent::StageCached { stage: self.name(stage), artifact: given.artifact });
     }
 
     fn interrupt(&mut self, signal: String) -> Vec<Effect> {

@@ -58,7 +58,7 @@ pub use lease::{Hold, InUse};
 pub use manifest::{Entry, Manifest};
 pub use origin::Origin;
 pub use pin::{Pin, PinnedStage};
-pub use provenance::Provenance;
+pub use provenance::{COMMIT, Provenance};
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput, RecordedPart, RecordedReference};
 pub use source::SourceState;

@@ -2,6 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use twdag_stages::stage::Isolation;
+
+/// The last commit that changed the code of this program, with `-changed` behind it if it was compiled with changes to that;
+/// `unknown` if it was not compiled in a checkout of the repository.
+pub const COMMIT: &str = env!("TWDAG_COMMIT");
+const UNKNOWN: &str = "unknown";
 
 /// How a result came about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +29,17 @@ pub struct Provenance {
     pub seconds: f64,
     /// The version of twdag.
     pub version: String,
+    /// The commit of its code, as [`COMMIT`]; `unknown` in records of earlier versions, too.
+    #[serde(default = "unknown")]
+    pub commit: String,
+    /// How far the programs that the stage starts were kept from what it does not declare; nothing for kinds that start none, and in
+    /// records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+}
+
+fn unknown() -> String {
+    UNKNOWN.to_owned()
 }
 
 impl Provenance {
@@ -37,6 +54,8 @@ impl Provenance {
             finished,
             seconds,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: COMMIT.to_owned(),
+            isolation: None,
         }
     }
 }

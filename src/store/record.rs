@@ -81,6 +81,9 @@ pub struct RecordedReference {
     pub reference: String,
     /// The whole result of that stage.
     pub artifact: ArtifactId,
+    /// The action that gave it, whatever the stage was called then; nothing in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
 }
 
 /// What the store knows of an action.

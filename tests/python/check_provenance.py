@@ -2,8 +2,9 @@
 
     check_provenance.py ro-crate FOLDER    a folder with ro-crate-metadata.json: Process Run Crate, by roc-validator
     check_provenance.py in-toto FILE       an in-toto Statement with SLSA provenance, by the messages of in-toto-attestation
+    check_provenance.py dsse FILE KEY STATEMENT    an envelope, signed by the key `ed25519:...`, that holds the statement, by securesystemslib
     check_provenance.py follow FILE BYTES  the JSON form: whether the way back leads to a file from outside that has these bytes
-    check_provenance.py available          exit code 0 if both validators are installed
+    check_provenance.py available          exit code 0 if all of them are installed
 
 No network is asked: the JSON-LD context comes from the package `rocrate`.
 """
@@ -85,6 +86,19 @@ def in_toto(path):
     json_format.ParseDict(document["predicate"], Provenance())
 
 
+def dsse(path, key, statement):
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import SSlibKey
+
+    with open(path, encoding="utf-8") as file:
+        envelope = Envelope.from_dict(json.load(file))
+    public = SSlibKey(key, "ed25519", "ed25519", {"public": key.removeprefix("ed25519:")})
+    envelope.verify([public], 1)
+    with open(statement, encoding="utf-8") as file:
+        if envelope.payload_type != "application/vnd.in-toto+json" or json.loads(envelope.payload) != json.load(file):
+            sys.exit("the envelope holds something else than the statement")
+
+
 def follow(path, content):
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
@@ -108,8 +122,9 @@ def available():
     import in_toto_attestation  # noqa: F401
     import rocrate  # noqa: F401
     import rocrate_validator  # noqa: F401
+    import securesystemslib.signer  # noqa: F401
 
 
 if __name__ == "__main__":
     check, *arguments = sys.argv[1:]
-    {"ro-crate": ro_crate, "in-toto": in_toto, "follow": follow, "available": available}[check](*arguments)
+    {"ro-crate": ro_crate, "in-toto": in_toto, "dsse": dsse, "follow": follow, "available": available}[check](*arguments)

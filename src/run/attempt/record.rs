@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Assignment, Attempt, Message, Mine, Trouble, blocking};
+use super::{Assignment, Attempt, Given, Message, Mine, Trouble, blocking};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
@@ -27,8 +27,9 @@ impl Attempt {
         let read =
             self.graph_node().inputs.iter().filter(|input| action.inputs.iter().any(|read| read.role == input.role));
         let reference = |input: &Input| {
-            let artifact = *self.artifacts.get(&input.node)?;
-            Some(RecordedReference { role: input.role.clone(), reference: input.reference.to_string(), artifact })
+            let Given { key, artifact } = *self.given.get(&input.node)?;
+            let (role, reference) = (input.role.clone(), input.reference.to_string());
+            Some(RecordedReference { role, reference, artifact, key: Some(key) })
         };
         read.filter_map(reference).collect()
     }
@@ -79,7 +80,11 @@ impl Attempt {
         let _hold = store.hold()?;
         let artifact = store.ingest(&mine.job.output)?;
         store.need([artifact]).inspect_err(|_| store.abandon())?;
-        let provenance = Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64());
+        let starts_programs = self.graph_node().stage.kind().starts_programs;
+        let provenance = Provenance {
+            isolation: starts_programs.then_some(self.shared.isolation),
+            ..Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64())
+        };
         let record = Record {
             key: mine.key,
             artifact,

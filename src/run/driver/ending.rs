@@ -85,7 +85,7 @@ impl Driver<'_> {
                     Some(StageOutcome::Ran) if unsecured.contains(&stage) => StageOutcome::Failed,
                     outcome => outcome.unwrap_or(StageOutcome::Canceled),
                 },
-                artifact: self.artifacts[self.shared.plan.stages[stage].node],
+                artifact: self.given[self.shared.plan.stages[stage].node].map(|given| given.artifact),
                 seconds: self.seconds[stage],
                 parts: self.part_counts[stage],
             })

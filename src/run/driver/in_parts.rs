@@ -70,8 +70,8 @@ impl Driver<'_> {
     /// A part has ended without having failed.
     pub(super) fn part_over(&mut self, task: usize, answer: &Answer) -> Happened {
         let (outcome, artifact, seconds) = match answer {
-            Answer::Cached(artifact) => (StageOutcome::Cached, Some(*artifact), 0.0),
-            Answer::Ran { artifact, seconds } => (StageOutcome::Ran, Some(*artifact), *seconds),
+            Answer::Cached(given) => (StageOutcome::Cached, Some(given.artifact), 0.0),
+            Answer::Ran { given, seconds } => (StageOutcome::Ran, Some(given.artifact), *seconds),
             Answer::Canceled { seconds } => (StageOutcome::Canceled, None, *seconds),
             Answer::Busy { .. } | Answer::Split(_) | Answer::Failed { .. } => (StageOutcome::Canceled, None, 0.0),
         };

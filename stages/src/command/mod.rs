@@ -43,6 +43,7 @@ impl Kind for Command {
     const SUMMARY: &'static str =
         "Runs any program: an argument list, declared inputs, files, outputs and environment.";
     const NUMERICS: Numerics = Numerics::Exact;
+    const STARTS_PROGRAMS: bool = true;
 
     fn check(&self) -> Result<(), SettingError> {
         arguments::check(self)

@@ -31,6 +31,8 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     const NUMERICS: Numerics;
     /// Whether [`Kind::split`] ever gives parts. A kind that says so reads nothing from outside the graph.
     const SPLITS: bool = false;
+    /// Whether it starts programs that somebody else wrote: how far those are isolated is recorded.
+    const STARTS_PROGRAMS: bool = false;
     /// Threads that a part can use at most, if that is less than a stage may have: parts then run beside each other.
     const PART_THREADS: Option<usize> = None;
 
@@ -102,6 +104,8 @@ pub struct KindInfo {
     pub summary: &'static str,
     /// See [`Kind::SPLITS`].
     pub splits: bool,
+    /// See [`Kind::STARTS_PROGRAMS`].
+    pub starts_programs: bool,
     /// See [`Kind::PART_THREADS`].
     pub part_threads: Option<usize>,
 }
@@ -113,6 +117,7 @@ impl KindInfo {
             revision: K::REVISION,
             summary: K::SUMMARY,
             splits: K::SPLITS,
+            starts_programs: K::STARTS_PROGRAMS,
             part_threads: K::PART_THREADS,
         }
     }
