@@ -168,7 +168,7 @@ fn judge(
     let did = report.sentences(&names);
     if isolation == Isolation::Enforce && !did.is_empty() {
         let problem = format!(
-            "isolation (enforce) refused the program `{program}` what the stage does not declare. It tried to {}. `--isolation warn` \
+            "isolation (enforce) kept the program `{program}` from what its stage does not declare. It tried to {}. `--isolation warn` \
              lets it go on; {ended}",
             did.join(". It tried to ")
         );

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    mem,
+    io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -26,14 +26,8 @@ const MADE_UP: [&str; 2] = ["/proc", "/sys"];
 pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, refuses: bool) -> Report {
     let mut report = Report::default();
     loop {
-        let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match poll(&mut both, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return report,
-        }
-        let (asked, stopped) = (both[0].revents(), both[1].revents());
-        if asked.contains(PollFlags::IN) {
-            if let Some(question) = receive(listener) {
+        match next(listener, stop) {
+            Ok(Next::Question(question)) => {
                 let called = CALLS.iter().find(|(number, _)| *number == i64::from(question.data.nr));
                 let (caller, arguments) = (Caller { id: question.pid }, question.data.args);
                 let mut look = Look { caller, arguments, declared, refuses, report: &mut report };
@@ -47,10 +41,40 @@ pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, r
                 });
                 send(listener, question.id, answer);
             }
-        } else if !asked.is_empty() || !stopped.is_empty() {
-            return report;
+            Ok(Next::Gone) => {}
+            Ok(Next::End) => return report,
+            Err(error) => {
+                report.lost(&error);
+                return report;
+            }
         }
     }
+}
+
+/// What comes next.
+enum Next {
+    Question(libc::seccomp_notif),
+    /// Whoever asked has gone meanwhile.
+    Gone,
+    /// Nobody can ask any more, or answers are wanted no more.
+    End,
+}
+
+/// Waits for a question. After an error nothing is known any more.
+fn next(listener: &OwnedFd, stop: &OwnedFd) -> io::Result<Next> {
+    let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+    match poll(&mut both, None) {
+        Err(rustix::io::Errno::INTR) => return Ok(Next::Gone),
+        polled => polled?,
+    };
+    let (asked, stopped) = (both[0].revents(), both[1].revents());
+    if asked.contains(PollFlags::IN) {
+        return receive(listener);
+    }
+    if asked.intersects(PollFlags::ERR | PollFlags::NVAL) {
+        return Err(io::Error::other("the descriptor of its questions has failed"));
+    }
+    Ok(if asked.is_empty() && stopped.is_empty() { Next::Gone } else { Next::End })
 }
 
 /// What a caller gets: that the call goes on, or an error.
@@ -60,13 +84,19 @@ enum Answer {
     Refuse,
 }
 
-/// The next question; nothing if whoever asked has gone meanwhile.
-fn receive(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
+fn receive(listener: &OwnedFd) -> io::Result<Next> {
     // SAFETY: the structure is made of numbers, for all of which zero is a value; the kernel demands zeros.
     let mut question: libc::seccomp_notif = unsafe { mem::zeroed() };
     // SAFETY: the descriptor is open, and the structure is the one that this request fills.
     let received = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut question) };
-    (received == 0).then_some(question)
+    if received == 0 {
+        return Ok(Next::Question(question));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::EINTR) => Ok(Next::Gone),
+        _ => Err(error),
+    }
 }
 
 fn send(listener: &OwnedFd, id: u64, answer: Answer) {
@@ -265,4 +295,26 @@ fn address(bytes: &[u8]) -> Option<String> {
         _ => return None,
     };
     Some(SocketAddr::new(host, port).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Write as _, pipe};
+
+    use super::*;
+    use crate::command::isolation::Names;
+
+    #[test]
+    fn questions_that_can_be_received_no_more_are_told_of() {
+        let ((listener, mut other), (stop, _stopped)) = (pipe().unwrap(), pipe().unwrap());
+        // A pipe that can be read from gives no questions.
+        other.write_all(b"x").unwrap();
+        let report = observe(&listener.into(), &stop.into(), &Declared::default(), true);
+        let sentences = report.sentences(&Names::new("/".as_ref()));
+        assert!(sentences.len() == 1 && sentences[0].starts_with("go on unobserved"), "{sentences:?}");
+
+        let ((listener, other), (stop, _stopped)) = (pipe().unwrap(), pipe().unwrap());
+        drop(other);
+        assert_eq!(observe(&listener.into(), &stop.into(), &Declared::default(), true), Report::default());
+    }
 }

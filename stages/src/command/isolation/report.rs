@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -62,6 +62,8 @@ pub(in crate::command) struct Report {
     reached: BTreeSet<String>,
     sockets: BTreeSet<String>,
     unseen: BTreeSet<String>,
+    /// Why nothing more could be seen of it from some moment on.
+    lost: Option<String>,
     /// What could not be enforced or seen on this machine.
     pub(in crate::command) gaps: Vec<String>,
 }
@@ -85,6 +87,11 @@ impl Report {
 
     pub(super) fn unseen(&mut self, what: &str) {
         note(&mut self.unseen, what.to_owned());
+    }
+
+    /// From now on nothing is known.
+    pub(super) fn lost(&mut self, why: &io::Error) {
+        self.lost = Some(why.to_string());
     }
 
     /// What it did, and what to do about that: a sentence for each sort.
@@ -118,6 +125,9 @@ impl Report {
         if !self.unseen.is_empty() {
             sentences.push(format!("use {}, whose reads and writes are not seen", list(self.unseen.iter().cloned())));
         }
+        sentences.extend(self.lost.iter().map(|why| {
+            format!("go on unobserved, since the kernel could be asked no more what it does ({why}): run it again")
+        }));
         sentences
     }
 }

@@ -48,14 +48,14 @@ pub(in crate::command) fn supervised<R>(
             })
             .map_err(system("a thread cannot be started"))?;
         let starter = thread::Builder::new().name("starter".to_owned()).spawn_scoped(scope, move || {
-            let bind = || -> Result<Option<String>, IsolationError> {
-                rules.map(landlock::bind).transpose().map_err(IsolationError::Lacking)?;
+            let bind = || -> Result<Vec<String>, IsolationError> {
+                let open = rules.map(landlock::bind).transpose().map_err(IsolationError::Lacking)?;
                 let (listener, gap) = filter::bind(refuses).map_err(system(NO_NOTIFICATIONS))?;
                 // The observer waits for it.
                 let _ = give_listener.send(listener);
-                Ok(gap)
+                Ok(open.flatten().into_iter().chain(gap).collect())
             };
-            let started = bind().and_then(|gap| Ok((Group::start(command).map_err(IsolationError::Start)?, gap)));
+            let started = bind().and_then(|gaps| Ok((Group::start(command).map_err(IsolationError::Start)?, gaps)));
             // Who has asked for it waits as well.
             let _ = give_group.send(started);
             let _ = ended.recv();
@@ -73,10 +73,10 @@ pub(in crate::command) fn supervised<R>(
             })
         };
         match started {
-            Ok((mut group, gap)) => {
+            Ok((mut group, gaps)) => {
                 let watched = watch(&mut group);
                 let mut report = finish(observer);
-                report.gaps.extend(gap);
+                report.gaps.extend(gaps);
                 Ok((watched, report))
             }
             Err(error) => {
