@@ -8,6 +8,7 @@ mod run_support;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -216,6 +217,63 @@ fn what_a_killed_download_has_is_not_fetched_again() {
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert!(result(&place) == files);
     assert_eq!(hub.sent(), (size - arrived) as u64);
+}
+
+/// Another program takes all room while the last piece is on its way, and gives it back before the second run.
+#[test]
+fn a_disk_that_gets_full_costs_nothing_of_what_has_arrived() {
+    let mut repository = model();
+    repository.files.insert("model.safetensors".to_owned(), bytes(5, 40 << 20));
+    let files = repository.files.clone();
+    let place = place("");
+    let filled = place.path("filled");
+    let hub = Hub::start(vec![repository], move |request| {
+        if request.headers.get("range").is_some_and(|range| range.starts_with("bytes=33554432-")) {
+            wait_until("the disk to be full", || filled.exists());
+        }
+        Treat::Well
+    });
+    fs::create_dir(place.path("artifacts")).unwrap();
+    // A file system of its own in a mount namespace of its own; `77` says that there is none to be had. The note of what
+    // has arrived must be there before there is no room for another one.
+    let script = "mount -t tmpfs -o size=160m tmpfs artifacts || exit 77
+        \"$@\" > first & run=$!
+        until find artifacts -path '*/kept/*.json' -exec cat {} + 2> complaint | tr -d ' \\n' | grep -q 16777216,16777216,0
+        do kill -0 $run || exit 1; sleep 0.05; done
+        cat /dev/zero > artifacts/ballast 2> complaint; touch filled; wait $run; echo $? > code
+        rm artifacts/ballast; \"$@\" > second || exit 1
+        cp -rL \"$(\"$1\" path graph.ron model)\" result";
+    let program = command(&place, &["run", "graph.ron", "--json"], &hub.endpoint);
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--map-root-user", "sh", "-c", script, "sh"]).arg(program.get_program());
+    shell.args(program.get_args()).current_dir(place.path(""));
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let ended = shell.output();
+    let Some(output) = ended.ok().filter(|output| output.status.code() != Some(77)) else {
+        writeln!(std::io::stderr(), "SKIPPED: no small file system can be mounted here").unwrap();
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fs::read_to_string(place.path("code")).unwrap(), "1\n");
+    let first = fs::read_to_string(place.path("first")).unwrap();
+    let mut events = first.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let failed = events.rfind(|event| event["event"] == "stage-failed").unwrap();
+    let message = failed["message"].as_str().unwrap();
+    let (action, advice) = message.split_once(": ").unwrap();
+    assert!(action.starts_with("write ") && action.contains(".part"), "{message}");
+    insta::assert_snapshot!(advice, @"No space left on device (os error 28); make room (`twdag store gc` tells what can go), or put the store on another disk with --store, and run again: what the stage keeps of its work stays where it is");
+    for (name, content) in &files {
+        assert!(fs::read(place.path("result").join(name)).unwrap() == *content, "{name}");
+    }
+    let asked = |range: &str| {
+        hub.requests().iter().filter(|it| it.headers.get("range").is_some_and(|it| it.starts_with(range))).count()
+    };
+    assert_eq!(["bytes=0-16777215", "bytes=16777216-", "bytes=33554432-"].map(asked), [1, 1, 2]);
 }
 
 #[test]

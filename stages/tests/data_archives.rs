@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use twdag_stages::data::{Corpus, Document};
+use twdag_stages::data::{Corpus, DataError, Document};
 
 /// Packs what `script` says, with the folder as `folder`.
 fn pack(folder: &Path, script: &str) {
@@ -127,6 +127,43 @@ fn damage_that_only_the_checksum_of_a_packing_shows_is_refused() {
             assert!(said.starts_with(&format!("FOLDER/{name}: no complete tar file (")), "{said}");
         }
     }
+}
+
+#[test]
+fn zeros_may_fill_up_a_gzip_file_and_nothing_else_may_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    pack(
+        folder.path(),
+        "with tarfile.open(folder + 'x.tar.gz', 'w:gz') as out:\n    member(out, 'a.txt', b'text' * 9)\n\
+         open(folder + 'x.txt.gz', 'wb').write(gzip.compress(b'text') + gzip.compress(b''))",
+    );
+    let zeros = vec![0; 10_240];
+    for name in ["x.tar.gz", "x.txt.gz"] {
+        let packed = fs::read(folder.path().join(name)).unwrap();
+        let with = |more: &[&[u8]]| {
+            let alone = tempfile::tempdir().unwrap();
+            fs::write(alone.path().join(name), [&*packed, &more.concat()].concat()).unwrap();
+            Corpus::open([alone.path()]).unwrap().documents().map(|document| document.map(|it| it.text)).collect()
+        };
+        let whole: Result<Vec<String>, DataError> = with(&[]);
+        let whole = whole.unwrap();
+        for filling in [&zeros[..1], &zeros] {
+            assert_eq!(with(&[filling]).unwrap(), whole, "{name}");
+            // As Python's gzip does it: what follows the zeros is another packed text.
+            assert_eq!(with(&[filling, &gzip(b"")]).unwrap(), whole, "{name}");
+            for garbage in [&b"x"[..], b"\x1f\x8b", &gzip(b"text")[..10]] {
+                let said = with(&[filling, garbage]).unwrap_err().to_string();
+                assert!(said.contains("no complete ") && said.ends_with("; fetch it again"), "{said}");
+                assert!(with(&[garbage, filling]).is_err(), "{name} with {garbage:?}");
+            }
+        }
+    }
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut packed, text).unwrap();
+    packed.finish().unwrap()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use twdag_stages::{
     data::TokenSet,
     stage::{Context, Kind, StageEvent},
@@ -132,6 +133,36 @@ fn whole_books_have_as_many_tokens_as_the_index_says() {
         let expected: u64 =
             index.as_array().unwrap().iter().filter(small).map(|book| book["tokens"][name].as_u64().unwrap()).sum();
         assert_eq!(TokenSet::open(output.path()).unwrap().sequences() as u64, expected, "{name}");
+    }
+}
+
+/// The sequences of two whole books, by Python (`fixtures/make_chunks.py`).
+#[test]
+fn whole_books_are_cut_as_the_authors_cut_them() {
+    #[derive(serde::Deserialize)]
+    struct Cut {
+        tokenizer: String,
+        book: String,
+        length: usize,
+        sequences: usize,
+        begins: Vec<Vec<u32>>,
+        ends: Vec<u32>,
+        sha256: String,
+    }
+    let expected: Vec<Cut> = serde_json::from_str(include_str!("fixtures/chunks.json")).unwrap();
+    assert_eq!(expected.len(), 4);
+    for Cut { tokenizer, book, length, sequences: count, begins, ends, sha256 } in expected {
+        let (corpus, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::copy(format!("{DATA}/corpora/small/{book}.txt"), corpus.path().join("book.txt")).unwrap();
+        let tokenizer = format!("{DATA}/{tokenizer}");
+        run(&settings(length), corpus.path(), tokenizer.as_ref(), output.path(), 2).unwrap();
+        let found = sequences(output.path());
+        assert_eq!(found.len(), count, "{book}");
+        assert!(found.iter().zip(&begins).all(|(found, begin)| found.starts_with(begin)), "{book}: {begins:?}");
+        assert!(found[count - 1].ends_with(&ends), "{book}: {ends:?}");
+        let ids: Vec<u8> = found.iter().flatten().flat_map(|id| id.to_le_bytes()).collect();
+        let digest: String = Sha256::digest(&ids).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, sha256, "{book}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::request::failed;
-use crate::stage::{Context, StageError};
+use crate::stage::{Context, MAKE_ROOM, StageError};
 
 /// Bytes that stay free on the disk for everything else.
 const RESERVE: u64 = 64 << 20;
@@ -21,8 +21,7 @@ pub(super) fn check_space(missing: u64, folder: &Path) -> Result<(), StageError>
         return Ok(());
     }
     let message = format!(
-        "{missing} bytes are still to be fetched, and the disk has room for {}; make room (`twdag store gc` tells what can \
-         go), or put the store on another disk with --store",
+        "{missing} bytes are still to be fetched, and the disk has room for {}; {MAKE_ROOM}",
         free.saturating_sub(RESERVE)
     );
     Err(failed(&format!("download into {}", folder.display()), &message))

@@ -244,9 +244,19 @@ impl Partial {
         let place = self.place();
         let mut state = place.state.borrow_mut();
         let (Some(size), false) = (state.size, state.is_noted) else { return Ok(()) };
-        state.is_noted = true;
         let (digest, done) = (self.pin.to_string(), state.done.clone());
-        Ok(write_json(&place.about, &About { digest, size, piece: PIECE, done })?)
+        // In one step: a kill or a full disk in between would cost the last note, and with it all that has arrived.
+        let next = place.about.with_extension("new");
+        let written = write_json(&next, &About { digest, size, piece: PIECE, done });
+        let noted = written
+            .map_err(StageError::from)
+            .and_then(|()| fs::rename(&next, &place.about).map_err(StageError::io("write", &place.about)));
+        if noted.is_err() {
+            // It is of no use, and takes room; the error that counts is told.
+            let _ = fs::remove_file(&next);
+        }
+        state.is_noted = noted.is_ok();
+        noted
     }
 
     /// Hashes the whole pieces that follow what is hashed.

@@ -97,8 +97,9 @@ impl<'a> Transfer<'a> {
             done = work => done,
             failed = note => failed,
         };
-        self.note()?;
-        done
+        // The disk that refused the file may refuse the note of it, too; what was first is told.
+        let noted = self.note();
+        done.and(noted)
     }
 
     fn note(&self) -> Result<(), StageError> {

@@ -55,7 +55,7 @@ pub enum StageError {
         problem: String,
     },
     /// The machine refused: disk full, no permission, network gone.
-    #[error("{action}: {source}")]
+    #[error("{action}: {source}{}", advice(source))]
     Environment {
         /// What was tried, such as "write /path".
         action: String,
@@ -71,6 +71,19 @@ pub enum StageError {
     /// A broken promise inside twdag.
     #[error("internal error: {0}; please report it")]
     Bug(String),
+}
+
+/// How to make room on a disk.
+pub(crate) const MAKE_ROOM: &str =
+    "make room (`twdag store gc` tells what can go), or put the store on another disk with --store";
+
+fn advice(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("; {MAKE_ROOM}, and run again: what the stage keeps of its work stays where it is")
+        }
+        _ => String::new(),
+    }
 }
 
 impl StageError {

@@ -11,6 +11,7 @@ mod part;
 mod reference;
 
 pub use context::{Context, ContextBuilder, StageEvent};
+pub(crate) use error::MAKE_ROOM;
 pub use error::{Blame, SettingError, StageError};
 pub use estimate::{Estimate, Outlook, Outlooks, Work};
 pub use isolation::Isolation;

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::super::DataError;
 
@@ -126,7 +126,7 @@ impl Packing {
     ) -> Result<Box<dyn BufRead + Send>, DataError> {
         Ok(match self {
             Self::None => packed,
-            Self::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(packed))),
+            Self::Gzip => Box::new(BufReader::new(Gzip(Some(GzDecoder::new(packed))))),
             Self::Zstandard => {
                 let decoder = zstd::Decoder::with_buffer(packed);
                 Box::new(BufReader::new(Windowed(decoder.map_err(|error| refuse(self.name(), path, error))?)))
@@ -141,6 +141,40 @@ impl Packing {
             Self::Gzip => Some("gzip"),
             Self::Zstandard => Some("Zstandard"),
         }
+    }
+}
+
+/// A gzip file: one packed text or several, one behind the other. Zeros may fill it up, as tapes and those who write for them do;
+/// anything else behind a packed text is damage.
+struct Gzip<R: BufRead>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(text) = &mut self.0 {
+            let read = text.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut packed) = self.0.take().map(GzDecoder::into_inner) else { break };
+            if skip_zeros(&mut packed)? {
+                self.0 = Some(GzDecoder::new(packed));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Whether anything follows the zeros that come next.
+fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        if zeros < bytes.len() || bytes.is_empty() {
+            let follows = !bytes.is_empty();
+            reader.consume(zeros);
+            return Ok(follows);
+        }
+        reader.consume(zeros);
     }
 }
 
