@@ -9,12 +9,17 @@ use std::{
 
 use walkdir::WalkDir;
 
-use super::{Entry, Manifest, Store, StoreError, folder, object};
+use super::{Manifest, Store, StoreError, folder, object};
 use crate::{digest::ArtifactId, failpoint};
 
+/// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
+/// object, which then need not be hashed again. It costs an inode, which a small file is not worth.
+const WORTH_CLONING: u64 = 1 << 20;
+
 impl Store {
-    /// A read-only folder that holds an artifact, looked at file by file: hard links to the objects, or copies where those cannot be (files
-    /// that may be run, file systems without links). It is made once, and again if somebody damaged it.
+    /// A read-only folder that holds an artifact, looked at file by file: clones of large objects that share their blocks (where the file
+    /// system can), hard links to the others, or copies where those cannot be (files that may be run, file systems without links). It
+    /// is made once, and again if somebody damaged it.
     pub fn view(&self, artifact: &ArtifactId) -> Result<PathBuf, StoreError> {
         let _hold = self.hold()?;
         let manifest = self.manifest(artifact)?;
@@ -47,10 +52,20 @@ impl Store {
             }
             let from = self.object(&entry.digest);
             failpoint::pass("view.link").map_err(StoreError::io("write", &to))?;
-            if entry.executable || fs::hard_link(&from, &to).is_err() {
-                let copied = copy(&from, &to, entry).map_err(StoreError::io("write", &to))?;
-                self.seals().add(&entry.digest, &copied);
+            let is_clone = entry.size >= WORTH_CLONING && clone(&from, &to).is_ok();
+            if !is_clone && !entry.executable && fs::hard_link(&from, &to).is_ok() {
+                continue;
             }
+            let copy = || -> io::Result<fs::Metadata> {
+                if !is_clone {
+                    fs::copy(&from, &to)?;
+                }
+                object::seal(&to, entry.executable)?;
+                File::open(&to)?.sync_all()?;
+                fs::symlink_metadata(&to)
+            };
+            let copied = copy().map_err(StoreError::io("write", &to))?;
+            self.seals().add(&entry.digest, &copied);
         }
         for found in WalkDir::new(building).contents_first(true) {
             let found = found.map_err(|error| folder::walk_error(building, error))?;
@@ -98,12 +113,22 @@ impl Store {
     }
 }
 
-/// `std::fs::copy` shares the blocks where the file system can.
-fn copy(from: &Path, to: &Path, entry: &Entry) -> io::Result<fs::Metadata> {
-    fs::copy(from, to)?;
-    object::seal(to, entry.executable)?;
-    File::open(to)?.sync_all()?;
-    fs::symlink_metadata(to)
+/// A file of its own that shares its blocks with another until one of them is written to; an error where the file system cannot do that.
+fn clone(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let source = File::open(from)?;
+        let target = File::create_new(to)?;
+        rustix::fs::ioctl_ficlone(&target, &source).or_else(|error| {
+            fs::remove_file(to)?;
+            Err(error.into())
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Moves a damaged view out of the way before removing it, so that no half of it is ever seen under its name.

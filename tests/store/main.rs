@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod claims;
+mod clones;
 mod damage;
 mod place;
 mod processes;
