@@ -147,12 +147,31 @@ impl Surroundings {
     }
 }
 
-/// One thread, then one more than usual, then two, then three: another number each time.
+/// One fewer than usual, one more, half as many, two more, a quarter, and so on: another number each time. One thread alone would
+/// make a check on many cores take as many times as long as the run.
 fn threads(run: usize, usual: usize) -> usize {
-    let mut numbers = vec![1, usual.saturating_add(1), 2, 3];
-    if usual == 1 {
-        // The usual number comes last.
-        numbers = vec![2, 3, 4, 1];
+    let halves = std::iter::successors(Some(usual / 2), |number| Some(number / 2)).take_while(|number| *number > 0);
+    let mut fewer: Vec<usize> =
+        std::iter::once(usual.saturating_sub(1)).chain(halves).filter(|number| *number > 0).collect();
+    fewer.dedup();
+    let place = run.saturating_sub(1);
+    match fewer.get(place / 2) {
+        Some(number) if place.is_multiple_of(2) => *number,
+        // Where there are no fewer, there are more.
+        _ => usual.saturating_add(1 + place - fewer.len().min(place.div_ceil(2))),
     }
-    numbers[run.saturating_sub(1) % numbers.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::threads;
+
+    #[test]
+    fn each_run_has_another_number_of_threads_and_not_many_fewer_at_first() {
+        let first = |usual| (1..=6).map(|run| threads(run, usual)).collect::<Vec<_>>();
+        assert_eq!(first(1), [2, 3, 4, 5, 6, 7]);
+        assert_eq!(first(2), [1, 3, 4, 5, 6, 7]);
+        assert_eq!(first(4), [3, 5, 2, 6, 1, 7]);
+        assert_eq!(first(64), [63, 65, 32, 66, 16, 67]);
+    }
 }
