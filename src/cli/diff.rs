@@ -148,6 +148,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let store = arguments.other_store.iter().map(|store| format!(" --store {}", store.display()));
     other.label.extend(profile.chain(sets).chain(store));
     let document = compare(&one, &other);
+    let lacks = document.stage.as_ref().is_some_and(|stage| stage.problem.is_some());
+    if lacks || !document.unknown.is_empty() || !document.metrics_unknown.is_empty() {
+        one.tell_unasked()?;
+    }
     let is_same = [&document.differ, &document.only_in_one, &document.only_in_other].into_iter().all(Vec::is_empty);
     if arguments.json {
         output::json(&document);

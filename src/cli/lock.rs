@@ -8,6 +8,7 @@ use super::{
     arguments::{GraphArguments, targets, tell_damage},
     failure::Failure,
     output::{self, STRONG, paint},
+    remote::tell_unasked,
     words::{path, stages as count_stages},
 };
 use crate::{blame::exit, lock::Lock, plan};
@@ -39,6 +40,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let store = arguments.graph.open(&graph)?;
     let plan = plan::plan(&graph, &targets(&graph, &[])?, &store)?;
     tell_damage(&store);
+    if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
+        tell_unasked(&graph.workspace)?;
+    }
     let lock = Lock::of(file, &graph, &plan, &store)?;
     // One that cannot be read, such as one with a merge conflict, is replaced like any other.
     let before = Lock::read(&lock.path).ok();

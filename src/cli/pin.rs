@@ -10,6 +10,7 @@ use super::{
     arguments::{GraphOptions, StoreArguments, load, stage_name, targets, tell_damage},
     failure::Failure,
     output::{self, FAINT, STRONG, paint, table},
+    remote::tell_unasked,
     runs::time,
     words::{bytes, short, stages as count_stages},
 };
@@ -96,6 +97,9 @@ fn of_graph(arguments: &PinArguments, path: &std::path::Path) -> Result<(Store, 
     let store = arguments.options.open(&graph)?;
     let plan = plan::plan(&graph, &targets, &store)?;
     tell_damage(&store);
+    if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
+        tell_unasked(&graph.workspace)?;
+    }
     let mut stages = Vec::new();
     for stage in plan.stages {
         let artifact = stage.artifact.ok_or_else(|| {

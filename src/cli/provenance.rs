@@ -79,6 +79,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         return Err(Failure::usage(format!("--set and --profile are for graphs, and {name} is none")));
     }
     let stage = one_stage(&side, &name)?;
+    if stage.artifact.is_none() {
+        side.tell_unasked()?;
+    }
     let artifact = stage.artifact.ok_or_else(|| {
         Failure::missing(format!("stage `{}` of {name} has no result yet: run the graph first", stage.name))
     })?;
@@ -101,6 +104,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     for missing in &ancestry.missing {
         output::err(format!("{}: {}\n", paint(NOTE, "missing"), in_words(missing)));
+    }
+    if !ancestry.complete {
+        side.tell_unasked()?;
     }
     Ok(if ancestry.complete { exit::SUCCESS } else { exit::STAGE_FAILED })
 }

@@ -68,6 +68,21 @@ impl RemoteOptions {
     }
 }
 
+/// Says, where something is not there, that a remote store may have it, which commands without `--remote-store` do not ask.
+pub(super) fn tell_unasked(workspace: &Path) -> Result<(), Failure> {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let is_read = set("TWDAG_REMOTE").is_none_or(|mode| mode.starts_with("read"));
+    let is_named =
+        || Ok::<_, Failure>(set("TWDAG_REMOTE_STORE").or(Workspace::load(workspace)?.remote_store).is_some());
+    if is_read && is_named()? {
+        output::err(format!(
+            "{}: only the store of this machine was asked; what the remote store has comes with `twdag store pull`\n",
+            paint(NOTE, "note")
+        ));
+    }
+    Ok(())
+}
+
 /// Plans, with what the remote store has too. It is asked only if something is not on this machine. If it cannot be reached,
 /// the plan is made without it, and the error is returned besides.
 pub(super) fn plan_with(

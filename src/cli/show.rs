@@ -11,7 +11,8 @@ use super::{
     check::verdict_rows,
     failure::Failure,
     output::{self, FAINT, STRONG, paint, table},
-    words::{bytes, duration, short},
+    remote::tell_unasked,
+    words::{bytes, duration, harmless, short},
 };
 use crate::{
     blame::{Blame, exit},
@@ -79,6 +80,9 @@ struct Read {
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let (graph, store, planned) = arguments.graph.plan_stage(&arguments.stage)?;
     let node = &graph.nodes()[planned.node];
+    if planned.artifact.is_none() {
+        tell_unasked(&graph.workspace)?;
+    }
     let record = planned.key.as_ref().map(|key| store.record(key)).transpose()?.flatten();
     let document = collect(graph.path.display().to_string(), node, &planned, record, &store)?;
     if arguments.json {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     arguments::{target, tell_damage},
     failure::Failure,
+    remote,
     words::short,
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(super) struct Side {
     /// What to call it.
     pub(super) label: String,
     pub(super) store: Store,
+    /// Where its workspace file lies.
+    workspace: PathBuf,
     /// The graph, if it is one.
     graph: Option<Graph>,
     /// Its stages, in order.
@@ -86,6 +89,11 @@ impl Side {
         self.is_artifact
     }
 
+    /// See [`remote::tell_unasked`].
+    pub(super) fn tell_unasked(&self) -> Result<(), Failure> {
+        remote::tell_unasked(&self.workspace)
+    }
+
     /// Finds what `text` names.
     pub(super) fn find(text: &str, overrides: &Overrides, store: Option<&Path>) -> Result<Self, Failure> {
         // Neither the name of a stage nor that of a run or artifact holds a colon.
@@ -95,23 +103,19 @@ impl Side {
         };
         let mut side = if Path::new(head).is_file() {
             let path = Path::new(head);
-            let root = match store {
-                Some(root) => root.to_owned(),
-                None => workspace(path)?.join("artifacts"),
-            };
+            let folder = workspace(path)?;
+            let root = store.map_or_else(|| folder.join("artifacts"), Path::to_owned);
             // Who cannot read it as a graph either tells why.
             if Lock::is_at(path).unwrap_or(false) {
-                Self::of_lock(path, &root)?
+                Self::of_lock(path, &root, folder)?
             } else {
                 Self::of_graph(path, overrides, &root, stage)?
             }
         } else {
-            let root = match store {
-                Some(root) => root.to_owned(),
-                None => workspace(Path::new("graph.ron"))?.join("artifacts"),
-            };
+            let folder = workspace(Path::new("graph.ron"))?;
+            let root = store.map_or_else(|| folder.join("artifacts"), Path::to_owned);
             let store = Store::existing(&root)?;
-            Self::of_stored(head, store)?
+            Self::of_stored(head, store, folder)?
         };
         text.clone_into(&mut side.label);
         side.results = side.stages.iter().filter_map(|stage| stage.artifact).collect();
@@ -138,6 +142,7 @@ impl Side {
         Ok(Self {
             label: String::new(),
             store,
+            workspace: graph.workspace.clone(),
             stages: stages.collect(),
             graph: Some(graph),
             results: Vec::new(),
@@ -145,7 +150,7 @@ impl Side {
         })
     }
 
-    fn of_lock(path: &Path, root: &Path) -> Result<Self, Failure> {
+    fn of_lock(path: &Path, root: &Path, workspace: PathBuf) -> Result<Self, Failure> {
         let lock = Lock::read(path)?;
         let stages = lock.stages.iter().map(|(name, stage)| SideStage {
             name: name.clone(),
@@ -156,6 +161,7 @@ impl Side {
         Ok(Self {
             label: String::new(),
             store: Store::open(root)?,
+            workspace,
             graph: None,
             stages,
             results: Vec::new(),
@@ -164,7 +170,7 @@ impl Side {
     }
 
     /// A run or an artifact of a store.
-    fn of_stored(text: &str, store: Store) -> Result<Self, Failure> {
+    fn of_stored(text: &str, store: Store, workspace: PathBuf) -> Result<Self, Failure> {
         let is_digits = text.len() >= FEWEST_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let stages = if is_digits {
             let artifact = artifact(text, &store)?;
@@ -187,7 +193,15 @@ impl Side {
             };
             run.stages.into_iter().map(stage).collect()
         };
-        Ok(Self { label: String::new(), store, graph: None, stages, results: Vec::new(), is_artifact: is_digits })
+        Ok(Self {
+            label: String::new(),
+            store,
+            workspace,
+            graph: None,
+            stages,
+            results: Vec::new(),
+            is_artifact: is_digits,
+        })
     }
 
     /// The stage of that name.

@@ -5,6 +5,7 @@ use super::{
     failure::Failure,
     output::{self, FAINT, STRONG, paint, table},
     plan::status,
+    remote::tell_unasked,
     settled::{look, settle},
     words::short,
 };
@@ -30,6 +31,9 @@ pub(super) fn explain(graph: &GraphArguments, stage: &str, json: bool) -> Result
     let explanation = Explanation::of(&loaded, &plan, node, &store)?
         .ok_or_else(|| Failure::new("internal error: a stage is not in its own plan; please report it", Blame::Bug))?;
     tell(&explanation, json);
+    if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
+        tell_unasked(&loaded.workspace)?;
+    }
     settle(looked.asked.as_ref(), &loaded, &plan, &store);
     Ok(exit::SUCCESS)
 }

@@ -17,3 +17,4 @@ mod place;
 mod runs;
 mod sharing;
 mod signatures;
+mod unasked;
