@@ -6,6 +6,7 @@
 mod run_support;
 
 use std::{
+    cell::RefCell,
     fs,
     net::{TcpListener, UdpSocket},
     os::{
@@ -445,5 +446,80 @@ fn a_signal_whose_handler_asks_for_a_restart_ends_no_call_that_is_looked_at() {
         let ran = run(&place, mode);
         assert_eq!((ran.code, warnings(&ran)), (Some(0), Vec::new()), "{mode}: {ran:#?}");
         assert_eq!(place.result("stage", "x"), "done");
+    }
+}
+
+#[test]
+fn what_the_policy_allows_passes_is_recorded_and_changes_no_key() {
+    if !has_means() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let place = place(&format!(
+        "cat $folder/secret.txt $HOME/settings $folder/elsewhere/file > $out/x; bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'; \
+         {}",
+        connect_to("$folder/elsewhere/socket")
+    ));
+    for folder in ["home", "elsewhere"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    place.write("home/settings", "settings\n");
+    place.write("elsewhere/file", "file\n");
+    let _service = UnixListener::bind(place.path("elsewhere/socket")).unwrap();
+    let graph = fs::read_to_string(place.path("graph.ron")).unwrap();
+    let run = |allowed: &str, mode: &str| {
+        place.write("graph.ron", &graph.replace("\n)\n", &format!("\n    policy: {{\"stage\": ({allowed})}},\n)\n")));
+        let arguments = ["run", "graph.ron", "--json", "--isolation", mode];
+        let said = place.twdag(&arguments).env("HOME", place.path("home")).output().unwrap();
+        let events = String::from_utf8(said.stdout).unwrap();
+        (said.status.code(), events)
+    };
+    let elsewhere = place.path("elsewhere").display().to_string();
+    let all = format!(r#"allow: (read: ["secret.txt", "~/settings", "{elsewhere}"], network: true)"#);
+    let (code, events) = run(&all.replace(", network: true", ""), "enforce");
+    assert!(code == Some(1) && events.contains("reach the network"), "{events}");
+    let (code, events) = run(&all.replace(", \"~/settings\"", ""), "enforce");
+    assert!(code == Some(1) && events.contains("~/settings") && !events.contains("secret.txt:"), "{events}");
+    for mode in ["enforce", "warn"] {
+        let (code, events) = run(&all, mode);
+        assert!(code == Some(0) && !events.contains("stage-warning"), "{events}");
+        assert_eq!(place.result("stage", "x"), "not declared\nsettings\nfile\n");
+        let shown: Value =
+            serde_json::from_str(&place.output(&["show", "graph.ron", "stage", "--json"]).stdout).unwrap();
+        assert_eq!(shown["provenance"]["allowed"]["network"], true, "{shown:#}");
+        assert_eq!(shown["provenance"]["allowed"]["read"][1], "~/settings");
+        let (code, events) = run("retries: 1", "enforce");
+        assert!(code == Some(0) && !events.contains("stage-started"), "a policy is in no key: {events}");
+        fs::remove_dir_all(place.path("artifacts")).unwrap();
+    }
+}
+
+/// A script that connects to a Unix socket, or ends badly.
+fn connect_to(path: &str) -> String {
+    format!(
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) and connect(S, pack_sockaddr_un($ARGV[0])) or exit 1' {path}"
+    )
+}
+
+#[test]
+fn services_of_others_are_told_of_or_refused_and_those_of_the_stage_are_not() {
+    if !has_means() {
+        return;
+    }
+    let services = RefCell::new(Vec::new());
+    for socket in ["service", "other"] {
+        let (warned, refused) =
+            undeclared(&format!("{} || true; echo x > $out/x", connect_to(&format!("$folder/{socket}"))), |place| {
+                services.borrow_mut().push(UnixListener::bind(place.path(socket)).unwrap());
+            });
+        assert!(warned.len() == 1 && warned[0].contains(&format!("connect to {socket}: start")), "{warned:?}");
+        assert!(refused.contains(&format!("It tried to connect to {socket}: start")), "{refused}");
+    }
+    let own = "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) and bind(S, pack_sockaddr_un(q(own))) and listen(S, 1) or die; \
+               socket(C, AF_UNIX, SOCK_STREAM, 0) and connect(C, pack_sockaddr_un(q(own))) or die'; echo x > $out/x";
+    for mode in MODES {
+        let ran = run(&place(own), mode);
+        assert_eq!((ran.code, warnings(&ran)), (Some(0), Vec::new()), "{mode}: {ran:#?}");
     }
 }

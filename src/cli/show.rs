@@ -209,7 +209,7 @@ fn page(document: &Document) -> String {
             ),
             ("processor", provenance.processor_features.clone()),
             ("twdag", format!("{}, commit {}", provenance.version, provenance.commit)),
-            ("isolation", provenance.isolation.map(|isolation| isolation.name().to_owned()).unwrap_or_default()),
+            ("isolation", isolation(provenance)),
         ];
         let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
         section(&mut text, "provenance", rows.map(|(name, value)| vec![name.to_owned(), value]).collect());
@@ -218,6 +218,16 @@ fn page(document: &Document) -> String {
     section(&mut text, "warnings", document.notices.iter().map(|notice| vec![notice.clone()]).collect());
     section(&mut text, "metrics", document.metrics.as_ref().map(scalars).unwrap_or_default());
     text
+}
+
+/// How far programs were kept from what the stage does not declare, and what was allowed all the same.
+fn isolation(provenance: &Provenance) -> String {
+    let mode = provenance.isolation.map(|isolation| isolation.name().to_owned()).unwrap_or_default();
+    let allowed = provenance.allowed.iter().flat_map(|allowed| {
+        allowed.read.iter().map(|path| harmless(path)).chain(allowed.network.then(|| "the network".to_owned()))
+    });
+    let allowed: Vec<String> = allowed.collect();
+    if allowed.is_empty() { mode } else { format!("{mode}, but for {}", allowed.join(", ")) }
 }
 
 fn section(text: &mut String, title: &str, rows: Vec<Vec<String>>) {

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
+use twdag_stages::stage::Allowed;
+
 use super::{
     Comparator, Node, Problem,
     amount::{self, BYTES, CPU, DURATION, MEMORY},
@@ -26,6 +28,8 @@ pub struct Policy {
     pub timeout: Option<Duration>,
     /// How a result is compared when it is computed again.
     pub comparator: Comparator,
+    /// What a program may do beyond what the stage declares where isolation would tell of it or refuse it.
+    pub allowed: Allowed,
 }
 
 /// How much a stage asks for, and where that stands.
@@ -47,11 +51,13 @@ impl Default for Policy {
             back_off: Duration::from_secs(1),
             timeout: None,
             comparator: Comparator::Bitwise,
+            allowed: Allowed::default(),
         }
     }
 }
 
-const FIELDS: [&str; 5] = ["resources", "retries", "back_off", "timeout", "comparator"];
+const FIELDS: [&str; 6] = ["resources", "retries", "back_off", "timeout", "comparator", "allow"];
+const ALLOWED: &str = "`(read: [\"/srv/models\"], network: true)`, or one of them";
 const MOST_RETRIES: u64 = 100;
 
 /// Reads the `policy` block and gives each stage its own.
@@ -129,6 +135,9 @@ impl<'a> Reader<'a, '_> {
                     let read = |value: &Value, text: &str| comparator::read(value, text);
                     let found = self.read("comparator", &field.value, comparator::EXPECTED, read);
                     policy.comparator = found.unwrap_or_default();
+                }
+                "allow" => {
+                    policy.allowed = self.read("allow", &field.value, ALLOWED, allowed).unwrap_or_default();
                 }
                 unknown => self.problems.push(
                     Problem::at(field.name, format!("a policy has no field `{unknown}`"), "not a field of a policy")
@@ -210,6 +219,23 @@ impl<'a> Reader<'a, '_> {
             None => format!("there is no parameter `{wanted}`"),
         })
     }
+}
+
+/// What a program may do beyond what its stage declares.
+fn allowed(value: &Value, text: &str) -> Option<Allowed> {
+    let ValueKind::Struct { name: None, fields } = &value.kind else { return None };
+    let mut allowed = Allowed::default();
+    for field in fields {
+        match (field.name.of(text), &field.value.kind) {
+            ("read", ValueKind::List(items)) => {
+                let path = |item: &Value| Some(item.as_text().filter(|path| !path.is_empty())?.to_owned());
+                allowed.read = items.iter().map(path).collect::<Option<_>>()?;
+            }
+            ("network", ValueKind::Word) => allowed.network = field.value.span.of(text).parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some(allowed)
 }
 
 /// The name of a resource, which is any name in quotes.

@@ -398,6 +398,7 @@ impl Attempt {
             split: folder.join("split.json"),
             threads: self.lease.threads,
             isolation: self.shared.isolation,
+            allowed: self.policy().allowed.clone(),
             driver: std::process::id(),
         })
     }

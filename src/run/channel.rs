@@ -84,7 +84,7 @@ pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result
 mod tests {
     use std::collections::BTreeMap;
 
-    use twdag_stages::stage::Isolation;
+    use twdag_stages::stage::{Allowed, Isolation};
 
     use super::*;
     use crate::run::job::Work;
@@ -103,6 +103,7 @@ mod tests {
                 settings: "x".repeat(size),
                 inputs: BTreeMap::new(),
                 isolation: Isolation::Off,
+                allowed: Allowed::default(),
                 workspace: folder.path().to_owned(),
                 output: folder.path().join("output"),
                 scratch: folder.path().join("kept"),

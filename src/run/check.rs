@@ -387,6 +387,7 @@ impl Checker<'_> {
             split: folder.join("split.json"),
             threads: surroundings.threads,
             isolation: self.options.isolation,
+            allowed: subject.node.policy.allowed.clone(),
             driver: std::process::id(),
         })
     }

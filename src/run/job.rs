@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use twdag_stages::stage::{Blame, FinishedPart, Isolation, Part, StageEvent};
+use twdag_stages::stage::{Allowed, Blame, FinishedPart, Isolation, Part, StageEvent};
 
 use crate::failpoint;
 
@@ -41,6 +41,8 @@ pub struct Job {
     pub threads: usize,
     /// How far programs that the stage starts are kept from what it does not declare.
     pub isolation: Isolation,
+    /// What they may do beyond that.
+    pub allowed: Allowed,
     /// The process that waits for the worker; the worker ends when it is gone.
     pub driver: u32,
 }

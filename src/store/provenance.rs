@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use twdag_stages::stage::Isolation;
+use twdag_stages::stage::{Allowed, Isolation};
 
 /// The last commit that changed the code of this program, with `-changed` behind it if it was compiled with changes to that;
 /// `unknown` if it was not compiled in a checkout of the repository.
@@ -36,6 +36,9 @@ pub struct Provenance {
     /// records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
+    /// What the policy of the stage allowed them beyond that; nothing if it allowed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<Allowed>,
 }
 
 fn unknown() -> String {
@@ -56,6 +59,7 @@ impl Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             isolation: None,
+            allowed: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use insta::assert_snapshot;
 use twdag::graph::{Available, Comparator, Graph, Policy, Request, Workspace};
+use twdag_stages::stage::Allowed;
 
 use super::{read, told};
 
@@ -24,6 +25,7 @@ fn every_field_is_read_and_has_a_default() {
     "train": (
         resources: {"cpu": param("cores"), "memory": "4 GiB", "gpu": 1, "licence": 0},
         retries: 2, back_off: "10s", timeout: param("limit"),
+        allow: (read: ["models", "~/x"], network: true),
     ),
 }"#;
     let graph = read(&with_policy(text), &[("cores", "3")]).expect("a good graph");
@@ -39,6 +41,7 @@ fn every_field_is_read_and_has_a_default() {
         back_off: Duration::from_secs(10),
         timeout: Some(Duration::from_hours(2)),
         comparator: Comparator::Bitwise,
+        allowed: Allowed { read: vec!["models".to_owned(), "~/x".to_owned()], network: true },
     };
     assert_eq!(policy(&graph, "train"), expected);
     let default = Policy {
@@ -47,10 +50,20 @@ fn every_field_is_read_and_has_a_default() {
         back_off: Duration::from_secs(1),
         timeout: None,
         comparator: Comparator::Bitwise,
+        allowed: Allowed::default(),
     };
     assert_eq!(policy(&graph, "corpus"), default);
     let graph = read(&with_policy(r#"{"train": (), }"#), &[]).expect("a good graph");
     assert_eq!(policy(&graph, "train"), default);
+}
+
+#[test]
+fn what_is_allowed_is_files_to_read_and_the_network() {
+    for allowed in ["true", r#"(write: ["x"])"#, r#"(read: "x")"#, r#"(read: [""])"#, "(network: 1)"] {
+        let said = told(&with_policy(&format!(r#"{{"train": (allow: {allowed})}}"#)));
+        let expected = "expected `(read: [\"/srv/models\"], network: true)`, or one of them";
+        assert!(said.contains("`allow` in the policy of stage `train` is ") && said.contains(expected), "{said}");
+    }
 }
 
 #[test]
@@ -91,7 +104,7 @@ fn a_field_that_does_not_exist() {
     1 | Graph(version: 1, params: {"limit": "2h", "cores": 2}, policy: {"train": (retry: 1, deadline: "2h")}, stages: {
       |                                                                                     ^^^^^^^^ not a field of a policy
       |
-      = help: known fields: `resources`, `retries`, `back_off`, `timeout`, `comparator`
+      = help: known fields: `resources`, `retries`, `back_off`, `timeout`, `comparator`, `allow`
     "#);
 }
 

@@ -83,6 +83,7 @@ impl Attempt {
         let starts_programs = self.graph_node().stage.kind().starts_programs;
         let provenance = Provenance {
             isolation: starts_programs.then_some(self.shared.isolation),
+            allowed: Some(self.policy().allowed.clone()).filter(|allowed| starts_programs && !allowed.is_nothing()),
             ..Provenance::here(began, Timestamp::now(), clock.elapsed().as_secs_f64())
         };
         let record = Record {

@@ -6,7 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs, io,
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{self, Stdio},
     time::{Duration, Instant},
 };
@@ -135,9 +135,23 @@ fn declared(
     }
     declared.write(context.output());
     declared.write(context.scratch());
+    for path in &context.allowed().read {
+        declared.allow(&whole(path, context.workspace()));
+    }
+    if context.allowed().network {
+        declared.allow_network();
+    }
     // A program may open its standard output anew, as /dev/stdout.
     context.log().into_iter().for_each(|log| declared.write(log));
     Ok(declared)
+}
+
+/// A path that a policy names: whole, from the home folder on, or from the workspace on.
+fn whole(path: &str, workspace: &Path) -> PathBuf {
+    match (path.strip_prefix("~/"), env::var_os("HOME")) {
+        (Some(below), Some(home)) => Path::new(&home).join(below),
+        _ => workspace.join(path),
+    }
 }
 
 /// Tells what the program did beyond what is declared. Where it was refused that, the stage fails, even if the program ended well:

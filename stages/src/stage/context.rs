@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Isolation, Reference, SourcePath, StageError};
+use super::{Allowed, Isolation, Reference, SourcePath, StageError};
 
 /// What a running stage tells the world.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,7 @@ pub struct Context {
     threads: usize,
     part_size: Option<u64>,
     isolation: Isolation,
+    allowed: Allowed,
     cancel: Arc<AtomicBool>,
     events: Box<dyn Fn(StageEvent) + Send + Sync>,
 }
@@ -64,6 +65,7 @@ impl Context {
                 threads: 1,
                 part_size: None,
                 isolation: Isolation::Off,
+                allowed: Allowed::default(),
                 cancel: Arc::new(AtomicBool::new(false)),
                 events: Box::new(|_| {}),
             },
@@ -123,6 +125,11 @@ impl Context {
     /// How far programs that the stage starts are kept from what it does not declare.
     pub fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// What its program may do beyond what the stage declares.
+    pub fn allowed(&self) -> &Allowed {
+        &self.allowed
     }
 
     /// Does parallel work (rayon) on as many threads as the stage may use.
@@ -200,6 +207,12 @@ impl ContextBuilder {
     /// How far programs that the stage starts are kept from what it does not declare.
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.context.isolation = isolation;
+        self
+    }
+
+    /// What its program may do beyond what the stage declares.
+    pub fn allowed(mut self, allowed: Allowed) -> Self {
+        self.context.allowed = allowed;
         self
     }
 

@@ -29,3 +29,22 @@ impl Isolation {
         }
     }
 }
+
+/// What a program may do beyond what its stage declares, because the stage's policy allows it. No part of a key, as isolation is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Files and folders that it may read, and Unix sockets there that it may connect to: whole, from the workspace on, or from the home
+    /// folder on (`~/…`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+    /// Whether it may use the network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network: bool,
+}
+
+impl Allowed {
+    /// Whether nothing is allowed.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -14,7 +14,7 @@ pub use context::{Context, ContextBuilder, StageEvent};
 pub(crate) use error::MAKE_ROOM;
 pub use error::{Blame, SettingError, StageError};
 pub use estimate::{Estimate, Outlook, Outlooks, Work};
-pub use isolation::Isolation;
+pub use isolation::{Allowed, Isolation};
 pub use kind::{CPU_F32, Kind, KindInfo, Numerics, Source, Stage};
 pub use manner::Manner;
 pub use part::{FinishedPart, Part, Split};

@@ -40,6 +40,8 @@ const DEVICES: [&str; 11] = [
     "/dev/dri",
     "/dev/kfd",
 ];
+/// Where services lie that tell names of users, as `/etc/passwd` does: C libraries ask them unasked.
+const NAME_SERVICES: [&str; 3] = ["/run/nscd", "/run/systemd/userdb", "/var/lib/sss/pipes"];
 /// Devices whose names begin so.
 const NUMBERED_DEVICES: &str = "nvidia";
 
@@ -50,6 +52,10 @@ pub(in crate::command) struct Declared {
     read: BTreeSet<PathBuf>,
     /// What may be written, too.
     write: BTreeSet<PathBuf>,
+    /// Where Unix sockets may be connected to, besides.
+    connect: BTreeSet<PathBuf>,
+    /// Whether the network may be used.
+    network: bool,
 }
 
 impl Declared {
@@ -96,6 +102,30 @@ impl Declared {
     /// A folder that the stage writes to.
     pub(in crate::command) fn write(&mut self, path: &Path) {
         self.write.extend(fs::canonicalize(path).ok());
+    }
+
+    /// Something that may be read although the stage does not declare it, and services there that may be used.
+    pub(in crate::command) fn allow(&mut self, path: &Path) {
+        self.read(path);
+        self.connect.extend(fs::canonicalize(path).ok());
+    }
+
+    /// The network may be used.
+    pub(in crate::command) fn allow_network(&mut self) {
+        self.network = true;
+    }
+
+    /// Whether the network may be used.
+    pub(super) fn may_use_network(&self) -> bool {
+        self.network
+    }
+
+    /// Whether a Unix socket may be connected to: one of the stage's own, of a service that looks names of users up, or one that is allowed.
+    pub(super) fn may_connect(&self, path: &Path) -> bool {
+        let lies_in = |root: &Path| path.starts_with(root);
+        self.may_write(path)
+            || NAME_SERVICES.iter().any(|root| lies_in(root.as_ref()))
+            || self.connect.iter().any(|root| lies_in(root))
     }
 
     /// Whether a path without links may be read.

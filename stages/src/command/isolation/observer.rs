@@ -174,7 +174,8 @@ impl Look<'_> {
             }
             Call::Socket => {
                 let family = self.arguments[0] as i32;
-                if !matches!(family, libc::AF_UNIX | libc::AF_NETLINK | libc::AF_ALG) {
+                let is_local = matches!(family, libc::AF_UNIX | libc::AF_NETLINK | libc::AF_ALG);
+                if !is_local && !self.declared.may_use_network() {
                     let name = match family {
                         libc::AF_INET => "an IPv4 socket".to_owned(),
                         libc::AF_INET6 => "an IPv6 socket".to_owned(),
@@ -192,8 +193,17 @@ impl Look<'_> {
                 }
             }
             Call::Connect => {
-                if let Some(address) = self.address()?.as_deref().and_then(address) {
+                let bytes = self.address()?.unwrap_or_default();
+                if let Some(address) = address(&bytes).filter(|_| !self.declared.may_use_network()) {
                     self.report.reached(address);
+                }
+                if let Some(path) = socket_file(&bytes) {
+                    let path = self.caller.whole(libc::AT_FDCWD, path)?;
+                    let place = path.and_then(|path| self.caller.place(&path, true)).filter(|place| place.exists);
+                    if let Some(place) = place.filter(|place| !self.declared.may_connect(&place.path)) {
+                        self.report.connected(&place.path);
+                        return Ok(unless_refused);
+                    }
                 }
             }
             Call::Ring => {

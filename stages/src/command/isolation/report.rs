@@ -61,6 +61,8 @@ pub(in crate::command) struct Report {
     /// Addresses, and sockets whose addresses are not known.
     reached: BTreeSet<String>,
     sockets: BTreeSet<String>,
+    /// Unix sockets of others.
+    connected: BTreeSet<PathBuf>,
     unseen: BTreeSet<String>,
     /// Why nothing more could be seen of it from some moment on.
     lost: Option<String>,
@@ -85,6 +87,10 @@ impl Report {
         note(&mut self.sockets, family);
     }
 
+    pub(super) fn connected(&mut self, path: &Path) {
+        note(&mut self.connected, path.to_owned());
+    }
+
     pub(super) fn unseen(&mut self, what: &str) {
         note(&mut self.unseen, what.to_owned());
     }
@@ -103,7 +109,7 @@ impl Report {
                 ""
             } else {
                 "; a program elsewhere, with its libraries, is readable if its folder is in PATH, that of the stage's `env` or else \
-                 that of twdag"
+                 that of twdag; other files elsewhere may be allowed in the policy of the stage (`allow: (read: […])`)"
             };
             sentences.push(format!(
                 "read {}: declare files of the workspace in `files`, and results of stages in `inputs`{elsewhere}",
@@ -118,8 +124,15 @@ impl Report {
         let network = if self.reached.is_empty() { &self.sockets } else { &self.reached };
         if !network.is_empty() {
             sentences.push(format!(
-                "reach the network ({}): let a `Download` stage fetch what is needed, and name that in `inputs`",
+                "reach the network ({}): let a `Download` stage fetch what is needed, and name that in `inputs`, or allow it in the policy \
+                 of the stage (`allow: (network: true)`)",
                 list(network.iter().cloned())
+            ));
+        }
+        if !self.connected.is_empty() {
+            sentences.push(format!(
+                "connect to {}: start what it needs in the stage, or allow it in the policy of the stage (`allow: (read: […])`)",
+                paths(&self.connected)
             ));
         }
         if !self.unseen.is_empty() {
