@@ -297,6 +297,57 @@ fn a_lock_replaces_nothing_but_a_lock() {
     assert_eq!(place.output(&["lock", "graph.ron", "--lock-file", "new.ron"]).code, Some(0));
 }
 
+/// Runs git in a place.
+fn git(place: &Place, arguments: &[&str]) {
+    let mut git = Command::new("git");
+    let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+    let said = Said::from(git.current_dir(place.path("")).args(identity).args(arguments).output().unwrap());
+    assert_eq!(said.code, Some(0), "{arguments:?} {said:#?}");
+}
+
+/// Commits a lock on a branch that begins here.
+fn commit(place: &Place, branch: &str, text: &str) {
+    git(place, &["checkout", "-q", "-B", branch]);
+    place.write("graph.lock.ron", text);
+    git(place, &["add", "graph.lock.ron"]);
+    git(place, &["commit", "-q", "--allow-empty", "-m", branch]);
+}
+
+#[test]
+fn git_merges_locks_of_two_branches_that_added_different_stages_if_it_keeps_the_lines_of_both() {
+    let stage =
+        |name: &str, word: &str| format!(r#""{name}": Command(run: ["sh", "-c", "echo {word} > $0/x", "{{out}}"])"#);
+    let place = place();
+    let lock_of = |more: &[(&str, &str)]| {
+        let more: Vec<String> = more.iter().map(|(name, word)| stage(name, word)).collect();
+        let all = [&[TEXT, UPPER, COUNT], &more.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat();
+        place.graph(&all);
+        run(&place, &[], 0);
+        lock(&place)
+    };
+    let both = lock_of(&[("one", "1"), ("two", "2")]);
+    let (one, two, other) = (lock_of(&[("one", "1")]), lock_of(&[("two", "2")]), lock_of(&[("one", "another")]));
+    let base = lock_of(&[]);
+    git(&place, &["init", "-q"]);
+    fs::create_dir_all(place.path(".git/info")).unwrap();
+    place.write(".git/info/attributes", include_str!("../.gitattributes"));
+    commit(&place, "base", &base);
+    for (branch, text) in [("one", &one), ("two", &two), ("other", &other)] {
+        git(&place, &["checkout", "-q", "base"]);
+        commit(&place, branch, text);
+    }
+    git(&place, &["checkout", "-q", "two"]);
+    git(&place, &["merge", "-q", "one", "-m", "merge"]);
+    place.graph(&[TEXT, UPPER, COUNT, &stage("one", "1"), &stage("two", "2")]);
+    run(&place, &["--locked"], 0);
+    assert_eq!(lock(&place), both);
+    // Two results of one stage are none.
+    git(&place, &["checkout", "-q", "--force", "one"]);
+    git(&place, &["merge", "-q", "other", "-m", "merge"]);
+    let said = run(&place, &["--locked"], 2);
+    assert!(said.stderr.contains("stage `one` stands twice"), "{said:#?}");
+}
+
 #[test]
 fn git_merges_locks_of_two_branches_that_changed_different_stages() {
     let side = r#""side": Command(run: ["sh", "-c", "echo side > $0/side", "{out}"])"#;
@@ -307,36 +358,17 @@ fn git_merges_locks_of_two_branches_that_changed_different_stages() {
         run(&place, &[], 0);
         lock(&place)
     };
-    let git = |arguments: &[&str]| {
-        let mut git = std::process::Command::new("git");
-        git.current_dir(place.path("")).args([
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a@b",
-            "-c",
-            "commit.gpgsign=false",
-        ]);
-        let said = Said::from(git.args(arguments).output().unwrap());
-        assert_eq!(said.code, Some(0), "{arguments:?} {said:#?}");
-    };
-    let commit = |branch: &str, text: &str| {
-        git(&["checkout", "-q", "-B", branch]);
-        place.write("graph.lock.ron", text);
-        git(&["add", "graph.lock.ron"]);
-        git(&["commit", "-q", "--allow-empty", "-m", branch]);
-    };
     let merged =
         lock_of(&[TEXT, UPPER, &COUNT.replace("wc -c", "wc -w"), &side.replace("echo side", "echo aside"), apart]);
     let one = lock_of(&[TEXT, UPPER, COUNT, &side.replace("echo side", "echo aside"), apart]);
     let two = lock_of(&[TEXT, UPPER, &COUNT.replace("wc -c", "wc -w"), side, apart]);
     let base = lock_of(&[TEXT, UPPER, COUNT, side, apart]);
-    git(&["init", "-q"]);
-    commit("base", &base);
-    commit("one", &one);
-    git(&["checkout", "-q", "base"]);
-    commit("two", &two);
-    git(&["merge", "-q", "one", "-m", "merge"]);
+    git(&place, &["init", "-q"]);
+    commit(&place, "base", &base);
+    commit(&place, "one", &one);
+    git(&place, &["checkout", "-q", "base"]);
+    commit(&place, "two", &two);
+    git(&place, &["merge", "-q", "one", "-m", "merge"]);
     // Lines in between keep two changes apart; git's own rule asks for one.
     assert_eq!(fs::read_to_string(place.path("graph.lock.ron")).unwrap(), merged);
 }
