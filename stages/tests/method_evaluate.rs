@@ -314,6 +314,49 @@ fn needles_are_looked_for_in_what_the_model_writes() {
     insta::assert_snapshot!(refused("Generation(tokens: 9, sampling: Random(top_p: 0))"), @"setting `tasks.own.score.sampling.top_p` is 0, expected a share above 0, and 1 at most");
 }
 
+#[test]
+fn the_forms_of_ruler_fill_their_length_and_hide_what_they_are_named_after() {
+    let room = room();
+    let forms = [
+        ("NiahSingle1", false, 7),
+        ("NiahSingle2", true, 7),
+        ("NiahSingle3", true, 36),
+        ("NiahMultikey1", true, 7),
+        ("NiahMultikey2", false, 7),
+        ("NiahMultikey3", false, 36),
+    ];
+    let mut tasks = Vec::new();
+    for (form, reads_text, digits) in forms {
+        let haystack = if reads_text { "haystack: \"books\", " } else { "" };
+        let more = "lengths: [900], samples: 2, seed: 5";
+        let written = format!("Generation(tokens: {})", 2 * digits);
+        tasks.push(format!("\"{form}\": Needles(form: {form}, {haystack}{more}, depths: [0, 1], score: {written})"));
+        tasks
+            .push(format!("\"ranked {form}\": Needles(form: {form}, {haystack}{more}, depths: [0.5], score: Ranking)"));
+    }
+    let settings = format!("(model: \"model\", tasks: {{{}}})", tasks.join(", "));
+    let metrics = room.evaluate("metrics", &settings, in_peace).expect("metrics");
+    let lines = room.predictions("metrics");
+    for (form, _, digits) in forms {
+        assert_eq!(metrics["tasks"][form]["form"], form);
+        let own: Vec<_> = lines.iter().filter(|line| line["task"] == form).collect();
+        let answers: BTreeSet<&str> = own.iter().map(|line| line["answer"].as_str().expect("an answer")).collect();
+        assert_eq!((own.len(), answers.len()), (4, 4), "{form}");
+        assert!(answers.iter().all(|answer| answer.len() == digits), "{form}: {answers:?}");
+        for line in lines.iter().filter(|line| line["task"].as_str().is_some_and(|task| task.ends_with(form))) {
+            let (length, tokens) =
+                (line["length"].as_u64().expect("a length"), line["tokens"].as_u64().expect("tokens"));
+            // A line of the haystack less than would fit; where it is counted in words, a word.
+            let line_of = if form.ends_with("Multikey3") { 150 } else { 80 };
+            assert!(tokens <= length && tokens + line_of > length, "{form}: {tokens} of {length}");
+        }
+    }
+    room.evaluate("again", &settings, in_peace).expect("metrics");
+    assert_eq!(room.files("metrics"), room.files("again"));
+    let useless = "(model: \"model\", tasks: {\"x\": Needles(form: NiahSingle1, haystack: \"books\", lengths: [900], depths: [0], samples: 1)})";
+    insta::assert_snapshot!(room.evaluate("no", useless, in_peace).expect_err("an error"), @"setting `tasks.x.haystack` is given, expected nothing: the form NiahSingle1 has lines of its own");
+}
+
 /// Writes a model that says the given tokens, which differ, again and again, whatever it read before.
 fn parrot(folder: &Path, said: &[u32]) {
     let object = serde_json::json!({

@@ -5,6 +5,7 @@ mod detection;
 mod facts;
 mod long_ppl;
 mod needles;
+mod niah;
 mod parts;
 mod position;
 mod questions;
@@ -57,8 +58,11 @@ pub enum Task {
         #[serde(default = "default_distance_buckets")]
         buckets: usize,
     },
-    /// Whether a number that was hidden in a long text is found.
+    /// Whether a number (or a UUID) that was hidden in a long text is found.
     Needles {
+        /// What is hidden, and in what.
+        #[serde(default, skip_serializing_if = "NeedleForm::is_default")]
+        form: NeedleForm,
         /// A corpus to hide it in; sentences of our own if absent.
         #[serde(default)]
         haystack: Option<Reference>,
@@ -118,6 +122,39 @@ pub enum Task {
     },
 }
 
+/// What is hidden, and in what: a sentence of our own, or a task of RULER (arXiv 2404.06654) in the wording of its generator, with keys
+/// of an adjective and a noun and numbers of seven digits. `depths` say where the asked needle lies; the others lie anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NeedleForm {
+    /// `The special magic number for WORD is NUMBER.`, with four digits, between the sentences of the haystack.
+    #[default]
+    Plain,
+    /// A word and its number among lines that say nothing; reads no `haystack`.
+    NiahSingle1,
+    /// A word and its number in the text of the haystack.
+    NiahSingle2,
+    /// A word and its UUID in the text of the haystack.
+    NiahSingle3,
+    /// A word and its number in the text of the haystack, and three other words with theirs.
+    NiahMultikey1,
+    /// A word and its number among lines that tell other words' numbers; reads no `haystack`.
+    NiahMultikey2,
+    /// A UUID and its UUID among lines that tell other UUIDs'; reads no `haystack`.
+    NiahMultikey3,
+}
+
+impl NeedleForm {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the needle is hidden in a text, and not in lines that the form has itself.
+    fn reads_text(self) -> bool {
+        !matches!(self, Self::NiahSingle1 | Self::NiahMultikey2 | Self::NiahMultikey3)
+    }
+}
+
 /// How the answer to a hidden number is judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,7 +164,7 @@ pub enum NeedleScore {
     Greedy,
     /// The number is more probable than nine others; chance is 0.1.
     Ranking,
-    /// The model continues the prompt, and the number stands somewhere in its text, as RULER judges it.
+    /// The model continues the prompt, and the number stands somewhere in its text, as RULER judges it (there, 128 tokens).
     Generation {
         /// Most tokens that are generated, a number above 0; a token that ends a text ends it before. The length of a
         /// sample includes them.
@@ -194,7 +231,11 @@ impl Task {
         };
         match self {
             Self::LossByPosition { buckets, .. } | Self::PlantedFacts { buckets, .. } => positive("buckets", *buckets),
-            Self::Needles { lengths, depths, samples, score, .. } => {
+            Self::Needles { form, haystack, lengths, depths, samples, score, .. } => {
+                if haystack.is_some() && !form.reads_text() {
+                    let expected = format!("nothing: the form {form:?} has lines of its own");
+                    return Err(SettingError::new(format!("{inside}.haystack"), "given", expected));
+                }
                 if let NeedleScore::Generation { tokens, sampling } = score {
                     positive("score.tokens", *tokens)?;
                     sampling.check().map_err(|error| match error {

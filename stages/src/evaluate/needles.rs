@@ -1,13 +1,11 @@
 //! Numbers hidden in long texts.
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 
 use super::{
-    NeedleScore,
+    NeedleForm, NeedleScore,
+    niah::{Niah, below},
     position::Mean,
     run::{Bench, Findings},
     text::{Prompter, answers},
@@ -24,6 +22,7 @@ pub(super) struct Needles<'a> {
     pub(super) lengths: &'a [usize],
     pub(super) depths: &'a [f64],
     pub(super) samples: usize,
+    pub(super) form: NeedleForm,
     pub(super) score: NeedleScore,
     pub(super) seed: u64,
 }
@@ -93,7 +92,7 @@ pub(super) fn measure(bench: &Bench<'_>, name: &str, task: &Needles<'_>) -> Resu
                 for stream in &streams {
                     let mut random = ChaCha8Rng::seed_from_u64(task.seed);
                     random.set_stream(*stream);
-                    let Some(sample) = fill(&prompter, &sentences, task.score, length, depth, &mut random)? else {
+                    let Some(sample) = fill(&prompter, &sentences, task, length, depth, &mut random)? else {
                         let expected = "more tokens: the question, one sentence and the answer do not fit into so few";
                         return Err(SettingError::new(format!("tasks.{name}.lengths.{row}"), length, expected).into());
                     };
@@ -127,12 +126,13 @@ pub(super) fn measure(bench: &Bench<'_>, name: &str, task: &Needles<'_>) -> Resu
         NeedleScore::Ranking => "Ranking",
         NeedleScore::Generation { .. } => "Generation",
     };
-    Ok(Findings {
-        metrics: json!({
-            "kind": "Needles", "score": score, "accuracy": all.get(), "samples": all.count, "grid": grid,
-        }),
-        predictions,
-    })
+    let mut metrics = json!({
+        "kind": "Needles", "score": score, "accuracy": all.get(), "samples": all.count, "grid": grid,
+    });
+    if task.form != NeedleForm::Plain {
+        metrics["form"] = json!(task.form);
+    }
+    Ok(Findings { metrics, predictions })
 }
 
 /// Whether an answer is right, and what its line in `predictions.jsonl` says besides.
@@ -173,40 +173,24 @@ fn generated(
         let answer = &sample.candidates[0];
         let said =
             vec![("answer", json!(answer)), ("generated", json!(text)), ("tokens", json!(prompt.len() + tokens))];
-        Ok((text.contains(answer), said))
+        // As RULER's `string_match_all`: anywhere, in capitals or not.
+        Ok((text.to_lowercase().contains(&answer.to_lowercase()), said))
     };
     samples.iter().zip(&prompts).zip(&found).map(judge).collect()
 }
 
-/// The sample with the most sentences that fit into `length` tokens, the answer included; none if not even one does.
+/// The sample with the longest text that fits into `length` tokens, the answer included; none if not even the shortest does.
 fn fill(
     prompter: &Prompter,
     sentences: &[String],
-    score: NeedleScore,
+    task: &Needles<'_>,
     length: usize,
     depth: f64,
     random: &mut ChaCha8Rng,
 ) -> Result<Option<Sample>, StageError> {
-    let word = WORDS[below(random, WORDS.len())];
-    let start = below(random, sentences.len());
-    let mut candidates = Vec::new();
-    while candidates.len() < CANDIDATES {
-        let number = (1000 + below(random, 9000)).to_string();
-        if !candidates.contains(&number) {
-            candidates.push(number);
-        }
-    }
-    let prompt = |count: usize| {
-        let needle = format!("The special magic number for {word} is {}.", candidates[0]);
-        let mut text: Vec<&str> = (0..count).map(|at| sentences[(start + at) % sentences.len()].as_str()).collect();
-        text.insert((depth * count as f64).round() as usize, &needle);
-        format!(
-            "{} What is the special magic number for {word}? The special magic number for {word} is ",
-            text.join(" ")
-        )
-    };
-    let tokens = |count: usize| -> Result<usize, StageError> {
-        Ok(match score {
+    let (candidates, mut prompt) = draw(sentences, task.form, depth, random);
+    let mut tokens = |count: usize| -> Result<usize, StageError> {
+        Ok(match task.score {
             NeedleScore::Generation { tokens, .. } => {
                 prompter.encode_prompt(&prompt(count))?.len().saturating_add(tokens)
             }
@@ -216,8 +200,12 @@ fn fill(
     if tokens(1)? > length {
         return Ok(None);
     }
-    // The number of tokens grows with the number of sentences; no sentence has less than one token.
-    let (mut fits, mut too_many) = (1, length + 1);
+    // The number of tokens grows with that of sentences, lines or words.
+    let mut fits = 1;
+    while tokens(2 * fits)? <= length {
+        fits *= 2;
+    }
+    let mut too_many = 2 * fits;
     while too_many - fits > 1 {
         let middle = fits.midpoint(too_many);
         if tokens(middle)? <= length { fits = middle } else { too_many = middle }
@@ -226,9 +214,38 @@ fn fill(
     Ok(Some(Sample { prompt, candidates }))
 }
 
-/// A whole number below `bound`; the high half of a product maps 64 random bits to it.
-fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
-    ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
+/// A prompt around so many sentences, lines or words, with a space at its end.
+type Prompts<'a> = Box<dyn FnMut(usize) -> String + 'a>;
+
+/// The candidates of a sample, and its prompts.
+fn draw<'a>(
+    sentences: &'a [String],
+    form: NeedleForm,
+    depth: f64,
+    random: &mut ChaCha8Rng,
+) -> (Vec<String>, Prompts<'a>) {
+    if let Some(mut sample) = Niah::draw(form, sentences.len(), CANDIDATES, random) {
+        return (sample.values().to_vec(), Box::new(move |count| sample.prompt(sentences, count, depth)));
+    }
+    let word = WORDS[below(random, WORDS.len())];
+    let start = below(random, sentences.len());
+    let mut candidates = Vec::new();
+    while candidates.len() < CANDIDATES {
+        let number = (1000 + below(random, 9000)).to_string();
+        if !candidates.contains(&number) {
+            candidates.push(number);
+        }
+    }
+    let needle = format!("The special magic number for {word} is {}.", candidates[0]);
+    let prompt = move |count: usize| {
+        let mut text: Vec<&str> = (0..count).map(|at| sentences[(start + at) % sentences.len()].as_str()).collect();
+        text.insert((depth * count as f64).round() as usize, &needle);
+        format!(
+            "{} What is the special magic number for {word}? The special magic number for {word} is ",
+            text.join(" ")
+        )
+    };
+    (candidates, Box::new(prompt))
 }
 
 /// The sentences of a corpus, in order.

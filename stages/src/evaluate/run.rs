@@ -90,7 +90,7 @@ fn measure(bench: &Bench<'_>, name: &str, task: &Task) -> Result<Findings, Stage
     match task {
         Task::LossByPosition { tokens, buckets } => position::measure(bench, name, tokens, *buckets),
         Task::PlantedFacts { tokens, buckets } => facts::measure(bench, name, tokens, *buckets),
-        Task::Needles { haystack, lengths, depths, samples, score, seed } => needles::measure(
+        Task::Needles { haystack, form, lengths, depths, samples, score, seed } => needles::measure(
             bench,
             name,
             &needles::Needles {
@@ -98,6 +98,7 @@ fn measure(bench: &Bench<'_>, name: &str, task: &Task) -> Result<Findings, Stage
                 lengths,
                 depths,
                 samples: *samples,
+                form: *form,
                 score: *score,
                 seed: *seed,
             },
