@@ -6,7 +6,7 @@ mod run_support;
 
 use run_support::{Place, Running, lives, pid, send, wait_until};
 use rustix::process::Signal;
-use std::io::Write as _;
+use std::{io::Write as _, process::Stdio};
 
 /// A stage that says which process it and its helper are, waits for a gate to open, and then writes its result; and one
 /// that reads it.
@@ -177,6 +177,28 @@ fn what_even_the_guard_could_not_end_the_next_attempt_does() {
     place.write("gate", "");
     assert_eq!(place.run(&[]).with_outcome("ran"), ["gated"]);
     assert!(!left.iter().any(|process| lives(*process)), "before the new attempt writes its output");
+}
+
+#[test]
+fn a_check_that_is_killed_with_its_worker_leaves_no_program() {
+    let place = Place::new();
+    let (gate, started) = (place.path("gate"), place.path("started"));
+    let script = "echo result > $0/file; test -e $1 || { echo $$ $PPID > $2.new; mv $2.new $2; exec sleep 600; }";
+    place.graph(&[&format!(
+        r#""gated": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}", "{}"])"#,
+        gate.display(),
+        started.display()
+    )]);
+    place.write("gate", "");
+    assert_eq!(place.run(&[]).code, Some(0));
+    std::fs::remove_file(&gate).unwrap();
+    let mut check = place.twdag(&["check", "graph.ron"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the stage starts", || started.exists());
+    let processes = std::fs::read_to_string(&started).unwrap();
+    let processes: Vec<i32> = processes.split_whitespace().map(|process| process.parse().unwrap()).collect();
+    kill_at_the_same_instant(&[i32::try_from(check.id()).unwrap(), processes[1]]);
+    check.wait().unwrap();
+    all_end(&processes);
 }
 
 #[test]

@@ -48,6 +48,19 @@ fn at_once(run: &Ran) -> usize {
 }
 
 #[test]
+fn a_stage_finds_nothing_of_the_one_before_it() {
+    let leave =
+        "ls -A .. . ../tmp > $0/found; mkdir -p ../build deep ../tmp/deep; chmod 700 .; touch ../file deep/file";
+    let stages: Vec<String> = (0..4).map(|number| script(&format!("s{number}"), leave)).collect();
+    let place = Place::new();
+    place.graph(&stages.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(place.run(&["--jobs", "1"]).code, Some(0));
+    for number in 0..4 {
+        assert_eq!(place.result(&format!("s{number}"), "found"), ".:\n\n..:\ntmp\nwork\n\n../tmp:\n");
+    }
+}
+
+#[test]
 fn a_policy_changes_no_key() {
     let place = Place::new();
     let stages = [script("one", "echo > $0/x"), script("two", "echo > $0/y")];

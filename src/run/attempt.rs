@@ -399,6 +399,7 @@ impl Attempt {
             threads: self.lease.threads,
             isolation: self.shared.isolation,
             allowed: self.policy().allowed.clone(),
+            guarded: true,
             driver: std::process::id(),
         })
     }

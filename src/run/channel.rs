@@ -111,6 +111,7 @@ mod tests {
                 log: folder.path().join("log"),
                 split: folder.path().join("split.json"),
                 threads: 1,
+                guarded: true,
                 driver: 1,
             };
             let mut claim = File::create_new(folder.path().join(format!("claim{size}"))).unwrap();

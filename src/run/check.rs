@@ -388,6 +388,7 @@ impl Checker<'_> {
             threads: surroundings.threads,
             isolation: self.options.isolation,
             allowed: subject.node.policy.allowed.clone(),
+            guarded: false,
             driver: std::process::id(),
         })
     }

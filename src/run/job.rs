@@ -43,6 +43,8 @@ pub struct Job {
     pub isolation: Isolation,
     /// What they may do beyond that.
     pub allowed: Allowed,
+    /// Whether somebody ends what the stage has started, should worker and driver be killed together.
+    pub guarded: bool,
     /// The process that waits for the worker; the worker ends when it is gone.
     pub driver: u32,
 }

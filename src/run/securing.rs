@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use twdag_stages::command::FOLDERS;
+
 use crate::{
     digest::{ArtifactId, Key},
     plan::Action,
@@ -122,7 +124,7 @@ fn secure(store: &Store, inbox: &Receiver<Recorded>) -> Secured {
             continue;
         }
         for key in results.iter().filter_map(|recorded| recorded.kept) {
-            if let Err(error) = store.discard_scratch(&key) {
+            if let Err(error) = store.discard_scratch(&key, &FOLDERS) {
                 all.warnings.push(format!("a stage is done, but its work folder stays: {error}"));
             }
         }

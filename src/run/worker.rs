@@ -162,6 +162,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
         .log(&job.log)
         .threads(job.threads)
         .isolation(job.isolation)
+        .guarded(job.guarded)
         .allowed(job.allowed.clone())
         .cancel(Arc::clone(cancel))
         .events(move |event| sink.event(event));

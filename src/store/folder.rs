@@ -50,17 +50,21 @@ pub(super) fn empty(folder: &Path) -> Result<(), StoreError> {
     each(folder, |path, is_folder| if is_folder { remove(path) } else { remove_file(path) })
 }
 
-/// Removes all that a folder holds but the folders in it, which are emptied. One that is not as a new one would be goes too.
-pub(super) fn clear(folder: &Path) -> Result<(), StoreError> {
-    let mode = |folder: &Path| {
-        fs::symlink_metadata(folder).map(|metadata| metadata.mode()).map_err(StoreError::io("read", folder))
-    };
-    let usual = mode(folder)?;
-    each(folder, |path, is_folder| match is_folder {
-        true if mode(path)? == usual => empty(path),
-        true => remove(path),
-        false => remove_file(path),
+/// Removes all that a folder holds but folders of these names, which are emptied. One whose mode is not the usual one goes too.
+pub(super) fn clear(folder: &Path, names: &[&str], usual: u32) -> Result<(), StoreError> {
+    each(folder, |path, is_folder| {
+        let is_named = || path.file_name().is_some_and(|name| names.iter().any(|&kept| name == kept));
+        match is_folder {
+            true if is_named() && mode(path)? == usual => empty(path),
+            true => remove(path),
+            false => remove_file(path),
+        }
     })
+}
+
+/// Kind and permissions of a file or folder.
+pub(super) fn mode(path: &Path) -> Result<u32, StoreError> {
+    fs::symlink_metadata(path).map(|metadata| metadata.mode()).map_err(StoreError::io("read", path))
 }
 
 /// Does something with all that a folder holds; removes it if it is no folder. A link is none, wherever it leads.

@@ -39,13 +39,24 @@ impl Store {
     }
 
     /// Removes an action's work in progress, if any. A few folders stay for actions to come, with nothing but empty
-    /// folders in them: file systems are slow to make new ones where many have just been removed.
-    pub fn discard_scratch(&self, key: &Key) -> Result<(), StoreError> {
+    /// folders in them: file systems are slow to make new ones where many have just been removed. What stays in a folder of it
+    /// are folders with `names`: those that its next stage makes anyway, so that it finds nothing of this one.
+    pub fn discard_scratch(&self, key: &Key, names: &[&str]) -> Result<(), StoreError> {
         let path = self.scratch_path(key);
         failpoint::pass("scratch.discard").map_err(StoreError::io("remove", &path))?;
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let emptied = || folder::entries(&path)?.iter().try_for_each(|below| folder::clear(below));
-        if spare.len() < SPARE && path.is_dir() && emptied().is_ok() {
+        // What twdag makes here has the mode of the folder around it.
+        let cleared = || -> Result<bool, StoreError> {
+            let usual = folder::mode(&self.local("scratch"))?;
+            for below in folder::entries(&path)? {
+                folder::clear(&below, names, usual)?;
+                if below.exists() && folder::mode(&below)? != usual {
+                    return Ok(false);
+                }
+            }
+            Ok(folder::mode(&path)? == usual)
+        };
+        if spare.len() < SPARE && path.is_dir() && cleared().unwrap_or(false) {
             let kept = self.local("scratch").join(format!(".spare-{}-{key}", std::process::id()));
             if fs::rename(&path, &kept).is_ok() {
                 spare.push(kept);

@@ -137,6 +137,12 @@ impl Store {
         Ok(found.into_iter().map(|(_, metadata)| metadata.ino()).collect())
     }
 
+    /// Whether an object is as it was when its content was last hashed.
+    pub(super) fn is_known(&self, entry: &Entry) -> bool {
+        let metadata = fs::symlink_metadata(self.object(&entry.digest));
+        metadata.is_ok_and(|metadata| is_sealed(&metadata, entry.size) && self.seals().has(&entry.digest, &metadata))
+    }
+
     fn stat(&self, entry: &Entry) -> Result<(PathBuf, fs::Metadata), String> {
         let path = self.object(&entry.digest);
         match fs::symlink_metadata(&path) {

@@ -9,7 +9,7 @@ use std::{
 
 use walkdir::WalkDir;
 
-use super::{Manifest, Store, StoreError, folder, object};
+use super::{Manifest, Store, StoreError, folder, hash::hash_open, object};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
@@ -62,6 +62,10 @@ impl Store {
                 }
                 object::seal(&to, entry.executable)?;
                 File::open(&to)?.sync_all()?;
+                // The object was looked at; what was written to it since is in the copy.
+                if !self.is_known(entry) && hash_open(&File::open(&to)?)?.0 != entry.digest {
+                    return Err(io::Error::other("the object was written to while it was copied; run again"));
+                }
                 fs::symlink_metadata(&to)
             };
             let copied = copy().map_err(StoreError::io("write", &to))?;

@@ -108,30 +108,32 @@ fn scratch_survives_until_it_is_discarded_and_belongs_to_one_action() {
     assert_eq!(place.store.scratch(&key("x")).unwrap(), scratch);
     assert_ne!(place.store.scratch(&key("y")).unwrap(), scratch);
     assert_eq!(fs::read_to_string(scratch.join("checkpoint")).unwrap(), "step 7");
-    place.store.discard_scratch(&key("x")).unwrap();
+    place.store.discard_scratch(&key("x"), &["work"]).unwrap();
     assert!(!scratch.exists());
-    place.store.discard_scratch(&key("x")).unwrap();
+    place.store.discard_scratch(&key("x"), &["work"]).unwrap();
 }
 
 #[test]
 fn what_is_left_of_a_discarded_scratch_folder_tells_the_next_action_nothing() {
     let place = Place::new();
     let scratch = place.store.scratch(&key("x")).unwrap();
-    for folder in ["kept/deep/er", "output"] {
+    for folder in ["kept/deep/er", "kept/work/deep", "kept/work", "kept/tmp", "output"] {
         fs::create_dir_all(scratch.join(folder)).unwrap();
         fs::write(scratch.join(folder).join("file"), "x").unwrap();
     }
     fs::write(scratch.join("split.json"), "{}").unwrap();
     fs::set_permissions(scratch.join("kept/deep"), fs::Permissions::from_mode(0o555)).unwrap();
-    place.store.discard_scratch(&key("x")).unwrap();
-    for name in ["y", "z"] {
+    // Another mode is something that the next action could see.
+    fs::set_permissions(scratch.join("kept/tmp"), fs::Permissions::from_mode(0o700)).unwrap();
+    place.store.discard_scratch(&key("x"), &["work", "tmp"]).unwrap();
+    for (name, left) in [("y", &["kept", "kept/work", "output"][..]), ("z", &[])] {
         let next = place.store.scratch(&key(name)).unwrap();
-        for below in fs::read_dir(&next).unwrap() {
-            assert_eq!(fs::read_dir(below.unwrap().path()).unwrap().count(), 0);
-        }
+        let below = walkdir::WalkDir::new(&next).min_depth(1).sort_by_file_name().into_iter().map(Result::unwrap);
+        let found: Vec<_> = below.map(|entry| entry.path().strip_prefix(&next).unwrap().to_owned()).collect();
+        assert_eq!(found, left.iter().map(std::path::PathBuf::from).collect::<Vec<_>>());
     }
-    place.store.discard_scratch(&key("y")).unwrap();
-    place.store.discard_scratch(&key("z")).unwrap();
+    place.store.discard_scratch(&key("y"), &["work"]).unwrap();
+    place.store.discard_scratch(&key("z"), &["work"]).unwrap();
     let scratches = place.store.root().join("local/scratch");
     drop(place.store);
     assert_eq!(fs::read_dir(scratches).unwrap().count(), 0);

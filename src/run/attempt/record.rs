@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use twdag_stages::command::FOLDERS;
 
 use super::{Assignment, Attempt, Given, Message, Mine, Trouble, blocking};
 use crate::{
@@ -111,7 +112,7 @@ impl Attempt {
         }
         let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
         if kept.is_none()
-            && let Err(error) = store.discard_scratch(&mine.key)
+            && let Err(error) = store.discard_scratch(&mine.key, &FOLDERS)
         {
             self.warn(format!("the stage is done, but its work folder stays: {error}"));
         }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::stage::{Context, Kind, Numerics, Reference, SettingError, Source, SourcePath, StageError};
 
+/// The folders in the scratch folder that a program works in and has its temporary files in.
+pub const FOLDERS: [&str; 2] = ["work", "tmp"];
+
 /// Settings of a `Command` stage.
 ///
 /// The program is started without a shell, in a folder of its own that survives interruption, with nothing to read on

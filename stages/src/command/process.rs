@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid,
+};
 #[cfg(target_os = "linux")]
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -30,9 +32,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Starts the program in a new process group. If this process is killed, its driver or the guard of the run ends the group: a
-    /// death signal of its own would have to be asked for between fork and exec, and a fork that copies this process takes as long as a
-    /// small program.
+    /// Starts the program in a new process group. If this process is killed, its driver or the guard of the run ends the group; where
+    /// there is no guard, see [`die_with_this_process`].
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).spawn()?;
         let id = Pid::from_child(&child);
@@ -81,6 +82,16 @@ impl Group {
             }
             Some(_) => {}
         }
+    }
+}
+
+/// Has the kernel end the program when the thread that starts it ends. This is asked for between fork and exec, and a fork copies this
+/// process, which takes as long as a small program.
+pub(super) fn die_with_this_process(command: &mut Command) {
+    // SAFETY: between fork and exec only functions that are safe in signal handlers may be called; this one is a single system call
+    // without any allocation.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
 }
 

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use walkdir::WalkDir;
 
 use super::{
-    Command, arguments,
+    Command, FOLDERS, arguments,
     isolation::{self, Declared, IsolationError, Names, Report},
     log::Log,
-    process::{Group, describe},
+    process::{Group, describe, die_with_this_process},
     program,
 };
 use crate::stage::{Context, Isolation, SettingError, StageError};
@@ -33,8 +33,7 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     let words = words.collect::<Result<Vec<_>, _>>()?;
     let (program, arguments) =
         words.split_first().ok_or_else(|| StageError::Bug("a command without a program".to_owned()))?;
-    let work = context.scratch().join("work");
-    let temporary = context.scratch().join("tmp");
+    let [work, temporary] = FOLDERS.map(|name| context.scratch().join(name));
     for folder in [&work, &temporary] {
         fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
     }
@@ -54,6 +53,9 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     let mut command = process::Command::new(found.as_deref().unwrap_or(Path::new(program)));
     command.arg0(program).args(arguments).current_dir(&work).env_clear().envs(environment);
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    if !context.is_guarded() {
+        die_with_this_process(&mut command);
+    }
 
     context.check_canceled()?;
     let watched = start(settings, program, &mut command, context, |group| watch(group, &log, context));

@@ -46,6 +46,7 @@ pub struct Context {
     threads: usize,
     part_size: Option<u64>,
     isolation: Isolation,
+    guarded: bool,
     allowed: Allowed,
     cancel: Arc<AtomicBool>,
     events: Box<dyn Fn(StageEvent) + Send + Sync>,
@@ -65,6 +66,7 @@ impl Context {
                 threads: 1,
                 part_size: None,
                 isolation: Isolation::Off,
+                guarded: false,
                 allowed: Allowed::default(),
                 cancel: Arc::new(AtomicBool::new(false)),
                 events: Box::new(|_| {}),
@@ -130,6 +132,11 @@ impl Context {
     /// What its program may do beyond what the stage declares.
     pub fn allowed(&self) -> &Allowed {
         &self.allowed
+    }
+
+    /// Whether somebody ends the programs of the stage, should this process be killed together with the one that waits for it.
+    pub fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     /// Does parallel work (rayon) on as many threads as the stage may use.
@@ -201,6 +208,12 @@ impl ContextBuilder {
     /// About how large a part should be; without it, kinds choose.
     pub fn part_size(mut self, size: u64) -> Self {
         self.context.part_size = Some(size);
+        self
+    }
+
+    /// Whether somebody ends the programs of the stage if nobody else can; nobody unless it is said.
+    pub fn guarded(mut self, guarded: bool) -> Self {
+        self.context.guarded = guarded;
         self
     }
 
