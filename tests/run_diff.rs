@@ -296,17 +296,10 @@ fn values_of_parameters_are_refused_where_no_graph_takes_them() {
     diff(&place, &["graph.ron", "graph.lock.ron", "--set", "data=one"], 0);
 }
 
-/// Two checkouts, each with its own store, of which one changes stages of the experiment by replacing text.
-fn checkouts(changes: &[(&str, &str)]) -> Place {
+/// Two checkouts, each with its own store, graph and lock.
+fn two(graphs: [String; 2]) -> Place {
     let place = Place::new();
-    let measured =
-        r#""measured": Evaluate(model: "trained", tasks: {"loss": LossByPosition(tokens: "tokens", buckets: 2)})"#;
-    let graph = run_support::graph(&[EXPERIMENT, &[measured]].concat());
-    let changed = changes.iter().fold(graph.clone(), |graph, (from, to)| {
-        assert!(graph.contains(from), "{from}");
-        graph.replace(from, to)
-    });
-    for (checkout, graph) in [("ann", graph), ("ben", changed)] {
+    for (checkout, graph) in ["ann", "ben"].into_iter().zip(graphs) {
         fs::create_dir(place.path(checkout)).unwrap();
         place.write(&format!("{checkout}/twdag.ron"), "Workspace(version: 1)\n");
         place.write(&format!("{checkout}/graph.ron"), &graph);
@@ -314,6 +307,18 @@ fn checkouts(changes: &[(&str, &str)]) -> Place {
         assert_eq!(place.output(&["lock", &format!("{checkout}/graph.ron")]).code, Some(0));
     }
     place
+}
+
+/// Two checkouts of the experiment, of which one changes stages by replacing text.
+fn checkouts(changes: &[(&str, &str)]) -> Place {
+    let measured =
+        r#""measured": Evaluate(model: "trained", tasks: {"loss": LossByPosition(tokens: "tokens", buckets: 2)})"#;
+    let graph = run_support::graph(&[EXPERIMENT, &[measured]].concat());
+    let changed = changes.iter().fold(graph.clone(), |graph, (from, to)| {
+        assert!(graph.contains(from), "{from}");
+        graph.replace(from, to)
+    });
+    two([graph, changed])
 }
 
 /// What a page tells behind the stage that is looked into.
@@ -376,21 +381,93 @@ fn all_that_two_users_changed_is_told_and_what_it_comes_to() {
         setting `run.2` changed: "ls \"$0\" | sort > \"$1/names\"" → "ls \"$0\" | sort -r > \"$1/names\""
       `trained`
         setting `epsilon` changed: 1e-8 → 1e-6
-    metrics not compared: the files of `loss`, `measured`, `sorted`, `trained` are not in both stores
+    metrics not compared:
+      `loss`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+      `measured`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+      `sorted`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+      `trained`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
     "#);
+    // A workspace that cannot be read takes nothing away from what was found.
+    place.write("ann/twdag.ron", "Workspace(version: 1, isolation: Strict)\n");
+    let said = diff(&place, &["ann/graph.lock.ron", "ben/graph.lock.ron"], 2);
+    assert!(said.stdout.contains("3 stages are the same") && said.stderr.contains("`Strict`"), "{said:#?}");
+}
+
+/// Two stages that write `d/a`, and one that reads what `reference` names.
+fn reader(content: &str, reference: &str) -> String {
+    let writer = |name: &str| {
+        format!(r#""{name}": Command(run: ["sh", "-c", "mkdir $0/d; echo {name} {content} > $0/d/a", "{{out}}"])"#)
+    };
+    let read = format!(
+        r#""c": Command(run: ["sh", "-c", "cp -r $0 $1/c", "{{in.it}}", "{{out}}"], inputs: {{"it": "{reference}"}})"#
+    );
+    run_support::graph(&[&writer("x"), &writer("y"), &read])
+}
+
+#[test]
+fn an_input_that_comes_from_another_stage_now_is_a_difference_of_its_own() {
+    let place = two([reader("one", "x/d"), reader("two", "y/d")]);
+    for file in ["graph.ron", "graph.lock.ron"] {
+        let document = json(&place, &[&format!("ann/{file}"), &format!("ben/{file}")]);
+        let cause = document["also"].as_array().unwrap().iter().find(|cause| cause["name"] == "c");
+        let cause = cause.unwrap_or_else(|| panic!("{document:#}"));
+        assert_eq!(cause["differences"][0]["place"], "inputs.it", "{document:#}");
+    }
+}
+
+#[test]
+fn an_input_inside_a_result_is_a_difference_of_the_stage_that_made_it() {
+    let place = two([reader("one", "x/d/a"), reader("two", "x/d/a")]);
+    let runs = ["ann", "ben"].map(|checkout| {
+        let store = format!("{checkout}/artifacts");
+        let said = place.output(&["runs", "--json", "--store", &store]);
+        let runs: Value = serde_json::from_str(&said.stdout).expect(&said.stderr);
+        (runs["runs"][0]["name"].as_str().unwrap().to_owned(), store)
+    });
+    let of_runs = vec![&runs[0].0, &runs[1].0, "--store", &runs[0].1, "--other-store", &runs[1].1];
+    for arguments in [
+        vec!["ann/graph.ron", "ben/graph.ron"],
+        vec!["ann/graph.lock.ron", "ben/graph.lock.ron"],
+        of_runs.into_iter().map(AsRef::as_ref).collect(),
+    ] {
+        let document = json(&place, &arguments);
+        assert_eq!(document["stage"]["name"], "x", "{document:#}");
+        let also: Vec<&Value> = document["also"].as_array().unwrap().iter().map(|cause| &cause["name"]).collect();
+        assert_eq!(also, ["y"], "{document:#}");
+    }
+}
+
+#[test]
+fn metrics_that_cannot_be_compared_are_named_with_the_reason() {
+    let graph = |content: u32| {
+        run_support::graph(&[
+            &format!(r#""x": Command(run: ["sh", "-c", "echo {content} > $0/x", "{{out}}"])"#),
+            r#""nan": Command(run: ["sh", "-c", "echo [NaN,$(cat $0/x)] > $1/metrics.json", "{in.x}", "{out}"], inputs: {"x": "x"})"#,
+            r#""half": Command(run: ["sh", "-c", "cp $0/x $1/x; test $(cat $0/x) = 2 || echo 1 > $1/metrics.json", "{in.x}", "{out}"], inputs: {"x": "x"})"#,
+            r#""none": Command(run: ["sh", "-c", "cp $0/x $1/x", "{in.x}", "{out}"], inputs: {"x": "x"})"#,
+        ])
+    };
+    let place = two([graph(1), graph(2)]);
+    let _filters = place.filters();
+    let said = diff(&place, &["ann/graph.ron", "ben/graph.ron"], 3).stdout;
+    insta::assert_snapshot!(&said[said.find("metrics not compared").unwrap()..], @"
+    metrics not compared:
+      `nan`: [workspace]/ann/artifacts/local/views/[digest]/metrics.json is no JSON: expected value at line 1 column 2
+      `half`: metrics.json is only in the one
+    ");
+    let document = json(&place, &["ann/graph.ron", "ben/graph.ron"]);
+    assert_eq!(
+        document["metrics_unknown"][1],
+        serde_json::json!({"name": "half", "problem": "metrics.json is only in the one"})
+    );
 }
 
 #[test]
 fn a_stage_that_is_not_reproducible_is_told_beside_a_changed_setting() {
-    let place = Place::new();
     let clock = r#""clock": Command(run: ["sh", "-c", "date +%N > $0/time", "{out}"])"#;
     let seed = r#""text": Synthesize(documents: 2, seed: 1)"#;
-    for (checkout, seed) in [("ann", seed.to_owned()), ("ben", seed.replace("seed: 1", "seed: 2"))] {
-        fs::create_dir(place.path(checkout)).unwrap();
-        place.write(&format!("{checkout}/twdag.ron"), "Workspace(version: 1)\n");
-        place.write(&format!("{checkout}/graph.ron"), &run_support::graph(&[&seed, clock]));
-        run(&place, &format!("{checkout}/graph.ron"), &[]);
-    }
+    let graph = |seed: &str| run_support::graph(&[seed, clock]);
+    let place = two([graph(seed), graph(&seed.replace("seed: 1", "seed: 2"))]);
     let said = diff(&place, &["ann/graph.ron", "ben/graph.ron"], 3).stdout;
     insta::assert_snapshot!(causes_and_metrics(&said), @"
     also different, not only in what they read:

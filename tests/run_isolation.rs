@@ -495,6 +495,27 @@ fn what_the_policy_allows_passes_is_recorded_and_changes_no_key() {
     }
 }
 
+#[test]
+fn a_path_that_is_allowed_and_not_there_is_told_and_the_home_folder_may_be_allowed_whole() {
+    if !has_means() {
+        return;
+    }
+    let place = place("cat $folder/home/settings > $out/x");
+    fs::create_dir(place.path("home")).unwrap();
+    place.write("home/settings", "settings\n");
+    let graph = fs::read_to_string(place.path("graph.ron")).unwrap();
+    let policy = r#"{"stage": (allow: (read: ["~", "missing/file"]))}"#;
+    place.write("graph.ron", &graph.replace("\n)\n", &format!("\n    policy: {policy},\n)\n")));
+    let arguments = ["run", "graph.ron", "--json", "--isolation", "enforce"];
+    let said = place.twdag(&arguments).env("HOME", place.path("home")).output().unwrap();
+    let events = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said.status.code(), Some(0), "{events}");
+    let warned = events.lines().filter(|event| event.contains("stage-warning"));
+    let warned: Vec<&str> = warned.collect();
+    let expected = "the policy allows reading `missing/file`, which allows nothing: No such file";
+    assert!(warned.len() == 1 && warned[0].contains(expected), "{events}");
+}
+
 /// A script that connects to a Unix socket, or ends badly.
 fn connect_to(path: &str) -> String {
     format!(

@@ -7,9 +7,10 @@ mod run_support;
 use std::io::Write as _;
 use std::{env, fs, path::Path, process::Command};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use run_support::{Place, Said};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use twdag::{
     digest::{Digest, Key},
@@ -93,6 +94,52 @@ fn the_way_back_leads_to_the_sha256_of_what_came_from_outside() {
     assert!(is_commit || commit == "unknown", "{commit}");
     assert_eq!((&weights["provenance"]["isolation"], &both["provenance"]["isolation"]), (&Value::Null, &"off".into()));
     assert_eq!((&weights["fetched_from"], &weights["signed_by"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn what_a_policy_allowed_stands_beside_the_isolation_in_every_form() {
+    let place = Place::new();
+    let graph = run_support::graph(&[
+        r#""one": Command(run: ["sh", "-c", "echo one > $0/one", "{out}"])"#,
+        r#""two": Command(run: ["sh", "-c", "cp $0/one $1/two", "{in.one}", "{out}"], inputs: {"one": "one"})"#,
+    ]);
+    let policy = r#"{"one": (allow: (network: true)), "two": (allow: (read: ["notes.txt"], network: true))}"#;
+    place.write("graph.ron", &graph.replace("\n)\n", &format!("\n    policy: {policy},\n)\n")));
+    assert_eq!(place.run(&[]).code, Some(0));
+    let [one, two] = [json!({"network": true}), json!({"read": ["notes.txt"], "network": true})];
+    let (document, _) = provenance(&place, &["graph.ron:two"], 0);
+    let actions = &document["actions"];
+    assert_eq!((&actions[0]["provenance"]["allowed"], &actions[1]["provenance"]["allowed"]), (&one, &two));
+
+    assert_eq!(place.output(&["store", "keygen", "key"]).code, Some(0));
+    let signed = ["graph.ron:two", "--format", "in-toto", "--signing-key", "key"];
+    let (envelope, _) = provenance(&place, &signed, 0);
+    let payload = STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
+    let payload: Value = serde_json::from_slice(&payload).unwrap();
+    let definition = &payload["predicate"]["buildDefinition"];
+    let stated = &definition["internalParameters"];
+    assert_eq!((&stated["isolation"], &stated["allowed"]), (&"off".into(), &two));
+    assert_eq!(definition["resolvedDependencies"][0]["annotations"]["allowed"], one);
+
+    let (document, _) = provenance(&place, &["graph.ron:two", "--format", "ro-crate"], 0);
+    let actions = document["@graph"].as_array().unwrap().iter().filter(|entity| entity["@type"] == "CreateAction");
+    let descriptions: Vec<&str> = actions.map(|action| action["description"].as_str().unwrap()).collect();
+    for expected in ["Isolation: off, but for the network.", "Isolation: off, but for notes.txt, the network."] {
+        assert!(descriptions.iter().any(|told| told.contains(expected)), "{expected}: {descriptions:?}");
+    }
+}
+
+#[test]
+fn a_statement_is_signed_only_where_that_is_asked_for() {
+    let place = place();
+    let said = place.output(&["provenance", "graph.ron:both", "--signing-key", "key"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:#?}");
+    insta::assert_snapshot!(said.stderr, @"error: --signing-key signs an in-toto statement alone: add --format in-toto");
+    // It is there for what is given to a shared store, and here it is not even read.
+    let arguments = ["provenance", "graph.ron:both", "--format", "in-toto"];
+    let output = place.twdag(&arguments).env("TWDAG_SIGNING_KEY", "none").output().unwrap();
+    let statement: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use twdag_stages::stage::Reference;
 
 use super::{
     arguments::{ParameterOptions, assignment},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     blame::exit,
     compare::{self, Comparison, FileDifference, Folder, ValueDifference},
-    digest::{ArtifactId, Key},
+    digest::{ArtifactId, Digest, Key},
     plan::{Differing, Sort, differences},
     store::Entry,
 };
@@ -83,8 +84,8 @@ pub(super) struct Document {
     also: Vec<Cause>,
     /// What it comes to: the metrics of stages that are not looked into.
     metrics: Vec<Metrics>,
-    /// Stages whose metrics, if they have any, cannot be compared: a store does not have their files.
-    metrics_unknown: Vec<String>,
+    /// Stages whose metrics, if they have any, cannot be compared.
+    metrics_unknown: Vec<UnknownMetrics>,
 }
 
 /// A stage that differs of itself.
@@ -103,6 +104,14 @@ struct Metrics {
     values: Vec<ValueDifference>,
     /// How many there are.
     differing_values: usize,
+}
+
+/// Metrics of a stage that cannot be compared.
+#[derive(Debug, Serialize)]
+struct UnknownMetrics {
+    name: String,
+    /// Why not.
+    problem: String,
 }
 
 /// How one stage differs.
@@ -148,15 +157,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let store = arguments.other_store.iter().map(|store| format!(" --store {}", store.display()));
     other.label.extend(profile.chain(sets).chain(store));
     let document = compare(&one, &other);
-    let lacks = document.stage.as_ref().is_some_and(|stage| stage.problem.is_some());
-    if lacks || !document.unknown.is_empty() || !document.metrics_unknown.is_empty() {
-        one.tell_unasked()?;
-    }
     let is_same = [&document.differ, &document.only_in_one, &document.only_in_other].into_iter().all(Vec::is_empty);
     if arguments.json {
         output::json(&document);
     } else {
         output::out(words::page(&document));
+    }
+    let lacks = document.stage.as_ref().is_some_and(|stage| stage.problem.is_some());
+    if lacks || !document.unknown.is_empty() || !document.metrics_unknown.is_empty() {
+        one.tell_unasked()?;
     }
     Ok(if is_same { exit::SUCCESS } else { exit::NOT_REPRODUCIBLE })
 }
@@ -230,7 +239,9 @@ fn compare(one: &Side, other: &Side) -> Document {
         for (first, second) in others() {
             match metrics((one, first), (other, second)) {
                 Ok(metrics) => document.metrics.extend(metrics),
-                Err(_) => document.metrics_unknown.push(first.name.clone()),
+                Err(problem) => {
+                    document.metrics_unknown.push(UnknownMetrics { name: first.name.clone(), problem });
+                }
             }
         }
     }
@@ -245,12 +256,13 @@ fn cause(
 ) -> Option<Cause> {
     let (before, now) = (first.action.as_ref()?, second.action.as_ref()?);
     let mut differences = differences(second.node(other), before, now);
-    // What it reads in both differs because of another stage, if it is a result of that.
-    let is_inherited =
-        |difference: &Differing| difference.what == Sort::Input && difference.from.is_some() && difference.to.is_some();
-    if reads_one_of(one, first, differ) {
-        differences.retain(|difference| !is_inherited(difference));
-    }
+    // What it reads in both differs because of another stage, if it is a result of that, and of that on both sides.
+    let (read_before, read_now) = (first.reads(one), second.reads(other));
+    differences.retain(|difference| {
+        let reference = read_before.get(&difference.place).filter(|_| difference.what == Sort::Input);
+        let kept = reference.filter(|reference| read_now.get(&difference.place) == Some(*reference));
+        !kept.is_some_and(|reference| is_of_one(reference, differ))
+    });
     // The same key and another result: it is not reproducible.
     let is_cause = before.key == now.key || !differences.is_empty();
     is_cause.then(|| Cause { name: first.name.clone(), differences })
@@ -260,24 +272,36 @@ fn cause(
 fn metrics((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage)) -> Result<Option<Metrics>, String> {
     let both = first.artifact.zip(second.artifact).filter(|(artifact, with)| artifact != with);
     let Some((artifact, with)) = both else { return Ok(None) };
+    let of = |side: &Side, artifact| -> Result<Option<Digest>, String> {
+        let manifest = side.store.manifest(artifact).map_err(|error| error.to_string())?;
+        Ok(manifest.files().iter().find(|file| file.path == METRICS).map(|file| file.digest))
+    };
+    // Most results have none: those need no view.
+    match (of(one, &artifact)?, of(other, &with)?) {
+        (None, None) => return Ok(None),
+        (Some(one), Some(other)) if one == other => return Ok(None),
+        (Some(_), Some(_)) => {}
+        (Some(_), None) => return Err(format!("{METRICS} is only in the one")),
+        (None, Some(_)) => return Err(format!("{METRICS} is only in the other")),
+    }
     let comparison = files((one, first, artifact), (other, with), &|path| path == METRICS)?;
-    let differing = comparison.files.into_iter().find(|file| file.differing_values > 0);
-    Ok(differing.map(|FileDifference { values, differing_values, .. }| Metrics {
-        name: first.name.clone(),
-        values,
-        differing_values,
-    }))
+    let Some(file) = comparison.files.into_iter().next() else { return Ok(None) };
+    let FileDifference { values, differing_values, problem, .. } = file;
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    // The same values may be written otherwise.
+    Ok((differing_values > 0).then(|| Metrics { name: first.name.clone(), values, differing_values }))
 }
 
 /// Whether a stage reads the result of one of those, so that it differs because of it.
 fn reads_one_of(side: &Side, stage: &SideStage, differ: &[(&SideStage, &SideStage)]) -> bool {
-    if let Some(read) = stage.reads(side) {
-        return read.iter().any(|name| differ.iter().any(|(made, _)| made.name == *name));
-    }
-    let inputs = stage.action.iter().flat_map(|action| &action.inputs);
-    inputs.into_iter().any(|input| {
-        differ.iter().any(|(made, _)| made.artifact.is_some_and(|artifact| *artifact.digest() == input.digest))
-    })
+    stage.reads(side).values().any(|reference| is_of_one(reference, differ))
+}
+
+/// Whether a reference leads to one of those.
+fn is_of_one(reference: &Reference, differ: &[(&SideStage, &SideStage)]) -> bool {
+    differ.iter().any(|(made, _)| made.name == reference.stage())
 }
 
 fn detail((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStage)) -> Detail {

@@ -41,8 +41,9 @@ pub(super) struct Arguments {
     /// In which form
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
-    /// Sign the in-toto statement with the key in this file (`twdag store keygen` makes one): a DSSE envelope is printed
-    #[arg(long, value_name = "FILE", env = "TWDAG_SIGNING_KEY", hide_env_values = true)]
+    /// Sign the in-toto statement with the key in this file (`twdag store keygen` makes one): a DSSE envelope is printed.
+    /// `TWDAG_SIGNING_KEY` signs what is given to a shared store, and does not count here
+    #[arg(long, value_name = "FILE")]
     signing_key: Option<PathBuf>,
     /// Under which terms the result may be used, for a crate: an address or words
     #[arg(long, value_name = "LICENSE")]
@@ -68,6 +69,9 @@ enum Format {
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.license.is_some() && arguments.format != Format::RoCrate {
         return Err(Failure::usage("--license stands in a crate alone: add --format ro-crate"));
+    }
+    if arguments.signing_key.is_some() && arguments.format != Format::InToto {
+        return Err(Failure::usage("--signing-key signs an in-toto statement alone: add --format in-toto"));
     }
     let name = match &arguments.stage {
         Some(stage) => format!("{}:{stage}", arguments.artifact),

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
+use twdag_stages::stage::Allowed;
 
 use super::{
     arguments::{GraphArguments, stage_name},
@@ -223,9 +224,7 @@ fn page(document: &Document) -> String {
 /// How far programs were kept from what the stage does not declare, and what was allowed all the same.
 fn isolation(provenance: &Provenance) -> String {
     let mode = provenance.isolation.map(|isolation| isolation.name().to_owned()).unwrap_or_default();
-    let allowed = provenance.allowed.iter().flat_map(|allowed| {
-        allowed.read.iter().map(|path| harmless(path)).chain(allowed.network.then(|| "the network".to_owned()))
-    });
+    let allowed = provenance.allowed.iter().flat_map(Allowed::names).map(harmless);
     let allowed: Vec<String> = allowed.collect();
     if allowed.is_empty() { mode } else { format!("{mode}, but for {}", allowed.join(", ")) }
 }

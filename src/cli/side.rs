@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use twdag_stages::stage::Reference;
+
 use super::{
     arguments::{target, tell_damage},
     failure::Failure,
@@ -64,11 +66,14 @@ impl SideStage {
         }
     }
 
-    /// The stages that it reads, if the side is a graph.
-    pub(super) fn reads<'a>(&self, side: &'a Side) -> Option<Vec<&'a str>> {
-        let nodes = side.graph.as_ref()?.nodes();
-        let inputs = &self.node(side)?.inputs;
-        Some(inputs.iter().filter_map(|input| Some(nodes.get(input.node)?.name.as_str())).collect())
+    /// What it reads of other stages, by the place in its settings.
+    pub(super) fn reads(&self, side: &Side) -> BTreeMap<String, Reference> {
+        if let Some(node) = self.node(side) {
+            return node.inputs.iter().map(|input| (input.role.clone(), input.reference.clone())).collect();
+        }
+        let Some(action) = &self.action else { return BTreeMap::new() };
+        let inputs = action.inputs.iter();
+        inputs.filter_map(|input| Some((input.role.clone(), action.reference(&input.role)?))).collect()
     }
 
     /// The stage in the graph, if the side is one.

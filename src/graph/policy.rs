@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use twdag_stages::stage::Allowed;
+use twdag_stages::stage::{Allowed, KindInfo};
 
 use super::{
     Comparator, Node, Problem,
@@ -11,7 +11,7 @@ use super::{
     outline::{Entry, repeated_fields},
     parameters::Effective,
     suggest::similar,
-    syntax::{Span, Value, ValueKind, parse},
+    syntax::{Field, Span, Value, ValueKind, parse},
     translate::{Site, describe},
 };
 
@@ -84,8 +84,10 @@ pub(super) fn apply(
             continue;
         }
         let site = Site { source, stage: entry.name, value: entry.value, parameters };
-        let policy = Reader { site, problems }.policy();
-        if let Some(node) = nodes.iter_mut().find(|node| node.name == entry.name) {
+        let node = nodes.iter_mut().find(|node| node.name == entry.name);
+        let kind = node.as_ref().map(|node| node.stage.kind());
+        let policy = Reader { site, kind, problems }.policy();
+        if let Some(node) = node {
             node.policy = policy;
         }
     }
@@ -93,6 +95,8 @@ pub(super) fn apply(
 
 struct Reader<'a, 'p> {
     site: Site<'a>,
+    /// The kind of the stage, if it has one.
+    kind: Option<KindInfo>,
     problems: &'p mut Vec<Problem>,
 }
 
@@ -138,6 +142,7 @@ impl<'a> Reader<'a, '_> {
                 }
                 "allow" => {
                     policy.allowed = self.read("allow", &field.value, ALLOWED, allowed).unwrap_or_default();
+                    self.judge_allowed(field, &policy.allowed);
                 }
                 unknown => self.problems.push(
                     Problem::at(field.name, format!("a policy has no field `{unknown}`"), "not a field of a policy")
@@ -146,6 +151,34 @@ impl<'a> Reader<'a, '_> {
             }
         }
         policy
+    }
+
+    /// Refuses what would allow nothing.
+    fn judge_allowed(&mut self, field: &Field, allowed: &Allowed) {
+        let site = self.site;
+        if let Some(kind) = self.kind.as_ref().filter(|kind| !kind.starts_programs) {
+            let message = format!(
+                "`allow` in the policy of stage `{}` is for programs, and a stage of kind `{}` starts none",
+                site.stage, kind.name
+            );
+            let problem = Problem::at(field.name, message, "allows nothing");
+            self.problems.push(problem.with_hint("remove it: stages of that kind are never isolated"));
+        }
+        for (index, path) in allowed.read.iter().enumerate() {
+            let is_of_another = path.starts_with('~') && path != "~" && !path.starts_with("~/");
+            if !is_of_another {
+                continue;
+            }
+            let (place, _) = field.value.locate(&format!("read.{index}"), site.source);
+            let message = format!(
+                "`allow.read` in the policy of stage `{}` is `{}`, and home folders of others are not looked up",
+                site.stage,
+                path.escape_debug()
+            );
+            let problem = Problem::at(place.span, message, "expected a whole path, or one below `~/`");
+            let problem = problem.with_hint(format!("of a file in the workspace write `./{}`", path.escape_debug()));
+            self.problems.push(site.explain(problem, place));
+        }
     }
 
     fn resources(&mut self, value: &'a Value) -> BTreeMap<String, Request> {

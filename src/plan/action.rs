@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
-use twdag_stages::stage::{Part, Source};
+use twdag_stages::stage::{Part, Reference, Source};
 
-use super::PlanError;
+use super::{PlanError, changes};
 use crate::{
     canon,
     digest::{ArtifactId, Digest, Key},
@@ -91,6 +91,11 @@ impl Action {
             file_names: BTreeMap::new(),
             numeric_class: record.numeric_class.clone(),
         }
+    }
+
+    /// What stands in the settings at the place of an input: which stage is read, and what of its result.
+    pub fn reference(&self, role: &str) -> Option<Reference> {
+        changes::at(&self.settings, role)?.as_str().map(Reference::from)
     }
 
     /// The action of a part of this one, which is that of `node`.

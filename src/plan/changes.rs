@@ -197,6 +197,35 @@ impl Comparison<'_> {
     }
 }
 
+/// The value at a place in settings.
+pub(super) fn at<'a>(value: &'a Value, place: &str) -> Option<&'a Value> {
+    if place.is_empty() {
+        return Some(value);
+    }
+    match value {
+        Value::Object(fields) => {
+            // The name of a variant is no part of a path.
+            if let Some(found) = variant(fields).and_then(|(_, inner)| at(inner, place)) {
+                return Some(found);
+            }
+            let below = |name: &str| {
+                let rest = place.strip_prefix(name)?;
+                if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
+            };
+            // A name that a user chose may hold dots itself: the longest that fits wins.
+            let mut fitting: Vec<_> =
+                fields.iter().filter_map(|(name, inner)| Some((name.len(), inner, below(name)?))).collect();
+            fitting.sort_by_key(|(length, ..)| std::cmp::Reverse(*length));
+            fitting.into_iter().find_map(|(_, inner, rest)| at(inner, rest))
+        }
+        Value::Array(items) => {
+            let (index, rest) = place.split_once('.').unwrap_or((place, ""));
+            at(items.get(index.parse::<usize>().ok()?)?, rest)
+        }
+        _ => None,
+    }
+}
+
 /// The name and contents of an enum variant: JSON shows it as an object with one name in upper camel case, which
 /// fields never have and names that users choose seldom; for one that does, only a part of the path is missing.
 fn variant(object: &Map<String, Value>) -> Option<(&str, &Value)> {

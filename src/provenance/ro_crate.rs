@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use twdag_stages::stage::Allowed;
 
 use super::{Action, Ancestry, File, Missing, REPOSITORY};
 use crate::{
@@ -187,7 +188,12 @@ impl Entities {
             action.key
         )];
         description.extend(action.numeric_class.iter().map(|class| format!("Computed with {class}.")));
-        description.extend(provenance.isolation.map(|isolation| format!("Isolation: {}.", isolation.name())));
+        description.extend(provenance.isolation.map(|isolation| {
+            let allowed: Vec<&str> = provenance.allowed.iter().flat_map(Allowed::names).collect();
+            let exceptions =
+                if allowed.is_empty() { String::new() } else { format!(", but for {}", allowed.join(", ")) };
+            format!("Isolation: {}{exceptions}.", isolation.name())
+        }));
         description.extend(of.fetched_from.iter().map(|store| format!("Fetched from {store}.")));
         description.extend(of.signed_by.iter().map(|signer| format!("Signed by {signer}.")));
         description.extend(action.notices.iter().map(|notice| format!("Warning: {notice}.")));

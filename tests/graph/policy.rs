@@ -67,6 +67,25 @@ fn what_is_allowed_is_files_to_read_and_the_network() {
 }
 
 #[test]
+fn what_would_allow_nothing_is_refused() {
+    assert_snapshot!(told(&with_policy(r#"{"train": (allow: (read: ["~", "~/x", "~ann/x"]))}"#)), @r#"
+    error: `allow.read` in the policy of stage `train` is `~ann/x`, and home folders of others are not looked up
+     --> graphs/example.ron:1:102
+      |
+    1 | Graph(version: 1, params: {"limit": "2h", "cores": 2}, policy: {"train": (allow: (read: ["~", "~/x", "~ann/x"]))}, stages: {
+      |                                                                                                      ^^^^^^^^ expected a whole path, or one below `~/`
+      |
+      = help: of a file in the workspace write `./~ann/x`
+    "#);
+    let text = r#"Graph(version: 1, stages: {"text": Synthesize(documents: 2, seed: 1)},
+    policy: {"text": (allow: (network: true))})"#;
+    let said = told(text);
+    let expected =
+        "`allow` in the policy of stage `text` is for programs, and a stage of kind `Synthesize` starts none";
+    assert!(said.contains(expected) && said.contains("graphs/example.ron:2:23"), "{said}");
+}
+
+#[test]
 fn a_policy_for_nobody() {
     assert_snapshot!(told(&with_policy(r#"{"trian": (retries: 1)}"#)), @r#"
     error: the policy is for stage `trian`, which does not exist

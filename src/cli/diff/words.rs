@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Cause, Detail, Document, Metrics};
+use super::{Cause, Detail, Document, Metrics, UnknownMetrics};
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint},
@@ -67,8 +67,11 @@ pub(super) fn page(document: &Document) -> String {
         lines.extend(metrics.iter().flat_map(self::metrics));
     }
     if !metrics_unknown.is_empty() {
-        let what = paint(NOTE, "metrics not compared");
-        lines.push(format!("{what}: the files of {} are not in both stores", quoted(metrics_unknown)));
+        lines.push(format!("{}:", paint(NOTE, "metrics not compared")));
+        let told = metrics_unknown.iter();
+        lines.extend(
+            told.map(|UnknownMetrics { name, problem }| format!("  `{}`: {}", harmless(name), harmless(problem))),
+        );
     }
     lines.join("\n") + "\n"
 }

@@ -138,7 +138,11 @@ fn declared(
     declared.write(context.output());
     declared.write(context.scratch());
     for path in &context.allowed().read {
-        declared.allow(&whole(path, context.workspace()));
+        let place = whole(path, context.workspace());
+        if let Err(error) = fs::metadata(&place) {
+            context.warn(format!("the policy allows reading `{path}`, which allows nothing: {error}"));
+        }
+        declared.allow(&place);
     }
     if context.allowed().network {
         declared.allow_network();
@@ -150,7 +154,8 @@ fn declared(
 
 /// A path that a policy names: whole, from the home folder on, or from the workspace on.
 fn whole(path: &str, workspace: &Path) -> PathBuf {
-    match (path.strip_prefix("~/"), env::var_os("HOME")) {
+    let below = if path == "~" { Some("") } else { path.strip_prefix("~/") };
+    match (below, env::var_os("HOME")) {
         (Some(below), Some(home)) => Path::new(&home).join(below),
         _ => workspace.join(path),
     }

@@ -47,4 +47,9 @@ impl Allowed {
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Each thing that is allowed, in words.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.read.iter().map(String::as_str).chain(self.network.then_some("the network"))
+    }
 }

@@ -22,12 +22,13 @@ use super::{
 /// What the kernel makes up.
 const MADE_UP: [&str; 2] = ["/proc", "/sys"];
 
-/// Answers until nobody is left who could ask, or `stop` can be read from. `refuses` says whether sockets are refused.
-pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, refuses: bool) -> Report {
+/// Answers until nobody is left who could ask, or `stop` can be read from. `refuses` says whether sockets are refused. After an
+/// error nothing is known any more, and nobody gets an answer: once the listener is closed, the kernel refuses all that it would ask.
+pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, refuses: bool) -> io::Result<Report> {
     let mut report = Report::default();
     loop {
-        match next(listener, stop) {
-            Ok(Next::Question(question)) => {
+        match next(listener, stop)? {
+            Next::Question(question) => {
                 let called = CALLS.iter().find(|(number, _)| *number == i64::from(question.data.nr));
                 let (caller, arguments) = (Caller { id: question.pid }, question.data.args);
                 let mut look = Look { caller, arguments, declared, refuses, report: &mut report };
@@ -41,12 +42,8 @@ pub(super) fn observe(listener: &OwnedFd, stop: &OwnedFd, declared: &Declared, r
                 });
                 send(listener, question.id, answer);
             }
-            Ok(Next::Gone) => {}
-            Ok(Next::End) => return report,
-            Err(error) => {
-                report.lost(&error);
-                return report;
-            }
+            Next::Gone => {}
+            Next::End => return Ok(report),
         }
     }
 }
@@ -60,7 +57,7 @@ enum Next {
     End,
 }
 
-/// Waits for a question. After an error nothing is known any more.
+/// Waits for a question.
 fn next(listener: &OwnedFd, stop: &OwnedFd) -> io::Result<Next> {
     let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
     match poll(&mut both, None) {
@@ -312,19 +309,17 @@ mod tests {
     use std::io::{Write as _, pipe};
 
     use super::*;
-    use crate::command::isolation::Names;
 
     #[test]
-    fn questions_that_can_be_received_no_more_are_told_of() {
+    fn questions_that_can_be_received_no_more_are_an_error() {
         let ((listener, mut other), (stop, _stopped)) = (pipe().unwrap(), pipe().unwrap());
         // A pipe that can be read from gives no questions.
         other.write_all(b"x").unwrap();
-        let report = observe(&listener.into(), &stop.into(), &Declared::default(), true);
-        let sentences = report.sentences(&Names::new("/".as_ref()));
-        assert!(sentences.len() == 1 && sentences[0].starts_with("go on unobserved"), "{sentences:?}");
+        observe(&listener.into(), &stop.into(), &Declared::default(), true).unwrap_err();
 
         let ((listener, other), (stop, _stopped)) = (pipe().unwrap(), pipe().unwrap());
         drop(other);
-        assert_eq!(observe(&listener.into(), &stop.into(), &Declared::default(), true), Report::default());
+        let report = observe(&listener.into(), &stop.into(), &Declared::default(), true).unwrap();
+        assert_eq!(report, Report::default());
     }
 }

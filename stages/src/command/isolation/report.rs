@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -64,8 +64,6 @@ pub(in crate::command) struct Report {
     /// Unix sockets of others.
     connected: BTreeSet<PathBuf>,
     unseen: BTreeSet<String>,
-    /// Why nothing more could be seen of it from some moment on.
-    lost: Option<String>,
     /// What could not be enforced or seen on this machine.
     pub(in crate::command) gaps: Vec<String>,
 }
@@ -93,11 +91,6 @@ impl Report {
 
     pub(super) fn unseen(&mut self, what: &str) {
         note(&mut self.unseen, what.to_owned());
-    }
-
-    /// From now on nothing is known.
-    pub(super) fn lost(&mut self, why: &io::Error) {
-        self.lost = Some(why.to_string());
     }
 
     /// What it did, and what to do about that: a sentence for each sort.
@@ -138,9 +131,6 @@ impl Report {
         if !self.unseen.is_empty() {
             sentences.push(format!("use {}, whose reads and writes are not seen", list(self.unseen.iter().cloned())));
         }
-        sentences.extend(self.lost.iter().map(|why| {
-            format!("go on unobserved, since the kernel could be asked no more what it does ({why}): run it again")
-        }));
         sentences
     }
 }

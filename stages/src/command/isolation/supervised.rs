@@ -44,7 +44,8 @@ pub(in crate::command) fn supervised<R>(
         let observer = thread::Builder::new()
             .name("observer".to_owned())
             .spawn_scoped(scope, move || {
-                take_listener.recv().map(|listener| observe(&listener, &stopped, declared, refuses)).unwrap_or_default()
+                let observed = take_listener.recv().map(|listener| observe(&listener, &stopped, declared, refuses));
+                observed.unwrap_or_else(|_| Ok(Report::default()))
             })
             .map_err(system("a thread cannot be started"))?;
         let starter = thread::Builder::new().name("starter".to_owned()).spawn_scoped(scope, move || {
@@ -63,26 +64,33 @@ pub(in crate::command) fn supervised<R>(
         starter.map_err(system("a thread cannot be started"))?;
         let lost = || IsolationError::Lacking("the thread that starts the program has ended".to_owned());
         let started = take_group.recv().unwrap_or_else(|_| Err(lost()));
-        let finish = |observer: ScopedJoinHandle<'_, Report>| {
+        let finish = |observer: ScopedJoinHandle<'_, io::Result<Report>>| {
             drop(end);
             drop(stop);
-            observer.join().unwrap_or_else(|_| {
-                let mut report = Report::default();
-                report.unseen("what came after the observer had failed (please report it)");
-                report
-            })
+            observer
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("internal error; please report it")))
+                .map_err(unseen)
         };
         match started {
             Ok((mut group, gaps)) => {
                 let watched = watch(&mut group);
-                let mut report = finish(observer);
+                let mut report = finish(observer)?;
                 report.gaps.extend(gaps);
                 Ok((watched, report))
             }
             Err(error) => {
-                finish(observer);
+                // It says more than what came after it.
+                let _ = finish(observer);
                 Err(error)
             }
         }
     })
+}
+
+/// Why a result is none: what the program would have made of a call that was refused is not known, in no mode.
+fn unseen(error: io::Error) -> IsolationError {
+    IsolationError::Lacking(format!(
+        "the kernel could be asked no more what it does ({error}), and its calls were refused from then on: run it again"
+    ))
 }
