@@ -337,7 +337,16 @@ def big(options, table, parent, tools):
         def touch():
             os.utime(large)
 
-        beside("2 GiB input, first run", run, repeat=1)
+        def forget():
+            if os.path.isdir(os.path.join(folder, "artifacts")):
+                remove(os.path.join(folder, "artifacts"))
+
+        # Both sides once unmeasured: the first to read a file that was just written pays for the kernel's bookkeeping.
+        for command, place in ((run, folder), ([hashing, "large"], folder)):
+            if command[0]:
+                once(command, place)
+        beside("2 GiB input, first plan", [tool.program, "plan", "input.ron"], before=forget)
+        beside("2 GiB input, first run", run, before=forget)
         beside("2 GiB input, touched", run, before=touch)
         time.sleep(1.5)
         once(run, folder)

@@ -19,6 +19,9 @@ use crate::{digest::Digest, failpoint};
 const MARK: Duration = Duration::from_hours(10_957 * 24);
 /// So many files that have to be hashed are worth waking other cores, and one flush of the file system.
 const MANY: usize = 16;
+/// The same for files that are only looked at.
+const MANY_TO_STAT: usize = 1024;
+
 /// Makes a finished file read-only and gives it the time that says so. Done before hashing, so that a write which
 /// comes later shows.
 pub(super) fn seal(path: &Path, executable: bool) -> io::Result<()> {
@@ -81,6 +84,11 @@ fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Optio
     Ok((digest == entry.digest).then_some(Hashed { file, looked_at }))
 }
 
+/// What a function says of each file, in their order; on all cores if the files are so many that this is worth waking them.
+fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said + Send + Sync) -> Vec<Said> {
+    if files.len() < MANY_TO_STAT { files.iter().map(say).collect() } else { files.par_iter().map(say).collect() }
+}
+
 impl Store {
     pub(super) fn object(&self, digest: &Digest) -> PathBuf {
         self.named("objects", digest)
@@ -101,11 +109,13 @@ impl Store {
 
     /// [`Store::look`] at all objects of a manifest, or the first problem. Many that have to be hashed are hashed on all cores.
     pub(super) fn look_all(&self, entries: &[Entry]) -> Result<Vec<u64>, String> {
-        let found = entries.iter().map(|entry| self.stat(entry)).collect::<Result<Vec<_>, _>>()?;
-        let is_known = |(entry, (_, metadata)): &(&Entry, &(PathBuf, fs::Metadata))| {
-            is_sealed(metadata, entry.size) && self.seals().has(&entry.digest, metadata)
-        };
-        let unknown: Vec<_> = entries.iter().zip(&found).filter(|file| !is_known(file)).collect();
+        let found = for_each(entries, |entry| self.stat(entry)).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let files = || entries.iter().zip(&found);
+        let unknown: Vec<_> = files()
+            .zip(self.seals().has_each(files().map(|(entry, (_, metadata))| (&entry.digest, metadata))))
+            .filter(|((entry, (_, metadata)), seen)| !(*seen && is_sealed(metadata, entry.size)))
+            .map(|(file, _)| file)
+            .collect();
         if unknown.len() < MANY {
             for (entry, (path, metadata)) in unknown {
                 self.judge(path, metadata.ino(), entry, self.holds(path, metadata, entry))?;
@@ -191,9 +201,11 @@ impl Store {
 
     /// Notes objects that were found whole under these inodes, just after they got or lost a name.
     pub(super) fn note<'a>(&self, found: impl IntoIterator<Item = (&'a Entry, u64)>) {
+        let found: Vec<_> = found.into_iter().collect();
+        let now = for_each(&found, |(entry, _)| fs::symlink_metadata(self.object(&entry.digest)));
         let mut seals = self.seals();
-        for (entry, inode) in found {
-            if let Ok(metadata) = fs::symlink_metadata(self.object(&entry.digest))
+        for ((entry, inode), metadata) in found.into_iter().zip(now) {
+            if let Ok(metadata) = metadata
                 && metadata.ino() == inode
                 && is_sealed(&metadata, entry.size)
             {

@@ -91,6 +91,18 @@ impl Seals {
         self.known.contains(&seen)
     }
 
+    /// [`Seals::has`] for each of many files; what others noted is read once at most.
+    pub(super) fn has_each<'a>(
+        &mut self,
+        files: impl Iterator<Item = (&'a Digest, &'a fs::Metadata)>,
+    ) -> impl Iterator<Item = bool> {
+        let seen: Vec<Seen> = files.map(|(digest, metadata)| Seen::of(digest, metadata)).collect();
+        if !seen.iter().all(|seen| self.known.contains(seen)) {
+            let _ = self.read_on();
+        }
+        seen.into_iter().map(|seen| self.known.contains(&seen))
+    }
+
     /// Notes that a file holds this content; [`Seals::save`] tells others.
     pub(super) fn add(&mut self, digest: &Digest, metadata: &fs::Metadata) {
         let seen = Seen::of(digest, metadata);
