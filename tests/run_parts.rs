@@ -150,6 +150,55 @@ fn only_a_new_book_is_tokenized_and_scored() {
     assert_eq!(parts(&run(&place, &[]), "tokens"), [3, 3, 0]);
 }
 
+/// Packs the files of `text` into a corpus of this form, by Python's standard library.
+fn pack(place: &Place, form: &str) {
+    const SCRIPT: &str = r"
+import gzip, json, os, shutil, sys, tarfile, zipfile
+form = sys.argv[1]
+shutil.rmtree('packed', ignore_errors=True)
+os.mkdir('packed')
+books = [(name, open('text/' + name, encoding='utf-8').read()) for name in sorted(os.listdir('text'))]
+if form == 'zip':
+    with zipfile.ZipFile('packed/books.zip', 'w', zipfile.ZIP_DEFLATED) as out:
+        for name, text in books:
+            out.writestr(name, text)
+elif form == 'jsonl.gz':
+    with gzip.open('packed/books.jsonl.gz', 'wt', encoding='utf-8') as out:
+        for name, text in books:
+            print(json.dumps({'id': name, 'text': text}), file=out)
+else:
+    with tarfile.open('packed/books.' + form, 'w:gz' if form == 'tar.gz' else 'w') as out:
+        for name, _ in books:
+            out.add('text/' + name, name)
+";
+    let said = Command::new("python3").args(["-c", SCRIPT, form]).current_dir(place.path("")).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn only_a_new_book_of_an_archive_is_tokenized() {
+    let place = place();
+    assert_eq!(parts(&run(&place, &[]), "tokens"), [2, 0, 2]);
+    place.write("graph.ron", &graph("").replace(r#"path: "text""#, r#"path: "packed""#));
+    for form in ["zip", "tar", "tar.gz", "jsonl.gz"] {
+        pack(&place, form);
+        let packed = run(&place, &[]);
+        // How books are packed does not show in their tokens, and so not in their parts.
+        assert_eq!(parts(&packed, "tokens"), [2, 2, 0], "{form}");
+        assert_eq!(packed.outcomes()["score"], "cached", "{form}");
+    }
+    add(&place, JUNGLE);
+    for (form, computed) in [("zip", 1), ("tar", 0), ("tar.gz", 0), ("jsonl.gz", 0)] {
+        pack(&place, form);
+        assert_eq!(parts(&run(&place, &[]), "tokens"), [3, 3 - computed, computed], "{form}");
+    }
+    // With nothing to go on from: the parts are read from the archive alone.
+    let incremental = results(&place, &[]);
+    let anew = run(&place, &["--store", "other"]);
+    assert_eq!(parts(&anew, "tokens"), [3, 0, 3]);
+    assert_eq!(results(&place, &["--store", "other"])["tokens"], incremental["tokens"]);
+}
+
 #[test]
 fn a_killed_scoring_goes_on_with_the_parts_that_are_left() {
     let undisturbed = results(&place(), &[]);

@@ -19,7 +19,19 @@ fn documents(folder: &Path) -> Result<Vec<Document>, String> {
     let corpus = Corpus::open([folder]).map_err(|error| error.to_string())?;
     assert!(!corpus.has_direct_access());
     let documents: Result<Vec<_>, _> = corpus.documents().collect();
-    documents.map_err(|error| error.to_string().replace(&folder.display().to_string(), "FOLDER"))
+    let documents = documents.map_err(|error| error.to_string().replace(&folder.display().to_string(), "FOLDER"))?;
+    // Each is found by its place, alone or on one way through every other, in any order.
+    let places = |step: usize| documents.iter().step_by(step).map(|document| document.place).collect::<Vec<_>>();
+    let back: Vec<_> = places(1).into_iter().rev().collect();
+    for places in [places(1), places(2), places(3), back] {
+        for (found, place) in corpus.documents_at(places.clone()).zip(&places) {
+            let found = found.unwrap();
+            let document = documents.iter().find(|document| document.place == *place).unwrap();
+            // What was read to get there counts.
+            assert_eq!(Document { bytes: 0, ..found }, Document { bytes: 0, ..document.clone() });
+        }
+    }
+    Ok(documents)
 }
 
 fn names(documents: &[Document]) -> Vec<(&str, &str)> {

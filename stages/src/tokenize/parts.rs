@@ -22,6 +22,12 @@ use crate::{
 /// About how much text a part has: several times what it costs to start a process.
 const PART_BYTES: u64 = 256 << 10;
 
+/// Packed lines and archives are unpacked from the first document on, once for each part. It is worth having larger parts
+/// that this is done only so often.
+const PASSES: u64 = 16;
+/// As much as a part is made larger for that: it has all of its documents in memory.
+const MOST_BYTES: u64 = 64 << 20;
+
 const SEQUENCES: &str = "sequences.safetensors";
 const COUNTS: &str = "documents.json";
 
@@ -52,8 +58,8 @@ pub(super) fn split(settings: &Tokenize, context: &Context) -> Result<Option<Spl
     }
     let corpus = open(settings, context)?;
     let size = context.part_size(PART_BYTES);
-    // To look at a small corpus twice is no use, and to unpack lines again for each part takes time without end.
-    if corpus.bytes() <= size || !corpus.has_direct_access() {
+    // To look at a small corpus twice is no use.
+    if corpus.bytes() <= size {
         return Ok(None);
     }
     let tokenizer = tokenizer(settings, context)?;
@@ -66,6 +72,13 @@ pub(super) fn split(settings: &Tokenize, context: &Context) -> Result<Option<Spl
         items.push(Item { size: document.text.len() as u64, fingerprint: u64::from_le_bytes(start) });
         documents.push((document.id, document.place, digest.to_hex().to_string()));
     }
+    let size = if corpus.has_direct_access() {
+        size
+    } else {
+        let total: u64 = items.iter().map(|item| item.size).sum();
+        // A power of two, so that a corpus which grows a little keeps its parts.
+        size.max((total / PASSES).next_power_of_two().min(MOST_BYTES))
+    };
     let parts = groups(&items, size).into_iter().map(|group| {
         let work = items[group.clone()].iter().map(|item| item.size).sum();
         let documents = &documents[group];
@@ -116,7 +129,11 @@ fn tokenizer(settings: &Tokenize, context: &Context) -> Result<[Option<String>; 
 pub(super) fn run(settings: &Tokenize, part: &Part, context: &Context) -> Result<(), StageError> {
     let (keyed, places): (Settings, Vec<DocumentPlace>) = part.read()?;
     let corpus = open(settings, context)?;
-    let documents = places.into_iter().map(|place| corpus.document(place)).collect::<Result<Vec<_>, _>>()?;
+    let mut documents = Vec::with_capacity(places.len());
+    for document in corpus.documents_at(places) {
+        context.check_canceled()?;
+        documents.push(document?);
+    }
     let found = documents.iter().map(|document| digest(document).to_hex().to_string());
     if !found.eq(keyed.documents) || tokenizer(settings, context)? != keyed.tokenizer {
         return Err(StageError::Bug(format!("part `{}` was given other content than it is named by", part.name)));

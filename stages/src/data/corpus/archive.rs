@@ -41,6 +41,8 @@ pub(super) struct Archive {
     file: usize,
     members: Members,
     lines: Option<Lines>,
+    /// Documents before the next one.
+    before: usize,
     /// Bytes of the archive that were counted.
     counted: u64,
     /// Names of the documents so far: two of one name would get one id.
@@ -101,16 +103,31 @@ impl Archive {
             file: number,
             members,
             lines: None,
+            before: 0,
             counted: 0,
             names: HashSet::new(),
         })
     }
 
+    /// Whether a document comes only after what was read.
+    pub(super) fn is_before(&self, before: usize) -> bool {
+        self.before <= before
+    }
+
     /// The next document.
     pub(super) fn advance(&mut self) -> Result<Option<Document>, DataError> {
+        self.find(self.before)
+    }
+
+    /// The document with so many before it. Texts on the way there are passed by unread.
+    pub(super) fn find(&mut self, wanted: usize) -> Result<Option<Document>, DataError> {
         loop {
             let document = self.lines.as_mut().map_or(Ok(None), Lines::advance)?;
             if let Some(mut document) = document {
+                if self.pass() < wanted {
+                    continue;
+                }
+                document.place.within = Within::Member { before: wanted };
                 document.bytes = self.taken();
                 return Ok(Some(document));
             }
@@ -136,9 +153,12 @@ impl Archive {
             let id = format!("{}/{}", self.name, member.name);
             match form.content {
                 Content::Text => {
+                    if self.pass() < wanted {
+                        continue;
+                    }
                     let (reader, archived) = (form.packing.unpack(member.reader, &path)?, self.form());
                     let text = read_text(reader, &path, form.packing.name().or(Some(archived)))?;
-                    let place = DocumentPlace { file: self.file, within: Within::Whole };
+                    let place = DocumentPlace { file: self.file, within: Within::Member { before: wanted } };
                     return Ok(Some(Document { id, text, facts: None, bytes: self.taken(), place }));
                 }
                 Content::Lines { facts } => {
@@ -157,6 +177,12 @@ impl Archive {
                 }
             }
         }
+    }
+
+    /// Counts a document, and says how many came before it.
+    fn pass(&mut self) -> usize {
+        self.before += 1;
+        self.before - 1
     }
 
     fn form(&self) -> &'static str {

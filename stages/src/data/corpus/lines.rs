@@ -57,17 +57,10 @@ pub(super) struct Source {
 }
 
 impl Lines {
-    /// Opens a file at a line that begins at `offset`, with so many `lines` before it.
-    pub(super) fn open_at(
-        file: &CorpusFile,
-        number: usize,
-        column: &str,
-        offset: u64,
-        lines: usize,
-    ) -> Result<Self, DataError> {
+    /// Opens a file at its first line.
+    pub(super) fn open(file: &CorpusFile, number: usize, column: &str) -> Result<Self, DataError> {
         let (reader, packed): (Box<dyn BufRead + Send>, _) = if file.form.packing == Packing::None {
-            let mut open = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
-            open.seek(SeekFrom::Start(offset)).map_err(DataError::io("read", &file.path))?;
+            let open = File::open(&file.path).map_err(DataError::io("read", &file.path))?;
             (Box::new(BufReader::new(open)), None)
         } else {
             let (reader, packed) = file.form.packing.open(&file.path)?;
@@ -75,14 +68,26 @@ impl Lines {
         };
         let (path, name, packing) = (file.path.clone(), file.name.clone(), file.form.packing.name());
         let source = Source { path, name, reader, packing, packed, file: number };
-        let mut open = Self::read_from(source, column, file.form.content == Content::Lines { facts: true });
-        if open.packed.is_some() {
-            let mut bytes = Vec::new();
-            while open.offset < offset && open.read(&mut bytes)? > 0 {}
+        Ok(Self::read_from(source, column, file.form.content == Content::Lines { facts: true }))
+    }
+
+    /// Whether a line comes only after what was read.
+    pub(super) fn is_before(&self, offset: u64) -> bool {
+        self.offset <= offset
+    }
+
+    /// The document of the line that begins at `offset`, with so many `lines` before it. Packed lines are read up to there.
+    pub(super) fn find(&mut self, offset: u64, lines: usize) -> Result<Option<Document>, DataError> {
+        if self.packing.is_none() {
+            let mut open = File::open(&self.path).map_err(DataError::io("read", &self.path))?;
+            open.seek(SeekFrom::Start(offset)).map_err(DataError::io("read", &self.path))?;
+            self.reader = Box::new(BufReader::new(open));
+            (self.offset, self.before) = (offset, lines);
         } else {
-            (open.offset, open.before) = (offset, lines);
+            let mut bytes = Vec::new();
+            while self.offset < offset && self.read(&mut bytes)? > 0 {}
         }
-        Ok(open)
+        if self.offset == offset { self.advance() } else { Ok(None) }
     }
 
     /// Reads lines from the first one on. They may tell of planted facts if a stage has written them.

@@ -57,6 +57,8 @@ enum Within {
     Line { offset: u64, lines: usize },
     /// A row: its row group, its number there, and the rows of the groups before.
     Row { group: usize, row: usize, before: usize },
+    /// A document of an archive: the number of those before it there.
+    Member { before: usize },
 }
 
 /// A fact that one place of a document states and another place needs. Ranges are half-open, in bytes of the text.
@@ -128,8 +130,8 @@ impl Corpus {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Whether [`Corpus::document`] finds each document without reading what is in front of it. Packed lines and archives have to
-    /// be unpacked from the first on.
+    /// Whether [`Corpus::documents_at`] finds each document without reading what is in front of it. In packed lines and archives it
+    /// passes by what comes before.
     pub fn has_direct_access(&self) -> bool {
         self.files.iter().all(|file| file.form.has_direct_access())
     }
@@ -140,19 +142,48 @@ impl Corpus {
         Documents { files, column: self.column.clone(), open: None, failed: false }
     }
 
-    /// Reads one document, found by another look at the same corpus. Those of archives cannot be read alone.
-    pub fn document(&self, place: DocumentPlace) -> Result<Document, DataError> {
-        let gone = || DataError::content("corpus", format!("there is no document at {place:?} any more"));
-        let file = self.files.get(place.file).ok_or_else(gone)?;
-        match (file.form.content, place.within) {
-            (Content::Text, Within::Whole) => whole(file, place.file),
-            (Content::Lines { .. }, Within::Line { offset, lines }) => {
-                Lines::open_at(file, place.file, &self.column, offset, lines)?.advance()?.ok_or_else(gone)
-            }
-            (Content::Rows, Within::Row { group, row, before }) => {
-                Rows::open_at(file, place.file, &self.column, group, row, before)?.advance()?.ok_or_else(gone)
-            }
-            _ => Err(gone()),
+    /// Reads documents that another look at the same corpus has found, best in their order there: a file that must be read from its
+    /// start is then read once.
+    pub fn documents_at(&self, places: Vec<DocumentPlace>) -> DocumentsAt<'_> {
+        DocumentsAt { corpus: self, places: places.into_iter(), open: None }
+    }
+}
+
+/// Reads the documents at some places of a [`Corpus`].
+pub struct DocumentsAt<'c> {
+    corpus: &'c Corpus,
+    places: vec::IntoIter<DocumentPlace>,
+    /// The number of a file of several documents, and where it is read.
+    open: Option<(usize, Open)>,
+}
+
+impl Iterator for DocumentsAt<'_> {
+    type Item = Result<Document, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let place = self.places.next()?;
+        Some(self.find(place).and_then(|document| {
+            document.ok_or_else(|| DataError::content("corpus", format!("there is no document at {place:?} any more")))
+        }))
+    }
+}
+
+impl DocumentsAt<'_> {
+    fn find(&mut self, place: DocumentPlace) -> Result<Option<Document>, DataError> {
+        let Some(file) = self.corpus.files.get(place.file) else { return Ok(None) };
+        if let Within::Row { group, row, before } = place.within {
+            return Rows::open_at(file, place.file, &self.corpus.column, group, row, before)?.advance();
+        }
+        let open = match self.open.take() {
+            Some((number, open)) if number == place.file && open.is_before(place.within) => Some(open),
+            _ => Open::at_start(file, place.file, &self.corpus.column)?,
+        };
+        let Some(open) = open else { return whole(file, place.file).map(Some) };
+        let (_, open) = self.open.insert((place.file, open));
+        match (open, place.within) {
+            (Open::Lines(lines), Within::Line { offset, lines: before }) => lines.find(offset, before),
+            (Open::Archive(archive), Within::Member { before }) => archive.find(before),
+            _ => Ok(None),
         }
     }
 }
@@ -173,6 +204,35 @@ enum Open {
     Archive(Box<Archive>),
 }
 
+impl Open {
+    /// Opens a file, unless it is one document.
+    fn at_start(file: &CorpusFile, number: usize, column: &str) -> Result<Option<Self>, DataError> {
+        Ok(Some(match file.form.content {
+            Content::Text => return Ok(None),
+            Content::Lines { .. } => Self::Lines(Lines::open(file, number, column)?),
+            Content::Rows => Self::Rows(Box::new(Rows::open_at(file, number, column, 0, 0, 0)?)),
+            Content::Archive(archived) => Self::Archive(Box::new(Archive::open(file, number, archived, column)?)),
+        }))
+    }
+
+    /// Whether a document comes only after what was read.
+    fn is_before(&self, place: Within) -> bool {
+        match (self, place) {
+            (Self::Lines(lines), Within::Line { offset, .. }) => lines.is_before(offset),
+            (Self::Archive(archive), Within::Member { before }) => archive.is_before(before),
+            _ => false,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Document>, DataError> {
+        match self {
+            Self::Lines(lines) => lines.advance(),
+            Self::Rows(rows) => rows.advance(),
+            Self::Archive(archive) => archive.advance(),
+        }
+    }
+}
+
 impl Iterator for Documents {
     type Item = Result<Document, DataError>;
 
@@ -189,28 +249,14 @@ impl Iterator for Documents {
 impl Documents {
     fn advance(&mut self) -> Result<Option<Document>, DataError> {
         loop {
-            let document = match &mut self.open {
-                Some(Open::Lines(lines)) => lines.advance()?,
-                Some(Open::Rows(rows)) => rows.advance()?,
-                Some(Open::Archive(archive)) => archive.advance()?,
-                None => None,
-            };
-            if document.is_some() {
-                return Ok(document);
+            if let Some(document) = self.open.as_mut().map_or(Ok(None), Open::advance)? {
+                return Ok(Some(document));
             }
             self.open = None;
             let Some((number, file)) = self.files.next() else { return Ok(None) };
-            match file.form.content {
-                Content::Text => return whole(&file, number).map(Some),
-                Content::Lines { .. } => {
-                    self.open = Some(Open::Lines(Lines::open_at(&file, number, &self.column, 0, 0)?));
-                }
-                Content::Rows => {
-                    self.open = Some(Open::Rows(Box::new(Rows::open_at(&file, number, &self.column, 0, 0, 0)?)));
-                }
-                Content::Archive(archived) => {
-                    self.open = Some(Open::Archive(Box::new(Archive::open(&file, number, archived, &self.column)?)));
-                }
+            match Open::at_start(&file, number, &self.column)? {
+                None => return whole(&file, number).map(Some),
+                open => self.open = open,
             }
         }
     }
