@@ -56,6 +56,72 @@ fn figures_are_given_to_scripts_and_the_host_counts_too() {
     assert_eq!(plan(&["--host-memory", "much"]).code, Some(2));
 }
 
+/// Two cells of a table of the documentation, by the beginning of the row: the second one, and the last.
+fn cells<'p>(page: &'p str, row: &str) -> (&'p str, &'p str) {
+    let found = page.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no row {row}"));
+    let cells: Vec<&str> = found.trim_matches('|').split('|').map(str::trim).collect();
+    (cells[1], cells[cells.len() - 1])
+}
+
+/// `2.7 · 10¹⁸` and how exact that is.
+fn power(cell: &str) -> (f64, f64) {
+    let (digits, exponent) = cell.split_once(" · 10").unwrap();
+    let exponent: String = exponent
+        .chars()
+        .map(|digit| "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().position(|other| other == digit).unwrap().to_string())
+        .collect();
+    let scale = 10_f64.powi(exponent.parse().unwrap());
+    let decimals = digits.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    (digits.parse::<f64>().unwrap() * scale, 0.5 * scale / 10_f64.powi(decimals as i32))
+}
+
+#[test]
+fn the_hand_calculation_of_the_documentation_is_what_the_plan_says() {
+    let page = fs::read_to_string(format!("{}/docs/long-context.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let place = Place::new();
+    let work = |name: &str, stage: &str| -> Value {
+        let said = place.output(&["plan", &graph(name), stage, "--device", "h100", "--json"]);
+        let plan: Value = serde_json::from_str(&said.stdout).unwrap();
+        let found = plan["stages"].as_array().unwrap().iter().find(|planned| planned["name"] == stage).unwrap();
+        found["work"].clone()
+    };
+    let short = work("llama3-frozen", "short_loss");
+    let dense = work("llama3-frozen", "dense");
+    let unfrozen = work("llama3-unfrozen", "dense");
+    let rows = [
+        ("| `short_loss`: 3840", &short, "forward_tokens"),
+        ("| `dense`: 240", &dense, "training_tokens"),
+        ("| the same, unfrozen", &unfrozen, "training_tokens"),
+    ];
+    for (row, work, count) in rows {
+        let (tokens, operations) = cells(&page, row);
+        assert_eq!(tokens.replace(',', ""), work[count].to_string(), "{row}");
+        let ((by_hand, exact), planned) = (power(operations), work["operations"].as_f64().unwrap());
+        assert!((by_hand - planned).abs() <= exact, "{row}: {by_hand} by hand, {planned} planned");
+    }
+    // The formulas of the page by their letters: P without the embedding, L, a, T.
+    let (width, blocks) = (4096.0, 32.0);
+    let counted = dense["parameters"].as_f64().unwrap() - 128_256.0 * width;
+    let forward = |tokens: f64, length: f64| tokens * (2.0 * counted + 2.0 * blocks * width * length);
+    let training = |tokens: f64, length: f64| tokens * (4.0 * 2.0 * counted + 4.5 * 2.0 * blocks * width * length);
+    let agrees = |work: &Value, by_hand: f64| {
+        let planned = work["operations"].as_f64().unwrap();
+        assert!((planned / by_hand - 1.0).abs() < 1e-3, "{planned} planned, {by_hand} by hand");
+    };
+    agrees(&short, forward(3840.0 * 5.0 * 8192.0, 8192.0));
+    agrees(&dense, training(3840.0 * 32_768.0, 32_768.0));
+    agrees(&unfrozen, training(3840.0 * 32_768.0, 32_768.0) + forward(3840.0 * 4.0 * 8192.0, 8192.0));
+    // Memory in whole GB.
+    let gb = |work: &Value, of: &str| format!("{:.0}", work[of].as_f64().unwrap() / 1e9);
+    let in_memory = |row: &str| cells(&page, row).1.to_owned();
+    assert_eq!(in_memory("| `short_loss`, Llama-3 8B"), gb(&short, "memory"));
+    let host = format!("{}, and the optimizer's {} on the host", gb(&dense, "memory"), gb(&dense, "host_memory"));
+    assert_eq!(in_memory("| `dense`, Llama-3 8B, `optimizer: Host`"), host);
+    assert_eq!(in_memory("| `dense`, Phi-2"), gb(&work("phi2", "dense"), "memory"));
+    let evaluation = gb(&work("llama3-frozen", "evaluate_dense"), "memory");
+    assert!(in_memory("| `evaluate_*`").starts_with(&format!("{evaluation}, ")), "{evaluation}");
+}
+
 #[test]
 fn every_graph_that_ships_is_estimated_on_every_device() {
     let place = Place::new();
