@@ -1,6 +1,7 @@
 //! One stage, or a part of one, from its inputs to its record: look up, claim, run a worker, take its output into the
 //! store.
 
+mod aside;
 mod record;
 
 use std::{
@@ -16,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
 use twdag_stages::stage::{Isolation, Split, StageEvent};
 
+use self::aside::{blocking, is_little};
 use super::{
     error::Trouble,
     event::RunEvent,
@@ -61,6 +63,8 @@ pub(super) struct Shared {
     /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
     pub(super) recording: Semaphore,
     pub(super) securing: Securing,
+    /// Each attempt that is under way holds one of it.
+    pub(super) crew: Arc<()>,
     pub(super) messages: UnboundedSender<Message>,
 }
 
@@ -132,6 +136,8 @@ pub(super) enum Message {
 pub(super) struct Given {
     pub(super) key: Key,
     pub(super) artifact: ArtifactId,
+    /// Whether it is known to be a few small files.
+    pub(super) is_little: bool,
 }
 
 /// How an attempt ended.
@@ -176,6 +182,8 @@ pub(super) struct Attempt {
     pub(super) lease: Lease,
     /// Counts the attempts that failed before this one.
     pub(super) failures: u32,
+    /// Held as long as it is under way.
+    pub(super) _crew: Arc<()>,
 }
 
 /// Whose turn it is after looking into the store.
@@ -211,8 +219,7 @@ impl Attempt {
 
     async fn look_up_and_run(self) -> Result<Answer, Trouble> {
         let attempt = Arc::new(self);
-        let looking = Arc::clone(&attempt);
-        let mine = match blocking(move || looking.look()).await? {
+        let mine = match attempt.aside(attempt.looks_at_little(), Self::look).await? {
             Looked::Cached(given) => return Ok(Answer::Cached(given)),
             Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
             Looked::Mine(mine) => mine,
@@ -341,7 +348,7 @@ impl Attempt {
         store.need([record.artifact])?;
         self.agree_on_result(action, record.artifact)?;
         self.remember(action);
-        Ok(Some(Looked::Cached(Given { key, artifact: record.artifact })))
+        Ok(Some(Looked::Cached(Given { key, artifact: record.artifact, is_little: false })))
     }
 
     /// Prepares the job of a claimed action.
@@ -451,9 +458,9 @@ impl Attempt {
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
             Verdict::Succeeded => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
-                let key = mine.key;
-                let artifact = self.record(mine, clock, began, notices).await?;
-                Ok(Answer::Ran { given: Given { key, artifact }, seconds: clock.elapsed().as_secs_f64() })
+                let (key, is_little) = (mine.key, is_little(&mine.job.output));
+                let artifact = self.record(mine, is_little, (clock, began), notices).await?;
+                Ok(Answer::Ran { given: Given { key, artifact, is_little }, seconds: clock.elapsed().as_secs_f64() })
             }
         }
     }
@@ -603,12 +610,5 @@ pub(super) async fn watch_for(shared: Arc<Shared>, task: usize, key: Key) {
             let _ = shared.messages.send(Message::Freed(task));
             return;
         }
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Trouble::new(format!("internal error: {error}; please report it"), Blame::Bug)),
     }
 }

@@ -182,6 +182,7 @@ impl<'a> Driver<'a> {
                 idle: Mutex::default(),
                 recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
                 securing: Securing::default(),
+                crew: Arc::default(),
                 messages,
             }),
             inbox,
@@ -203,7 +204,7 @@ impl<'a> Driver<'a> {
             if let Some((artifact, action)) = stage.artifact.zip(stage.action.as_ref())
                 && deviating.as_ref().is_none_or(|(deviating, _)| *deviating != place)
             {
-                let given = Given { key: action.key(), artifact };
+                let given = Given { key: action.key(), artifact, is_little: false };
                 if let Some(message) = self.shared.remember(&stage.name, action) {
                     self.event(RunEvent::RunWarning { message });
                 }
@@ -272,6 +273,7 @@ impl<'a> Driver<'a> {
                         wish: self.wishes[task].subscribe(),
                         lease: self.lease(task),
                         failures: self.scheduler.failures(task),
+                        _crew: Arc::clone(&self.shared.crew),
                     };
                     // On this thread: a worker lives no longer than the thread that started it.
                     tokio::spawn(attempt.carry_out());

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use twdag_stages::command::FOLDERS;
 
-use super::{Assignment, Attempt, Given, Message, Mine, Trouble, blocking};
+use super::{Assignment, Attempt, Given, Message, Mine, Trouble};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
@@ -28,7 +28,7 @@ impl Attempt {
         let read =
             self.graph_node().inputs.iter().filter(|input| action.inputs.iter().any(|read| read.role == input.role));
         let reference = |input: &Input| {
-            let Given { key, artifact } = *self.given.get(&input.node)?;
+            let Given { key, artifact, .. } = *self.given.get(&input.node)?;
             let (role, reference) = (input.role.clone(), input.reference.to_string());
             Some(RecordedReference { role, reference, artifact, key: Some(key) })
         };
@@ -38,16 +38,17 @@ impl Attempt {
     pub(super) async fn record(
         self: Arc<Self>,
         mine: Mine,
-        clock: Instant,
-        began: Timestamp,
+        is_little: bool,
+        (clock, began): (Instant, Timestamp),
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
         // Without a driver there is nobody who waits.
         let _turn = self.shared.recording.acquire().await;
         // The programs of the stage have ended, so that what they had is free.
         let _ = self.shared.messages.send(Message::Worked(self.task));
-        let attempt = Arc::clone(&self);
-        blocking(move || attempt.take_in(mine, clock, began, notices)).await
+        // A disk that must be asked for each file takes its time.
+        let is_little = is_little && self.shared.store.can_publish_early();
+        self.aside(is_little, move |attempt| attempt.take_in(mine, clock, began, notices)).await
     }
 
     fn take_in(

@@ -1,0 +1,64 @@
+//! Which thread does what waits for the disk. Another one, so that signals and messages are heard meanwhile; or the
+//! driver's own, if it is little and nothing else goes on: to hand it over and back would take longer than to do it.
+
+use std::{fs, panic, path::Path, sync::Arc};
+
+use super::{Assignment, Attempt, Trouble};
+use crate::blame::Blame;
+
+/// More files, or more bytes, are not little.
+const FILES: usize = 16;
+const BYTES: u64 = 1 << 20;
+
+/// Whether a folder holds few small files, and no folders.
+pub(super) fn is_little(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let mut bytes = 0;
+    for (before, entry) in entries.enumerate() {
+        let Some(metadata) = entry.and_then(|entry| entry.metadata()).ok().filter(fs::Metadata::is_file) else {
+            return false;
+        };
+        bytes += metadata.len();
+        if before == FILES || bytes > BYTES {
+            return false;
+        }
+    }
+    true
+}
+
+impl Attempt {
+    /// Whether it is little work to look the stage up: it reads little, and nobody is asked who is far away.
+    pub(super) fn looks_at_little(&self) -> bool {
+        matches!(self.assignment, Assignment::Stage)
+            && self.shared.sharing.is_none()
+            && self.given.values().all(|given| given.is_little)
+            && self.graph_node().stage.sources().is_empty()
+    }
+
+    /// Does work that waits for the disk.
+    pub(super) async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        is_little: bool,
+        work: impl FnOnce(&Self) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let attempt = Arc::clone(self);
+        let work = move || work(&attempt);
+        // One is held by what the attempts share.
+        if is_little && Arc::strong_count(&self.shared.crew) == 2 {
+            return panic::catch_unwind(panic::AssertUnwindSafe(work))
+                .unwrap_or_else(|_| Err(fell_over("see the log of the run")));
+        }
+        blocking(work).await
+    }
+}
+
+/// Does work on another thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
+) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(fell_over(&error.to_string())))
+}
+
+fn fell_over(error: &str) -> Trouble {
+    Trouble::new(format!("internal error: {error}; please report it"), Blame::Bug)
+}
