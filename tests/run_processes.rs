@@ -6,7 +6,10 @@ mod run_support;
 
 use run_support::{Place, Running, lives, pid, send, wait_until};
 use rustix::process::Signal;
-use std::{io::Write as _, process::Stdio};
+use std::{
+    io::Write as _,
+    process::{Child, Stdio},
+};
 
 /// A stage that says which process it and its helper are, waits for a gate to open, and then writes its result; and one
 /// that reads it.
@@ -179,24 +182,41 @@ fn what_even_the_guard_could_not_end_the_next_attempt_does() {
     assert!(!left.iter().any(|process| lives(*process)), "before the new attempt writes its output");
 }
 
-#[test]
-fn a_check_that_is_killed_with_its_worker_leaves_no_program() {
-    let place = Place::new();
-    let (gate, started) = (place.path("gate"), place.path("started"));
+/// Two stages that hold each other's place side by side when they are computed again: their programs and workers.
+fn checked_side_by_side(place: &Place) -> (Child, Vec<i32>) {
+    let gate = place.path("gate");
+    let started = ["one", "two"].map(|name| place.path(name));
     let script = "echo result > $0/file; test -e $1 || { echo $$ $PPID > $2.new; mv $2.new $2; exec sleep 600; }";
-    place.graph(&[&format!(
-        r#""gated": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}", "{}"])"#,
-        gate.display(),
-        started.display()
-    )]);
+    let stages = started.each_ref().map(|started| {
+        let (name, gate, started) = (started.file_name().unwrap().display(), gate.display(), started.display());
+        format!(r#""{name}": Command(run: ["sh", "-c", "{script}", "{{out}}", "{gate}", "{started}"])"#)
+    });
+    let policy = r#"policy: {"one": (resources: {"cpu": 1}), "two": (resources: {"cpu": 1})}"#;
+    place.write("graph.ron", &format!("Graph(version: 1, {policy}, stages: {{{}}})\n", stages.join(",\n")));
     place.write("gate", "");
     assert_eq!(place.run(&[]).code, Some(0));
     std::fs::remove_file(&gate).unwrap();
-    let mut check = place.twdag(&["check", "graph.ron"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("the stage starts", || started.exists());
-    let processes = std::fs::read_to_string(&started).unwrap();
-    let processes: Vec<i32> = processes.split_whitespace().map(|process| process.parse().unwrap()).collect();
-    kill_at_the_same_instant(&[i32::try_from(check.id()).unwrap(), processes[1]]);
+    let mut check = place.twdag(&["check", "graph.ron", "--resource", "cpu=4"]);
+    let check = check.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("both stages start", || started.iter().all(|started| started.exists()));
+    let processes: String = started.iter().map(|started| std::fs::read_to_string(started).unwrap()).collect();
+    (check, processes.split_whitespace().map(|process| process.parse().unwrap()).collect())
+}
+
+#[test]
+fn a_check_that_is_killed_with_its_workers_leaves_no_program() {
+    let place = Place::new();
+    let (mut check, processes) = checked_side_by_side(&place);
+    kill_at_the_same_instant(&[i32::try_from(check.id()).unwrap(), processes[1], processes[3]]);
+    check.wait().unwrap();
+    all_end(&processes);
+}
+
+#[test]
+fn a_check_that_is_killed_alone_leaves_no_program() {
+    let place = Place::new();
+    let (mut check, processes) = checked_side_by_side(&place);
+    send(check.id().try_into().unwrap(), Signal::KILL);
     check.wait().unwrap();
     all_end(&processes);
 }

@@ -6,9 +6,10 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 
 use super::{failure::Failure, output, words::damage};
 use crate::{
-    graph::{Graph, Overrides, workspace},
+    graph::{Available, Graph, Overrides, Workspace, workspace},
     lock::Lock,
     plan::{self, Plan, PlannedStage},
+    run::resources::Totals,
     store::Store,
 };
 
@@ -80,6 +81,21 @@ impl ParameterOptions {
     /// The values in the place of the defaults.
     pub(super) fn overrides(&self) -> Overrides {
         Overrides { profile: self.profile.clone(), set: self.set.clone() }
+    }
+}
+
+/// What there is for stages to use.
+#[derive(Debug, Args)]
+pub(super) struct ResourceOptions {
+    /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
+    #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
+    resources: Vec<(String, Available)>,
+}
+
+impl ResourceOptions {
+    /// All that there is.
+    pub(super) fn totals(&self, workspace: &Workspace) -> Totals {
+        Totals::find(&self.resources, workspace)
     }
 }
 
@@ -157,6 +173,14 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE, such as lambda=0.5".to_owned()),
     }
+}
+
+/// `--resource` needs a name, an equals sign and an amount.
+fn resource(text: &str) -> Result<(String, Available), String> {
+    let Some((name, amount)) = text.split_once('=') else {
+        return Err("expected NAME=AMOUNT, such as cpu=4, memory=16GiB or gpu=0,1".to_owned());
+    };
+    Ok((name.trim().to_owned(), Available::from_argument(name.trim(), amount)?))
 }
 
 /// A parser for names of stages.

@@ -1,12 +1,12 @@
 //! `twdag check`: computes results again in other surroundings, and says whether the same comes out.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{
-    arguments::{GraphArguments, stage_name, targets, tell_damage},
+    arguments::{GraphArguments, ResourceOptions, stage_name, targets, tell_damage},
     diff::words::comparison,
     failure::Failure,
     isolation::IsolationOptions,
@@ -19,10 +19,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Workspace,
     plan,
-    run::{
-        check::{self, CheckEvent, Checked, Failed, Options, Outcome, Rerun, Verdict},
-        resources::Totals,
-    },
+    run::check::{self, CheckEvent, Checked, Failed, Options, Outcome, Rerun, Verdict},
 };
 
 /// Compute results again in other surroundings and compare them with those on record
@@ -33,7 +30,8 @@ use crate::{
   twdag check graphs/quickstart.ron tokens --json | jq '.stages[].verdict.outcome'
 
 Each stage is computed from the recorded results of those it reads, in folders of its own, with another number of threads, host
-name, time, locale, time zone and order of files, and in one piece if it has parts. What could not be another one is said. The
+name, time, locale, time zone and order of files, and in one piece if it has parts. What could not be another one is said. Reruns go
+on side by side as far as the resources allow, like the stages of a run; with --jobs 1 one after another. The
 verdict is kept beside the record (`twdag show`); neither results nor records change.
 Without STAGE every stage is, so a Download fetches from its hub or address again, and a branch that has moved since differs.
 Exit codes: 0 all reproducible, 3 a result differs, 1 a stage failed or was never computed.")]
@@ -46,6 +44,11 @@ pub(super) struct Arguments {
     /// How often each is computed again
     #[arg(long, value_name = "K", default_value = "2")]
     runs: NonZeroUsize,
+    /// Reruns that may go on at the same time [default: as many as the resources allow]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    resources: ResourceOptions,
     #[command(flatten)]
     isolation: IsolationOptions,
     /// Print one JSON object at the end (docs/machine-readable.md)
@@ -99,15 +102,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         )));
     }
     let file = Workspace::load(&graph.workspace)?;
-    let totals = Totals::find(&[], &file);
-    let options = Options { runs: arguments.runs.get(), totals, isolation: arguments.isolation.of(&file) };
+    let options = Options {
+        runs: arguments.runs.get(),
+        jobs: arguments.jobs.map(NonZeroUsize::get),
+        totals: arguments.resources.totals(&file),
+        isolation: arguments.isolation.of(&file),
+    };
     if !arguments.json {
         let (graph_path, count) = (graph.path.display(), count_stages(stages.len()));
         let often = if options.runs == 1 { "once".to_owned() } else { format!("{} times each", options.runs) };
         output::out(format!("{}: checking {count}, {often}\n", paint(STRONG, graph_path)));
     }
     let mut tell = |event: CheckEvent<'_>| told(&event, options.runs, arguments.json);
-    let Some(checked) = check::check(&graph, &stages, &results, &store, &options, &mut tell)? else {
+    let (graph, store) = (Arc::new(graph), Arc::new(store));
+    let Some(checked) = check::check(&graph, &stages, results, &store, &options, &mut tell)? else {
         output::err(format!("{}: verdicts up to here are kept\n", paint(NOTE, "stopped")));
         return Ok(exit::INTERRUPTED);
     };
@@ -157,7 +165,6 @@ fn told(event: &CheckEvent<'_>, runs: usize, json: bool) {
             let log = failed.log.as_ref().map(|log| format!("\n  log: {}", path(log))).unwrap_or_default();
             output::err(format!("{}: stage `{stage}` failed: {}{log}\n", paint(BAD, "error"), failed.message));
         }
-        CheckEvent::Begins { .. } => {}
         _ if json => {}
         CheckEvent::Ran { stage, run, rerun } => {
             let Rerun { outcome, seconds, threads, .. } = rerun;

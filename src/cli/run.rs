@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::{
-    arguments::{GraphArguments, LockArguments, stage_name, targets, tell_damage},
+    arguments::{GraphArguments, LockArguments, ResourceOptions, stage_name, targets, tell_damage},
     failure::Failure,
     isolation::IsolationOptions,
     live::{Live, words},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     blame::exit,
     digest::{ArtifactId, Digest},
-    graph::{Available, Graph, Workspace, workspace},
+    graph::{Graph, Workspace, workspace},
     plan::{
         self, Document, Plan, Status,
         settled::{Facts, JSON, Settled},
@@ -65,9 +65,8 @@ pub(super) struct Arguments {
     /// for four times as long counts as dead. From 0.01s to 150s; below 1s it costs many requests
     #[arg(long, value_name = "TIME", env = "TWDAG_REMOTE_HEARTBEAT", hide_env_values = true, default_value = "15s", value_parser = heartbeat)]
     remote_heartbeat: Heartbeat,
-    /// How much there is of a resource: cpu=4, memory=16GiB, the devices gpu=0,1, or any other name
-    #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = resource)]
-    resources: Vec<(String, Available)>,
+    #[command(flatten)]
+    resources: ResourceOptions,
     /// Print events as JSON Lines (docs/machine-readable.md)
     #[arg(long)]
     json: bool,
@@ -107,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         return Err(Failure::not_reproducible(problem));
     }
     let file = Workspace::load(&graph.workspace)?;
-    let totals = Totals::find(&arguments.resources, &file);
+    let totals = arguments.resources.totals(&file);
     let jobs = arguments.jobs.map(NonZeroUsize::get);
     if arguments.dry_run {
         tell_damage(&store);
@@ -185,7 +184,7 @@ fn run_settled(arguments: &Arguments, settled: &Settled, store: &Store) -> Resul
     } else {
         None
     };
-    let totals = Totals::find(&arguments.resources, &Workspace::load(&workspace(&arguments.graph.graph)?)?);
+    let totals = arguments.resources.totals(&Workspace::load(&workspace(&arguments.graph.graph)?)?);
     finish_cached(arguments, &totals, facts, store, (KeptPlan::At(&settled.path(JSON)), document, None), None)?;
     Ok(true)
 }
@@ -240,14 +239,6 @@ fn finish_cached(
         tell_report(store, artifact)?;
     }
     Ok(())
-}
-
-/// `--resource` needs a name, an equals sign and an amount.
-fn resource(text: &str) -> Result<(String, Available), String> {
-    let Some((name, amount)) = text.split_once('=') else {
-        return Err("expected NAME=AMOUNT, such as cpu=4, memory=16GiB or gpu=0,1".to_owned());
-    };
-    Ok((name.trim().to_owned(), Available::from_argument(name.trim(), amount)?))
 }
 
 fn json_line(event: &RunEvent) {

@@ -17,7 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
 use twdag_stages::stage::{Isolation, Split, StageEvent};
 
-use self::aside::{blocking, is_little};
+pub(super) use self::aside::blocking;
+use self::aside::is_little;
 use super::{
     error::Trouble,
     event::RunEvent,
@@ -601,9 +602,11 @@ pub(super) async fn watch_for(shared: Arc<Shared>, task: usize, key: Key) {
         let free = blocking(move || {
             let recorded = looking.store.record(&key)?.is_some();
             let is_free = |sharing: &Sharing| sharing.may_be_free(&looking.store, &key);
-            Ok(recorded
-                || matches!(looking.store.claim(&key, &looking.owner)?, ClaimAttempt::Held(_))
-                    && looking.sharing.as_ref().is_none_or(is_free))
+            Ok::<_, Trouble>(
+                recorded
+                    || matches!(looking.store.claim(&key, &looking.owner)?, ClaimAttempt::Held(_))
+                        && looking.sharing.as_ref().is_none_or(is_free),
+            )
         });
         // An error is told by the next attempt.
         if free.await.unwrap_or(true) {

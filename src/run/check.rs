@@ -1,59 +1,64 @@
-//! Computes stages again, each alone, from the recorded results that it reads, in surroundings that are as different as they can
-//! be, and compares what comes out with what is on record. Nothing of it enters the store but the verdict.
+//! Computes stages again, each from the recorded results that it reads, in surroundings that are as different as they can be, and
+//! compares what comes out with what is on record. Nothing of it enters the store but the verdict.
+//!
+//! What reruns read is there, so none waits for another: all that fit into what there is go on side by side, by the scheduler of
+//! runs. What is told comes in the order of the stages and of their runs all the same.
 
 mod inputs;
+mod rerun;
 mod surroundings;
 mod verdict;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::sync::watch;
-use twdag_stages::stage::{Isolation, StageEvent};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    watch,
+};
+use twdag_stages::stage::Isolation;
 
 pub(super) use self::surroundings::{HOST_NAME, Surroundings, USUAL_NAMESPACE, UTS_NAMESPACE};
 pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
-use self::{inputs::Inputs, surroundings::Host};
+use self::{
+    rerun::{Attempt, End, Printed, Repeated, Shared, Subject},
+    surroundings::{Host, threads},
+};
 use super::{
     error::RunError,
-    job::{self, Job, Work},
-    process::{self, Lease, Wish, Worker},
+    event::RunOutcome,
+    process::{Lease, Wish},
     resources::Totals,
     signals::Signals,
+    state::{Effect, Happened, Rules, Scheduler, Task},
     strays::Strays,
 };
 use crate::{
     blame::Blame,
-    compare::{self, Comparison, Folder},
     digest::{ArtifactId, Key},
-    graph::{Comparator, Graph, Node, amount::CPU},
-    plan::{self, PlannedStage},
-    store::{Manifest, SourceState, Store},
+    graph::{
+        Graph,
+        amount::{CPU, MEMORY},
+    },
+    plan::{PlannedStage, forecast},
+    store::{Record, Store},
 };
 
 /// A clock that is read to the second must have moved on since the result was computed.
 const APART: Duration = Duration::from_millis(1100);
-const TOKENS: &str = "tokens.json";
 
 /// Something that happens while stages are checked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckEvent<'a> {
     /// The host name cannot be another one; says why.
     HostStays(&'a str),
-    /// A stage is computed again, for the `run`-th of so many times.
-    Begins {
-        /// The stage.
-        stage: &'a str,
-        /// Counts from 1.
-        run: usize,
-    },
-    /// It was computed.
+    /// A stage was computed again.
     Ran {
         /// The stage.
         stage: &'a str,
@@ -106,18 +111,21 @@ pub struct Failed {
 pub struct Options {
     /// How often each stage is computed again.
     pub runs: usize,
+    /// Reruns that may go on at the same time; without a number, as many as the resources allow.
+    pub jobs: Option<usize>,
     /// What there is for stages to use.
     pub totals: Totals,
     /// How far programs that stages start are kept from what those do not declare.
     pub isolation: Isolation,
 }
 
-/// Checks stages whose results are there. What came of each; `None` if a signal stopped it. Call it from the main thread.
+/// Checks stages whose results are there. What came of each; `None` if a signal stopped it. Workers end with this thread: call it
+/// from the main one.
 pub fn check(
-    graph: &Graph,
+    graph: &Arc<Graph>,
     stages: &[PlannedStage],
-    results: &BTreeMap<usize, ArtifactId>,
-    store: &Store,
+    results: BTreeMap<usize, ArtifactId>,
+    store: &Arc<Store>,
     options: &Options,
     tell: &mut dyn FnMut(CheckEvent<'_>),
 ) -> Result<Option<Vec<Checked>>, RunError> {
@@ -132,266 +140,336 @@ pub fn check(
         .build()
         .map_err(|source| RunError::System { action: "set up the event loop", source })?;
     let checked = runtime.block_on(async {
-        let mut signals =
-            Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
-        let (stop, wish) = watch::channel(Wish::Run);
-        let strays = Strays::adopt();
-        let mut checker = Checker { graph, results, store, options, host, wish, strays, warnings: Vec::new(), tell };
-        let mut work = Box::pin(checker.all(stages));
-        loop {
-            tokio::select! {
-                checked = &mut work => break checked,
-                _ = signals.next() => {
-                    let next = if *stop.borrow() == Wish::Run { Wish::Stop } else { Wish::Kill };
-                    stop.send_replace(next);
-                }
-            }
-        }
+        let signals = Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
+        let shared = Shared {
+            graph: Arc::clone(graph),
+            store: Arc::clone(store),
+            results,
+            isolation: options.isolation,
+            host,
+            strays: Strays::adopt(),
+        };
+        Checker::new(shared, stages, options, tell)?.all(signals).await
     });
     runtime.shutdown_background();
     checked
 }
 
+/// What attempts tell the checker, by the number of the task.
+enum Message {
+    /// A clock has moved on far enough for the rerun to begin.
+    Due(usize),
+    /// A rerun is over.
+    Over(usize, Repeated),
+}
+
 struct Checker<'a> {
-    graph: &'a Graph,
-    results: &'a BTreeMap<usize, ArtifactId>,
-    store: &'a Store,
+    shared: Arc<Shared>,
     options: &'a Options,
-    host: Host,
-    wish: watch::Receiver<Wish>,
-    strays: Strays,
-    /// Of the stage that is checked.
-    warnings: Vec<String>,
+    stages: Vec<Stage>,
+    /// Its tasks are the reruns: those of the first stage, those of the next one, and so on.
+    scheduler: Scheduler,
+    wishes: Vec<watch::Sender<Wish>>,
+    messages: UnboundedSender<Message>,
+    inbox: UnboundedReceiver<Message>,
+    /// So many stages are told of whole.
+    told: usize,
     tell: &'a mut dyn FnMut(CheckEvent<'_>),
 }
 
-/// The stage that is checked.
-struct Subject<'a> {
-    stage: &'a PlannedStage,
-    node: &'a Node,
-    key: Key,
-    artifact: ArtifactId,
-    manifest: Manifest,
-    view: PathBuf,
-    tokens: Option<PathBuf>,
+/// A stage that is checked.
+struct Stage {
+    subject: Arc<Subject>,
+    name: String,
+    kind: &'static str,
+    /// When its result was computed.
+    finished: Timestamp,
+    /// The threads that a run would give it.
+    usual_threads: usize,
+    /// What came of each rerun so far.
+    reruns: Vec<Option<Repeated>>,
+    /// So many of them are told of.
+    told: usize,
+    /// Once that is known.
+    checked: Option<Checked>,
 }
 
-/// Why a rerun has no result.
-enum End {
-    Stopped,
-    Failed(Failed),
-}
-
-impl<E: Into<RunError>> From<E> for End {
-    fn from(error: E) -> Self {
-        let error = error.into();
-        Self::Failed(Failed { message: error.to_string(), blame: error.blame(), log: None })
-    }
-}
-
-impl Checker<'_> {
-    async fn all(&mut self, stages: &[PlannedStage]) -> Result<Option<Vec<Checked>>, RunError> {
-        let mut all = Vec::new();
-        for stage in stages {
-            let subject = self.subject(stage)?;
-            let verdict = match self.judge(&subject).await {
-                Ok(verdict) => {
-                    self.store.keep_verdict(&subject.key, &verdict)?;
-                    Ok(verdict)
-                }
-                Err(End::Stopped) => return Ok(None),
-                Err(End::Failed(failed)) => Err(failed),
-            };
-            let Subject { key, artifact, .. } = subject;
-            let (name, kind) = (stage.name.clone(), stage.kind.to_owned());
-            let warnings = std::mem::take(&mut self.warnings);
-            let checked = Checked { stage: name, kind, key, artifact, warnings, verdict };
-            (self.tell)(CheckEvent::Judged(&checked));
-            all.push(checked);
-        }
-        Ok(Some(all))
-    }
-
-    fn subject<'s>(&self, stage: &'s PlannedStage) -> Result<Subject<'s>, RunError>
-    where
-        Self: 's,
-    {
-        let node = &self.graph.nodes()[stage.node];
-        let missing = RunError::Bug("a stage without a result was to be checked");
-        let (Some(key), Some(artifact)) = (stage.key, stage.artifact) else { return Err(missing) };
-        let has_tokens = |artifact: &ArtifactId| {
-            self.store.manifest(artifact).is_ok_and(|list| list.files().iter().any(|file| file.path == TOKENS))
-        };
-        let read = node.inputs.iter().filter_map(|input| self.results.get(&input.node));
-        let tokens = read.copied().find(|artifact| has_tokens(artifact));
-        let tokens = tokens.map(|artifact| self.store.view(&artifact)).transpose()?;
-        let (manifest, view) = (self.store.manifest(&artifact)?, self.store.view(&artifact)?);
-        Ok(Subject { stage, node, key, artifact, manifest, view, tokens })
-    }
-
-    async fn judge(&mut self, subject: &Subject<'_>) -> Result<Verdict, End> {
-        let comparator = &subject.node.policy.comparator;
-        self.wait_for_another_second(&subject.key).await?;
-        let sources = self.sources(subject)?;
-        let (mut reruns, mut difference) = (Vec::new(), None);
-        for run in 1..=self.options.runs {
-            (self.tell)(CheckEvent::Begins { stage: &subject.stage.name, run });
-            let (rerun, found) = self.rerun(subject, comparator, run).await?;
-            self.need_unchanged(subject, &sources)?;
-            (self.tell)(CheckEvent::Ran { stage: &subject.stage.name, run, rerun: &rerun });
-            // The first that differs is kept, rather than one within the tolerance.
-            let worse = reruns.iter().all(|before: &Rerun| before.outcome < rerun.outcome);
-            if let Some(found) = found.filter(|_| worse) {
-                difference = Some(found);
+impl<'a> Checker<'a> {
+    fn new(
+        shared: Shared,
+        planned: &[PlannedStage],
+        options: &'a Options,
+        tell: &'a mut dyn FnMut(CheckEvent<'_>),
+    ) -> Result<Self, RunError> {
+        let (graph, totals) = (&shared.graph, &options.totals);
+        let nodes: Vec<usize> = planned.iter().map(|stage| stage.node).collect();
+        let forecasts = forecast(graph, &nodes);
+        let (mut stages, mut tasks) = (Vec::new(), Vec::new());
+        for planned in planned {
+            let missing = RunError::Bug("a stage without a result was to be checked");
+            let (Some(key), Some(artifact)) = (planned.key, planned.artifact) else { return Err(missing) };
+            let Some(Record { provenance, .. }) = shared.store.record(&key)? else { return Err(missing) };
+            let requests = &graph.nodes()[planned.node].policy.resources;
+            let all = usize::try_from(totals.cpus()).unwrap_or(usize::MAX).max(1);
+            let asked = requests.get(CPU).and_then(|request| usize::try_from(request.amount).ok());
+            let usual_threads = asked.map_or(all, |asked| asked.min(all)).max(1);
+            // In a run without policies stages have the machine for themselves, so that nobody says what memory they take.
+            let work = forecasts.iter().find(|forecast| forecast.node == planned.node);
+            let work = work.and_then(|forecast| forecast.estimate.work.as_ref());
+            let memory = work.map_or(0, |work| if work.is_on_device { work.host_memory } else { work.memory });
+            for run in 1..=options.runs {
+                let threads = threads(run, usual_threads);
+                let cpus = threads.min(all);
+                let asks = totals.each(|name| match requests.get(name) {
+                    _ if name == CPU => cpus as u64,
+                    Some(request) => request.amount,
+                    None if name == MEMORY => memory,
+                    None => 0,
+                });
+                let seconds = provenance.seconds * usual_threads as f64 / cpus as f64;
+                let weight = ((seconds * 1000.0) as u64).max(1);
+                tasks.push(Task { place: tasks.len(), weight, asks, ..Task::default() });
             }
-            reruns.push(rerun);
+            let mut stage = Stage {
+                subject: Arc::new(Subject { node: planned.node, key, artifact }),
+                name: planned.name.clone(),
+                kind: planned.kind,
+                finished: provenance.finished,
+                usual_threads,
+                reruns: (0..options.runs).map(|_| None).collect(),
+                told: 0,
+                checked: None,
+            };
+            // Of threads it gets what there is: their number is another one each time anyway.
+            if let Some(excess) = totals.excesses(graph, planned).into_iter().find(|excess| excess.resource != CPU) {
+                let failed = Failed { message: excess.to_string(), blame: Blame::Environment, log: None };
+                stage.checked = Some(stage.with(Vec::new(), Err(failed)));
+            }
+            stages.push(stage);
         }
-        Ok(Verdict::new(subject.artifact, comparator, reruns, difference))
+        let rules = Rules { jobs: options.jobs.unwrap_or(usize::MAX), keep_going: true };
+        let wishes = tasks.iter().map(|_| watch::channel(Wish::Run).0).collect();
+        let scheduler = Scheduler::new(tasks, &totals.capacity(), rules);
+        let (messages, inbox) = unbounded_channel();
+        Ok(Self { shared: Arc::new(shared), options, stages, scheduler, wishes, messages, inbox, told: 0, tell })
     }
 
-    /// The sources of a stage as they are now, which must be those that the record was made of.
-    fn sources(&self, subject: &Subject<'_>) -> Result<Vec<SourceState>, End> {
-        // Before they are hashed, so that every later change shows.
-        let states = plan::source_states(self.graph, subject.stage.node, self.store)?;
-        let result = |node| self.results.get(&node).copied();
-        if plan::resolve(self.graph, subject.stage.node, result, &self.store.into())?.key != subject.key {
-            let message = "what it reads is not what it was when the check began; check again";
-            return Err(End::Failed(Failed { message: message.to_owned(), blame: Blame::Input, log: None }));
+    async fn all(mut self, mut signals: Signals) -> Result<Option<Vec<Checked>>, RunError> {
+        self.tell_in_order();
+        let mut effects = self.scheduler.on(Happened::Begin);
+        loop {
+            if let Some(outcome) = self.carry_out(effects) {
+                if outcome == RunOutcome::Interrupted {
+                    self.tell_the_rest();
+                    return Ok(None);
+                }
+                return Ok(Some(self.stages.into_iter().filter_map(|stage| stage.checked).collect()));
+            }
+            effects = tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(Message::Due(task)) => self.scheduler.on(Happened::Freed(task)),
+                    Some(Message::Over(task, repeated)) => self.over(task, repeated)?,
+                    None => return Err(RunError::Bug("the reruns of a check fell silent")),
+                },
+                _ = signals.next() => self.scheduler.on(Happened::Interrupt),
+            };
         }
-        Ok(states)
     }
 
-    /// A result of other content says nothing of the one on record.
-    fn need_unchanged(&self, subject: &Subject<'_>, before: &[SourceState]) -> Result<(), End> {
-        let after = plan::source_states(self.graph, subject.stage.node, self.store)?;
-        let changed = before.iter().zip(&after).find_map(|(before, after)| before.first_change(after));
-        changed.map_or(Ok(()), |path| {
-            let message = format!("{} was written to while the stage read it; check again", path.display());
-            Err(End::Failed(Failed { message, blame: Blame::Input, log: None }))
-        })
+    /// Does what the scheduler asks for; the outcome if all is over.
+    fn carry_out(&mut self, mut effects: Vec<Effect>) -> Option<RunOutcome> {
+        while !effects.is_empty() {
+            let mut next = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Start(task) => next.extend(self.start(task)),
+                    Effect::Watch(task) => {
+                        let (pause, messages) = (self.pause(task), self.messages.clone());
+                        tokio::spawn(async move {
+                            tokio::time::sleep(pause).await;
+                            // Without a checker there is nobody to answer.
+                            let _ = messages.send(Message::Due(task));
+                        });
+                    }
+                    // No rerun has a second attempt.
+                    Effect::Rest(_) => {}
+                    Effect::Stop(task) => self.wish(task, Wish::Stop),
+                    Effect::Kill(task) => self.wish(task, Wish::Kill),
+                    Effect::Finish(outcome) => return Some(outcome),
+                }
+            }
+            effects = next;
+        }
+        None
     }
 
-    async fn wait_for_another_second(&self, key: &Key) -> Result<(), End> {
-        let finished = self.store.record(key)?.map(|record| record.provenance.finished);
-        let since = finished.map(|finished| Timestamp::now().duration_since(finished));
-        if let Some(rest) = since.and_then(|since| APART.checked_sub(since.try_into().unwrap_or_default())) {
-            tokio::time::sleep(rest).await;
+    fn wish(&self, task: usize, wish: Wish) {
+        self.wishes[task].send_replace(wish);
+    }
+
+    /// The place of the stage that a task computes again, and the place of the rerun among all of that stage.
+    fn place(&self, task: usize) -> (usize, usize) {
+        (task / self.options.runs, task % self.options.runs)
+    }
+
+    /// How long until a rerun may begin.
+    fn pause(&self, task: usize) -> Duration {
+        let since = Timestamp::now().duration_since(self.stages[self.place(task).0].finished);
+        APART.checked_sub(since.try_into().unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn start(&mut self, task: usize) -> Vec<Effect> {
+        let (place, rerun) = self.place(task);
+        let stage = &self.stages[place];
+        if stage.is_settled_before(rerun) {
+            return self.scheduler.on(Happened::Cached(task));
         }
+        if !self.pause(task).is_zero() {
+            return self.scheduler.on(Happened::Busy(task));
+        }
+        let (run, usual_threads) = (rerun + 1, stage.usual_threads);
+        let attempt = Attempt {
+            shared: Arc::clone(&self.shared),
+            subject: Arc::clone(&stage.subject),
+            run,
+            usual_threads,
+            lease: Lease {
+                threads: threads(run, usual_threads),
+                devices: self.options.totals.named_devices(self.scheduler.devices(task)),
+            },
+            wish: self.wishes[task].subscribe(),
+        };
+        let messages = self.messages.clone();
+        // On this thread: a worker lives no longer than the thread that started it.
+        tokio::spawn(async move {
+            let repeated = attempt.carry_out().await;
+            let _ = messages.send(Message::Over(task, repeated));
+        });
+        Vec::new()
+    }
+
+    /// Takes in what came of a rerun.
+    fn over(&mut self, task: usize, repeated: Repeated) -> Result<Vec<Effect>, RunError> {
+        let (place, rerun) = self.place(task);
+        let happened = match &repeated.end {
+            Ok(_) => Happened::Ran(task),
+            Err(End::Failed { .. }) => Happened::Failed(task),
+            Err(End::Stopped) if self.stages[place].is_settled_before(rerun) => Happened::Cached(task),
+            Err(End::Stopped) => Happened::Canceled(task),
+        };
+        if matches!(happened, Happened::Ran(_) | Happened::Failed(_)) {
+            self.stages[place].reruns[rerun] = Some(repeated);
+            self.settle(place)?;
+        }
+        if matches!(happened, Happened::Failed(_)) {
+            // What comes after the first failure is not told.
+            let rest = task + 1..(place + 1) * self.options.runs;
+            rest.for_each(|task| self.wish(task, Wish::Stop));
+        }
+        Ok(self.scheduler.on(happened))
+    }
+
+    /// Comes to a verdict on a stage if all is known that counts for it, keeps it, and tells what can be told.
+    fn settle(&mut self, place: usize) -> Result<(), RunError> {
+        let Shared { graph, store, .. } = &*self.shared;
+        let stage = &mut self.stages[place];
+        if stage.checked.is_none()
+            && let Some(verdict) = stage.verdict(graph, store)
+        {
+            let warnings = (0..stage.reruns.len()).flat_map(|rerun| stage.new_warnings(rerun)).cloned().collect();
+            if let Ok(verdict) = &verdict {
+                store.keep_verdict(&stage.subject.key, verdict)?;
+            }
+            stage.checked = Some(stage.with(warnings, verdict));
+        }
+        self.tell_in_order();
         Ok(())
     }
 
-    async fn rerun(
-        &mut self,
-        subject: &Subject<'_>,
-        comparator: &Comparator,
-        run: usize,
-    ) -> Result<(Rerun, Option<Comparison>), End> {
-        let clock = std::time::Instant::now();
-        let folder = self.store.check_folder(&subject.key)?;
-        let in_folder = |source| RunError::Folder { path: folder.path().to_owned(), source };
-        let mut surroundings =
-            Surroundings::new(run, &self.host, folder.path(), subject.stage.kind, self.usual_threads(subject.node));
-        fs::create_dir(&surroundings.folder).map_err(in_folder)?;
-        let mut inputs = Inputs::new(folder.path());
-        let job = self.job(subject, &surroundings, &mut inputs, folder.path())?;
-        if inputs.have_order() {
-            surroundings.file_order(inputs.kept_order());
+    fn tell_in_order(&mut self) {
+        while let Some(stage) = self.stages.get_mut(self.told) {
+            stage.tell(self.tell);
+            if stage.checked.is_none() {
+                break;
+            }
+            self.told += 1;
         }
-        let log = File::options().create(true).append(true).open(&job.log).map_err(in_folder)?;
-        let lease = Lease { threads: surroundings.threads, devices: self.options.totals.devices().map(<[_]>::to_vec) };
-        let system = |action| move |source| RunError::System { action, source };
-        let mut worker = Worker::start_in(&lease, Some(&surroundings)).map_err(system("start a worker process"))?;
-        worker.hand(&job, &log, &log).map_err(system("hand a job to a worker"))?;
-        let timeout = subject.node.policy.timeout;
-        let warned = |event: StageEvent| {
-            if let StageEvent::Warning { message } = event
-                && !self.warnings.contains(&message)
-            {
-                (self.tell)(CheckEvent::Warned { stage: &subject.stage.name, message: &message });
-                self.warnings.push(message);
-            }
-        };
-        let (ended, worker) = process::attend(worker, self.wish.clone(), timeout, &self.strays, warned)
-            .await
-            .map_err(system("attend to the worker"))?;
-        drop(worker);
-        match ended.verdict {
-            Some(job::Verdict::Succeeded) => {}
-            _ if *self.wish.borrow() > Wish::Run => return Err(End::Stopped),
-            Some(job::Verdict::Failed { message, blame }) => {
-                return Err(self.failed(&subject.key, message, blame, &job.log));
-            }
-            _ => {
-                let message = if ended.timed_out {
-                    "it did not end within its timeout".to_owned()
-                } else {
-                    ended.status.map(process::describe).unwrap_or_default()
-                };
-                return Err(self.failed(&subject.key, message, Blame::Environment, &job.log));
-            }
-        }
-        let manifest = self.store.list(&job.output)?;
-        let (outcome, comparison) = compare_with(subject, comparator, &manifest, &job.output)?;
-        let Surroundings { threads, varied, kept, .. } = surroundings;
-        let seconds = clock.elapsed().as_secs_f64();
-        Ok((Rerun { artifact: manifest.artifact(), outcome, seconds, threads, varied, kept }, comparison))
     }
 
-    /// A failure, with what was printed before it. If that cannot be kept, the failure is told all the same.
-    fn failed(&self, key: &Key, message: String, blame: Blame, printed: &Path) -> End {
-        let place = self.store.check_log(key);
-        let (message, log) = match keep_log(&place, printed) {
-            Ok(true) => (message, Some(place)),
-            Ok(false) => (message, None),
-            Err(error) => {
-                (format!("{message}; what it printed could not be kept in {}: {error}", place.display()), None)
-            }
-        };
-        End::Failed(Failed { message, blame, log })
+    /// Tells also of what was reached beyond a stage that has no verdict.
+    fn tell_the_rest(&mut self) {
+        let rest = self.stages.iter_mut().skip(self.told).filter(|stage| stage.checked.is_some());
+        rest.for_each(|stage| stage.tell(self.tell));
+    }
+}
+
+impl Stage {
+    fn with(&self, warnings: Vec<String>, verdict: Result<Verdict, Failed>) -> Checked {
+        let Subject { key, artifact, .. } = *self.subject;
+        Checked { stage: self.name.clone(), kind: self.kind.to_owned(), key, artifact, warnings, verdict }
     }
 
-    /// The threads that a run would give the stage.
-    fn usual_threads(&self, node: &Node) -> usize {
-        let asked = node.policy.resources.get(CPU).and_then(|request| usize::try_from(request.amount).ok());
-        let all = self.options.totals.default_threads(None);
-        asked.map_or(all, |asked| asked.min(all)).max(1)
+    /// Whether it is known what comes of the stage without this rerun and those behind it.
+    fn is_settled_before(&self, rerun: usize) -> bool {
+        let failed = |repeated: &Option<Repeated>| repeated.as_ref().is_some_and(|repeated| repeated.end.is_err());
+        self.checked.is_some() || self.reruns.iter().take(rerun).any(failed)
     }
 
-    fn job(
-        &self,
-        subject: &Subject<'_>,
-        surroundings: &Surroundings,
-        inputs: &mut Inputs,
-        folder: &Path,
-    ) -> Result<Job, RunError> {
-        let mut places = BTreeMap::new();
-        for input in &subject.node.inputs {
-            let artifact = self.results.get(&input.node).ok_or(RunError::Bug("an input has no result"))?;
-            let fresh = inputs.place(self.store, artifact)?;
-            let path = input.reference.path().map_or_else(|| fresh.clone(), |below| fresh.join(below));
-            places.insert(input.reference.as_str().to_owned(), path);
+    /// What its reruns come to, up to the first that failed; `None` while one of those is not over.
+    fn verdict(&mut self, graph: &Graph, store: &Store) -> Option<Result<Verdict, Failed>> {
+        let first_bad = self.reruns.iter().find(|rerun| rerun.as_ref().is_none_or(|rerun| rerun.end.is_err()));
+        if matches!(first_bad, Some(None)) {
+            return None;
         }
-        let stage = &subject.node.stage;
-        let settings = serde_json::to_string(stage.settings()).map_err(|_| RunError::Bug("settings have no JSON"))?;
-        Ok(Job {
-            stage: subject.node.name.clone(),
-            work: Work::Whole,
-            kind: stage.kind().name.to_owned(),
-            settings,
-            inputs: places,
-            workspace: self.graph.workspace.clone(),
-            output: folder.join("output"),
-            scratch: folder.join("kept"),
-            logs: folder.join("logs"),
-            log: folder.join("log.txt"),
-            split: folder.join("split.json"),
-            threads: surroundings.threads,
-            isolation: self.options.isolation,
-            allowed: subject.node.policy.allowed.clone(),
-            guarded: false,
-            driver: std::process::id(),
-        })
+        let comparator = &graph.nodes()[self.subject.node].policy.comparator;
+        let (mut reruns, mut difference) = (Vec::<Rerun>::new(), None);
+        for repeated in self.reruns.iter_mut().flatten() {
+            match &mut repeated.end {
+                Err(End::Failed { message, blame, printed }) => {
+                    return Some(Err(failed(store.check_log(&self.subject.key), message, *blame, printed.take())));
+                }
+                Err(End::Stopped) => return None,
+                Ok((rerun, found)) => {
+                    // The first that differs is kept, rather than one within the tolerance.
+                    if found.is_some() && reruns.iter().all(|before| before.outcome < rerun.outcome) {
+                        difference = found.take();
+                    }
+                    reruns.push(rerun.clone());
+                }
+            }
+        }
+        Some(Ok(Verdict::new(self.subject.artifact, comparator, reruns, difference)))
     }
+
+    /// What a rerun warned of and none before it.
+    fn new_warnings(&self, rerun: usize) -> impl Iterator<Item = &String> {
+        let (before, from) = self.reruns.split_at(rerun);
+        let is_new = move |warning: &&String| before.iter().flatten().all(|known| !known.warnings.contains(warning));
+        from.first().into_iter().flatten().flat_map(|repeated| &repeated.warnings).filter(is_new)
+    }
+
+    /// Tells what was not told yet, up to the first rerun that is not over.
+    fn tell(&mut self, tell: &mut dyn FnMut(CheckEvent<'_>)) {
+        let stage = self.name.as_str();
+        while let Some(Some(repeated)) = self.reruns.get(self.told) {
+            self.new_warnings(self.told).for_each(|message| tell(CheckEvent::Warned { stage, message }));
+            let Ok((rerun, _)) = &repeated.end else { break };
+            self.told += 1;
+            tell(CheckEvent::Ran { stage, run: self.told, rerun });
+        }
+        self.checked.iter().for_each(|checked| tell(CheckEvent::Judged(checked)));
+    }
+}
+
+/// A failure, with what was printed before it, which is kept at `place`. If that cannot be kept, the failure is told all the same.
+fn failed(place: PathBuf, message: &str, blame: Blame, printed: Option<Printed>) -> Failed {
+    let kept = printed.map_or(Ok(false), |printed| keep_log(&place, &printed.log));
+    let (message, log) = match kept {
+        Ok(true) => (message.to_owned(), Some(place)),
+        Ok(false) => (message.to_owned(), None),
+        Err(error) => (format!("{message}; what it printed could not be kept in {}: {error}", place.display()), None),
+    };
+    Failed { message, blame, log }
 }
 
 /// Keeps what a worker and its program printed, since the folder of the attempt goes. Whether they printed anything.
@@ -404,28 +482,4 @@ fn keep_log(place: &Path, printed: &Path) -> io::Result<bool> {
         fs::remove_file(place)?;
     }
     Ok(is_any)
-}
-
-/// What a new result is beside the recorded one, and in what it differs.
-fn compare_with(
-    subject: &Subject<'_>,
-    comparator: &Comparator,
-    manifest: &Manifest,
-    output: &Path,
-) -> Result<(Outcome, Option<Comparison>), RunError> {
-    if manifest.artifact() == subject.artifact {
-        return Ok((Outcome::Same, None));
-    }
-    let bounds = |(absolute, relative)| compare::Bounds { absolute, relative };
-    let comparison = compare::folders(
-        Folder { path: &subject.view, files: subject.manifest.files() },
-        Folder { path: output, files: manifest.files() },
-        subject.tokens.as_deref(),
-        compare::Tolerances {
-            tensor: &|name| comparator.of_tensor(name).map(bounds),
-            value: &|place| comparator.of_value(place).map(bounds),
-        },
-    )?;
-    let outcome = if comparison.is_within_bounds() { Outcome::WithinTolerance } else { Outcome::Differs };
-    Ok((outcome, Some(comparison)))
 }

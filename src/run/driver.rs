@@ -325,14 +325,11 @@ impl<'a> Driver<'a> {
 
     /// What a task that starts now may use.
     fn lease(&self, task: usize) -> Lease {
-        let named = |all: &[String]| {
-            self.scheduler.devices(task).iter().filter_map(|&device| all.get(device).cloned()).collect()
-        };
         let threads = match self.part(task) {
             Some((stage, _)) => self.budget.part_threads[stage],
             None => self.budget.threads[task],
         };
-        Lease { threads, devices: self.options.totals.devices().map(named) }
+        Lease { threads, devices: self.options.totals.named_devices(self.scheduler.devices(task)) }
     }
 
     /// The results that a task reads.

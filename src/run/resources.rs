@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     graph::{
-        Available, Graph, Workspace,
+        Available, Graph, Request, Workspace,
         amount::{CPU, GPU, MEMORY},
     },
-    plan::{Plan, Status},
+    plan::{Plan, PlannedStage, Status},
 };
 
 /// The environment variable by which programs learn which devices they may use.
@@ -63,12 +63,49 @@ impl Totals {
         self.devices.as_deref()
     }
 
+    /// The names of the devices with these numbers, as workers are told of them.
+    pub(super) fn named_devices(&self, numbers: &[usize]) -> Option<Vec<String>> {
+        let named = |all: &Vec<String>| numbers.iter().filter_map(|&number| all.get(number).cloned()).collect();
+        self.devices.as_ref().map(named)
+    }
+
+    /// What there is of each resource, in the order of [`Totals::each`].
+    pub(super) fn capacity(&self) -> Capacity {
+        let devices = self.amounts.keys().position(|name| name == GPU).filter(|_| self.devices.is_some());
+        Capacity { amounts: self.amounts.values().copied().collect(), devices }
+    }
+
+    /// An amount of each resource, by its name.
+    pub(super) fn each(&self, amount: impl Fn(&str) -> u64) -> Vec<u64> {
+        self.amounts.keys().map(|name| amount(name)).collect()
+    }
+
+    /// What a stage asks for beyond what there is.
+    pub(super) fn excesses(&self, graph: &Graph, stage: &PlannedStage) -> Vec<Excess> {
+        let names: Vec<&str> = self.amounts.keys().map(String::as_str).collect();
+        let requests = &graph.nodes()[stage.node].policy.resources;
+        let excess = |(name, request): (&String, &Request)| {
+            let total = self.amounts.get(name).copied();
+            (request.amount > total.unwrap_or(0)).then(|| Excess {
+                graph: graph.path.clone(),
+                line: request.line,
+                column: request.column,
+                stage: stage.name.clone(),
+                resource: name.clone(),
+                amount: request.amount,
+                total,
+                similar: crate::graph::similar_name(name, &names).map(str::to_owned),
+            })
+        };
+        requests.iter().filter_map(excess).collect()
+    }
+
     /// Threads of a stage that does not say how much `cpu` it wants, if `jobs` stages may run at once.
     pub(super) fn default_threads(&self, jobs: Option<usize>) -> usize {
         usize::try_from(self.cpus() / jobs.unwrap_or(1).max(1) as u64).unwrap_or(usize::MAX).max(1)
     }
 
-    fn cpus(&self) -> u64 {
+    pub(super) fn cpus(&self) -> u64 {
         self.amounts.get(CPU).copied().unwrap_or(1)
     }
 }
@@ -127,7 +164,6 @@ impl Budget {
     /// Refuses stages that want more than there is. `jobs` is how many stages may run at once; each that does not say
     /// how much `cpu` it wants gets its equal share, or all if nothing is said of `jobs` either.
     pub fn new(graph: &Graph, plan: &Plan, totals: &Totals, jobs: Option<usize>) -> Result<Self, RunError> {
-        let names: Vec<&str> = totals.amounts.keys().map(String::as_str).collect();
         let cpus = totals.cpus();
         let default_cpu = cpus / jobs.unwrap_or(1).max(1) as u64;
         let (mut asks, mut threads, mut excesses) = (Vec::new(), Vec::new(), Vec::new());
@@ -140,14 +176,14 @@ impl Budget {
                 None if name == CPU => default_cpu,
                 None => 0,
             };
-            asks.push(names.iter().map(|name| ask(name)).collect::<Vec<u64>>());
+            asks.push(totals.each(ask));
             let kind = graph.nodes()[stage.node].stage.kind();
             let narrow = kind.part_threads.filter(|_| !requests.contains_key(CPU));
             let part_ask = |name: &str| match narrow {
                 Some(threads) if name == CPU => ask(CPU).min(threads as u64),
                 _ => ask(name),
             };
-            part_asks.push(names.iter().map(|name| part_ask(name)).collect::<Vec<u64>>());
+            part_asks.push(totals.each(part_ask));
             let as_threads = |cpu: u64| usize::try_from(cpu).unwrap_or(usize::MAX).max(1);
             threads.push(as_threads(ask(CPU)));
             part_threads.push(as_threads(part_ask(CPU)));
@@ -159,28 +195,13 @@ impl Budget {
             if kind.splits {
                 part_cpu = Some(part_cpu.map_or(part_ask(CPU), |least: u64| least.min(part_ask(CPU))));
             }
-            for (name, request) in requests {
-                let total = totals.amounts.get(name).copied();
-                if request.amount > total.unwrap_or(0) {
-                    excesses.push(Excess {
-                        graph: graph.path.clone(),
-                        line: request.line,
-                        column: request.column,
-                        stage: stage.name.clone(),
-                        resource: name.clone(),
-                        amount: request.amount,
-                        total,
-                        similar: crate::graph::similar_name(name, &names).map(str::to_owned),
-                    });
-                }
-            }
+            excesses.extend(totals.excesses(graph, stage));
         }
         if !excesses.is_empty() {
             return Err(RunError::Excess(excesses));
         }
-        let devices = names.iter().position(|name| *name == GPU).filter(|_| totals.devices.is_some());
         Ok(Self {
-            capacity: Capacity { amounts: totals.amounts.values().copied().collect(), devices },
+            capacity: totals.capacity(),
             asks,
             threads,
             part_asks,

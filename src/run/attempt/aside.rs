@@ -53,10 +53,10 @@ impl Attempt {
 }
 
 /// Does work on another thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
-) -> Result<T, Trouble> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(fell_over(&error.to_string())))
+pub(in crate::run) async fn blocking<T: Send + 'static, E: From<Trouble> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(fell_over(&error.to_string()).into()))
 }
 
 fn fell_over(error: &str) -> Trouble {

@@ -94,8 +94,6 @@ pub(in crate::run) struct Surroundings {
     pub(in crate::run) variables: Vec<(&'static str, String)>,
     /// The namespace of the worker, if it gets one.
     pub(in crate::run) namespace: Option<Namespace>,
-    /// The threads.
-    pub(super) threads: usize,
     /// What is another one than usual, in words.
     pub(super) varied: Vec<String>,
     /// What is not.
@@ -103,8 +101,8 @@ pub(in crate::run) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of the `run`-th run, from 1, of a stage of some kind that has `usual` threads in a run.
-    pub(super) fn new(run: usize, host: &Host, folder: &Path, kind: &str, usual: usize) -> Self {
+    /// Those of the `run`-th run, from 1, of a stage of some kind that has `usual` threads in a run, and `threads` in this one.
+    pub(super) fn new(run: usize, host: &Host, folder: &Path, kind: &str, (usual, threads): (usize, usize)) -> Self {
         let (locale, zone) = LOCALES[run.saturating_sub(1) % LOCALES.len()];
         let name = format!("checked-{run}");
         let mut variables = vec![
@@ -113,7 +111,6 @@ impl Surroundings {
             ("LC_ALL", locale.to_owned()),
             ("TZ", zone.to_owned()),
         ];
-        let threads = threads(run, usual);
         let mut varied = vec!["time".to_owned(), "folders".to_owned()];
         // The programs of a `Command` have an environment that is the same everywhere.
         if kind != "Command" {
@@ -135,7 +132,7 @@ impl Surroundings {
                 None
             }
         };
-        Self { folder: folder.join("elsewhere"), variables, namespace, threads, varied, kept }
+        Self { folder: folder.join("elsewhere"), variables, namespace, varied, kept }
     }
 
     /// Notes whether the files of inputs came in another order; `why` says why not.
@@ -147,9 +144,9 @@ impl Surroundings {
     }
 }
 
-/// One fewer than usual, one more, half as many, two more, a quarter, and so on: another number each time. One thread alone would
+/// The threads of the `run`-th run, from 1: one fewer than usual, one more, half as many, two more, a quarter, and so on: another number each time. One thread alone would
 /// make a check on many cores take as many times as long as the run.
-fn threads(run: usize, usual: usize) -> usize {
+pub(super) fn threads(run: usize, usual: usize) -> usize {
     let halves = std::iter::successors(Some(usual / 2), |number| Some(number / 2)).take_while(|number| *number > 0);
     let mut fewer: Vec<usize> =
         std::iter::once(usual.saturating_sub(1)).chain(halves).filter(|number| *number > 0).collect();

@@ -1,0 +1,186 @@
+//! How the reruns of a check share a machine: side by side, within the resources there are, told in order. Through the real program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod run_support;
+
+use std::fs;
+
+use run_support::{Place, Said, send, wait_until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A graph in which every stage takes one core in a run, and what else `resources` says.
+fn set_graph(place: &Place, resources: &str, stages: &[(&str, &str)]) {
+    let policy: Vec<String> =
+        stages.iter().map(|(name, _)| format!(r#""{name}": (resources: {{"cpu": 1{resources}}})"#)).collect();
+    let stages: Vec<String> = stages
+        .iter()
+        .map(|(name, shell)| {
+            let place = place.path("").display().to_string();
+            format!(
+                r#""{name}": Command(run: ["sh", "-c", "{shell}", "{{out}}", "{{threads}}"], env: {{"STAGE": "{name}", "HERE": "{place}"}})"#
+            )
+        })
+        .collect();
+    let text =
+        format!("Graph(version: 1, policy: {{{}}}, stages: {{\n{},\n}})\n", policy.join(", "), stages.join(",\n"));
+    place.write("graph.ron", &text);
+}
+
+/// Computes all for the first time. Stages look for `again` to know that they are computed again.
+fn run(place: &Place) {
+    let said = place.output(&["run", "graph.ron", "--resource", "gpu=a,b"]);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    place.write("again", "");
+}
+
+fn check(place: &Place, arguments: &[&str], code: i32) -> Said {
+    let said = place.output(&[&["check", "graph.ron"], arguments].concat());
+    assert_eq!(said.code, Some(code), "{said:#?}");
+    said
+}
+
+fn json(said: &Said) -> Value {
+    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:#?}"))
+}
+
+/// When it is computed again, `first` ends after `second`, which ends after `first` has begun.
+const MEETING: [(&str, &str); 2] = [
+    (
+        "first",
+        "echo > $0/x; ! test -e $HERE/again || { echo >> $HERE/begun; until test -e $HERE/over; do sleep 0.02; done; }",
+    ),
+    (
+        "second",
+        "echo > $0/x; ! test -e $HERE/again || { until test -e $HERE/begun; do sleep 0.02; done; echo >> $HERE/over; }",
+    ),
+];
+
+#[test]
+fn reruns_go_on_side_by_side_and_are_told_in_order() {
+    let place = Place::new();
+    set_graph(&place, "", &MEETING);
+    run(&place);
+    let _filters = place.filters();
+    // Each of them has two threads here.
+    let said = check(&place, &["--runs", "1", "--resource", "cpu=4"], 0);
+    insta::assert_snapshot!(said.stdout, @r"
+    graph.ron: checking 2 stages, once
+      same    first  run 1 of 1, [time], 2 threads
+      same    second  run 1 of 1, [time], 2 threads
+    2 stages: 2 reproducible
+    ");
+    let stages = json(&check(&place, &["--runs", "3", "--resource", "cpu=6", "--json"], 0))["stages"].clone();
+    let threads = |stage: &Value| {
+        let runs = stage["verdict"]["runs"].as_array().unwrap().iter();
+        runs.map(|run| run["threads"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let stages = stages.as_array().unwrap();
+    assert_eq!(stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect::<Vec<_>>(), ["first", "second"]);
+    assert_eq!(stages.iter().map(threads).collect::<Vec<_>>(), [[2, 3, 4], [2, 3, 4]]);
+}
+
+#[test]
+fn reruns_that_do_not_fit_wait_for_each_other() {
+    // Two at a time would find each other's folder.
+    let alone = "echo > $0/x; ! test -e $HERE/again || { mkdir $HERE/alone && ls -R /usr/share > /dev/null; rmdir $HERE/alone; }";
+    for (resources, arguments) in [
+        ("", &["--jobs", "1", "--resource", "cpu=64"][..]),
+        ("", &["--resource", "cpu=2"]),
+        (r#", "memory": "6 GiB""#, &["--resource", "cpu=64", "--resource", "memory=10GiB"]),
+        (r#", "licence": 1"#, &["--resource", "cpu=64", "--resource", "licence=1"]),
+    ] {
+        let place = Place::new();
+        set_graph(&place, "", &[("one", alone), ("two", alone), ("three", alone)]);
+        run(&place);
+        set_graph(&place, resources, &[("one", alone), ("two", alone), ("three", alone)]);
+        check(&place, arguments, 0);
+    }
+}
+
+#[test]
+fn devices_are_lent_one_by_one() {
+    // What a rerun sees is told where no result depends on it.
+    let told = "echo > $0/x; ! test -e $HERE/again || echo $STAGE $CUDA_VISIBLE_DEVICES >> $HERE/seen;";
+    let stages = MEETING.map(|(name, meeting)| (name, format!("{told} {meeting}")));
+    let place = Place::new();
+    set_graph(&place, r#", "gpu": 1"#, &stages.each_ref().map(|(name, shell)| (*name, shell.as_str())));
+    run(&place);
+    check(&place, &["--runs", "1", "--resource", "cpu=4", "--resource", "gpu=a,b"], 0);
+    let seen = fs::read_to_string(place.path("seen")).unwrap();
+    let mut seen: Vec<&str> = seen.lines().collect();
+    seen.sort_unstable();
+    assert!(seen == ["first a", "second b"] || seen == ["first b", "second a"], "{seen:?}");
+}
+
+#[test]
+fn a_stage_that_asks_for_what_is_not_there_fails_alone() {
+    let place = Place::new();
+    let plain = "echo > $0/x";
+    set_graph(&place, r#", "gpu": 2"#, &[("large", plain)]);
+    let graph = fs::read_to_string(place.path("graph.ron")).unwrap();
+    place.write(
+        "graph.ron",
+        &graph.replace(",\n})", ",\n\"small\": Command(run: [\"sh\", \"-c\", \"echo a > $0/x\", \"{out}\"])})"),
+    );
+    run(&place);
+    let said = check(&place, &["--resource", "gpu=a"], 1);
+    assert!(said.stdout.ends_with("2 stages: 1 reproducible, 1 failed\n"), "{said:#?}");
+    let _filters = place.filters();
+    insta::assert_snapshot!(said.stderr, @r#"error: stage `large` failed: graph.ron:1:67: stage `large` asks for 2 of `gpu`, but there is only 1; ask for less, or say what there is with the names of devices, such as `--resource gpu=0,1`, or `resources: {"gpu": ["0", "1"]}` in twdag.ron"#);
+    // Threads are what a check varies: it takes those that there are.
+    place.write("graph.ron", &graph.replace(r#""cpu": 1, "gpu": 2"#, r#""cpu": 64"#));
+    let runs = json(&check(&place, &["--resource", "cpu=2", "--json"], 0))["stages"][0]["verdict"]["runs"].clone();
+    assert_eq!((&runs[0]["threads"], &runs[1]["threads"]), (&1.into(), &3.into()), "{runs:#}");
+}
+
+#[test]
+fn the_first_failure_is_told_whichever_comes_first() {
+    let place = Place::new();
+    // Its first rerun has two threads, and fails after the second one, which has three.
+    let shell = "echo > $0/x; ! test -e $HERE/again || { echo thread $1; case $1 in 2) until test -e $HERE/late; do sleep 0.02; done;; *) echo > $HERE/late;; esac; exit $1; }";
+    set_graph(&place, "", &[("failing", shell)]);
+    run(&place);
+    let said = check(&place, &["--resource", "cpu=9", "--runs", "3", "--json"], 1);
+    let failure = &json(&said)["stages"][0]["failure"];
+    assert!(failure["message"].as_str().unwrap().contains("exit code 2"), "{failure:#}");
+    assert!(fs::read_to_string(failure["log"].as_str().unwrap()).unwrap().starts_with("thread 2\n"), "{failure:#}");
+}
+
+#[test]
+fn a_failure_ends_what_would_count_no_more() {
+    let place = Place::new();
+    let shell = "echo > $0/x; ! test -e $HERE/again || { test $1 = 2 && until test -e $HERE/late; do sleep 0.02; done; test $1 = 2 && exit 9; echo $$ > $HERE/late.new; mv $HERE/late.new $HERE/late; exec sleep 600; }";
+    set_graph(&place, "", &[("failing", shell)]);
+    run(&place);
+    let said = check(&place, &["--resource", "cpu=5"], 1);
+    assert!(said.stderr.contains("ended with exit code 9"), "{said:#?}");
+    let left: i32 = fs::read_to_string(place.path("late")).unwrap().trim().parse().unwrap();
+    assert!(!run_support::lives(left));
+}
+
+#[test]
+fn a_signal_ends_all_reruns_and_keeps_the_verdicts_that_were_reached() {
+    let place = Place::new();
+    let waits = "echo > $0/x; ! test -e $HERE/again || { echo >> $HERE/$STAGE; exec sleep 600; }";
+    // The scheduler begins with what took longest; of equals with the first.
+    let ends =
+        "echo > $0/x; ! test -e $HERE/again || until test -e $HERE/waits && test -e $HERE/later; do sleep 0.02; done";
+    set_graph(&place, "", &[("waits", waits), ("ends", ends), ("later", waits)]);
+    run(&place);
+    let arguments = ["check", "graph.ron", "--runs", "1", "--resource", "cpu=6"];
+    let mut command = place.twdag(&arguments);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let shown = |stage: &str| {
+        let said = place.output(&["show", "graph.ron", stage, "--json"]);
+        serde_json::from_str::<Value>(&said.stdout).unwrap()["verdict"].clone()
+    };
+    wait_until("a verdict is reached", || !shown("ends").is_null());
+    send(child.id().try_into().unwrap(), Signal::INT);
+    let said = Said::from(child.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(130), "{said:#?}");
+    assert!(said.stdout.contains("same    ends  run 1 of 1"), "{said:#?}");
+    assert!(said.stderr.ends_with("stopped: verdicts up to here are kept\n"), "{said:#?}");
+    assert!(shown("waits").is_null() && shown("later").is_null());
+}
