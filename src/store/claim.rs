@@ -57,7 +57,9 @@ impl Store {
             .map_err(StoreError::io("open", &path))?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)
+                // To cut an empty file has ext4 write it to the disk when it is closed.
+                let cut = |file: &File| if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
+                cut(&file)
                     .and_then(|()| failpoint::write("claim.write", &mut file, owner.as_bytes()))
                     .and_then(|()| file.seek(SeekFrom::End(0)))
                     .map_err(StoreError::io("write", &path))?;
