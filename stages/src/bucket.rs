@@ -1,11 +1,18 @@
-//! Buckets of S3 and its kin (`s3://`), Google (`gs://`) and Azure (`az://`). Credentials and endpoints come from the environment, in
-//! the variables of each one's own tools, and stand in no address.
+//! Buckets of S3 and its kin (`s3://`), Google (`gs://`) and Azure (`az://`). Credentials and endpoints come from where each one's own
+//! tools look for them: variables of the environment, files of profiles, metadata of the machine. They stand in no address.
 
-use std::{env, fmt::Write as _, sync::Arc, time::Duration};
+mod profile;
+
+use std::{
+    env,
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig, StaticCredentialProvider,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     path::Path,
@@ -18,6 +25,23 @@ const CONNECT: &str = "5 seconds";
 const REQUEST: &str = "2 minutes";
 /// Most letters of a message.
 const LONGEST: usize = 600;
+
+/// What servers refuse with, and what to do about it.
+const REFUSALS: [(&str, &str); 9] = [
+    ("ExpiredToken", "the session token has expired: get new credentials, and start again"),
+    ("TokenRefreshRequired", "the session token has expired: get new credentials, and start again"),
+    ("InvalidToken", "the session token does not belong to the access key: get new credentials, and start again"),
+    (
+        "RequestTimeTooSkewed",
+        "the clock of this machine and that of the server differ by too much: set the clock that is wrong",
+    ),
+    ("NoSuchBucket", NO_BUCKET),
+    ("ContainerNotFound", NO_BUCKET),
+    ("InvalidAccessKeyId", "the server does not know the access key"),
+    ("SignatureDoesNotMatch", "the secret key does not belong to the access key"),
+    ("SlowDown", "the server was too busy each time that it was asked: try again later"),
+];
+const NO_BUCKET: &str = "there is no such bucket, or it is no longer there: create it, or correct the address";
 
 /// How requests are repeated: with a pause that grows and is drawn at random, for a bounded time.
 fn retries() -> RetryConfig {
@@ -43,10 +67,11 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
     let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
     let store: Arc<dyn ObjectStore> = match url.scheme() {
         "s3" => {
+            let profile = profile()?;
             let endpoint = endpoint();
             if endpoint.as_deref().is_some_and(holds_credentials) {
-                let problem = "the URL of its server in AWS_ENDPOINT_URL holds a user or a password; put credentials into \
-                               AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+                let problem = "the URL of its server, in AWS_ENDPOINT_URL or in `endpoint_url` of a profile, holds a user or a \
+                               password; put credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into the profile";
                 return Err(problem.to_owned());
             }
             let key = AmazonS3ConfigKey::Client;
@@ -55,8 +80,31 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
                 .with_retry(retries())
                 .with_config(key(ClientConfigKey::ConnectTimeout), CONNECT)
                 .with_config(key(ClientConfigKey::Timeout), REQUEST);
-            if endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).is_some_and(|url| is_loopback(&url)) {
+            if let Some(credentials) = &profile.credentials {
+                // Nothing of the environment is mixed in: a token that stands there belongs to other keys.
+                let profile::Credentials { access_key, secret_key, session_token } = credentials.clone();
+                let credential = AwsCredential { key_id: access_key, secret_key, token: session_token };
+                builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
+            }
+            if let Some(region) =
+                profile.region.as_ref().filter(|_| variable(&["AWS_REGION", "AWS_DEFAULT_REGION"]).is_none())
+            {
+                builder = builder.with_region(region);
+            }
+            let server = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok());
+            let is_local = server.as_ref().is_some_and(is_loopback);
+            if is_local {
                 builder = builder.with_config(key(ClientConfigKey::AllowHttp), "true");
+            }
+            // Where the connection itself keeps bytes from being changed, a digest of each request's bytes is for nothing: it is
+            // computed with SHA-256 on both sides, which takes longer than sending them.
+            if variable(&["AWS_UNSIGNED_PAYLOAD"]).is_none()
+                && (is_local || server.is_none_or(|url| url.scheme() == "https"))
+            {
+                builder = builder.with_unsigned_payload(true);
+            }
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_endpoint(endpoint);
             }
             Arc::new(builder.build().map_err(failed)?)
         }
@@ -83,11 +131,21 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
     Ok((store, path))
 }
 
-/// The endpoint that the environment names for S3.
+/// The server for S3 that the environment names, or else the profile.
 pub fn endpoint() -> Option<String> {
-    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-        .into_iter()
-        .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    let named = variable(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]);
+    named.or_else(|| profile().ok()?.endpoint.clone())
+}
+
+/// The first of some variables that says anything.
+fn variable(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+/// The profile that the environment chooses, read once.
+fn profile() -> Result<&'static profile::Profile, String> {
+    static FOUND: OnceLock<Result<profile::Profile, String>> = OnceLock::new();
+    FOUND.get_or_init(|| profile::find(&|name| env::var(name).ok())).as_ref().map_err(Clone::clone)
 }
 
 /// Whether a URL names a user, so that messages that show it might tell a secret.
@@ -109,8 +167,27 @@ pub fn is_loopback(url: &Url) -> bool {
 }
 
 /// An error with its causes, each once, without what a server's page says around it, and without the queries of
-/// addresses: some hold a signature.
+/// addresses: some hold a signature. First what it means, where the server tells that by a code.
 pub fn told(error: &dyn std::error::Error) -> String {
+    let text = with_causes(error);
+    let words = text.split_whitespace().map(|word| match word.split_once('?') {
+        Some((address, _)) if address.contains("://") => address,
+        _ => word,
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    let line = match refusal(&text) {
+        Some(meaning) => format!("{meaning} ({line})"),
+        None => line,
+    };
+    if line.chars().count() > LONGEST { line.chars().take(LONGEST).chain("…".chars()).collect() } else { line }
+}
+
+/// Whether an object was not found because its bucket is not there.
+pub fn has_no_bucket(error: &dyn std::error::Error) -> bool {
+    refusal(&with_causes(error)) == Some(NO_BUCKET)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -121,12 +198,14 @@ pub fn told(error: &dyn std::error::Error) -> String {
         }
         cause = next.source();
     }
-    let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((address, _)) if address.contains("://") => address,
-        _ => word,
-    });
-    let line = words.collect::<Vec<_>>().join(" ");
-    if line.chars().count() > LONGEST { line.chars().take(LONGEST).chain("…".chars()).collect() } else { line }
+    text
+}
+
+/// What the code in a server's answer means, `<Code>…</Code>`.
+fn refusal(text: &str) -> Option<&'static str> {
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    REFUSALS.into_iter().find_map(|(known, meaning)| (known == code).then_some(meaning))
 }
 
 #[cfg(test)]
@@ -147,5 +226,14 @@ mod tests {
         let error =
             std::io::Error::other("Error performing GET https://a.blob.example.org/c/x?sig=geheim in 3s - what?");
         assert_eq!(told(&error), "Error performing GET https://a.blob.example.org/c/x in 3s - what?");
+    }
+
+    #[test]
+    fn a_message_says_first_what_a_code_means() {
+        let answer = |code: &str| std::io::Error::other(format!("403: <Error><Code>{code}</Code></Error>"));
+        let skewed = told(&answer("RequestTimeTooSkewed"));
+        assert!(skewed.starts_with("the clock of this machine") && skewed.ends_with("</Error>)"), "{skewed}");
+        assert_eq!(told(&answer("AccessDenied")), "403: <Error><Code>AccessDenied</Code></Error>");
+        assert!(has_no_bucket(&answer("NoSuchBucket")) && !has_no_bucket(&answer("NoSuchKey")));
     }
 }

@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use object_store::{Error, ObjectStoreExt, RetryConfig, aws::AmazonS3Builder};
+
 /// The program `weed` of SeaweedFS (tests/python/requirements.txt has the package).
 const VARIABLE: &str = "TWDAG_TEST_S3_SERVER";
 const BUCKET: &str = "team";
@@ -103,13 +105,21 @@ fn start(program: &PathBuf) -> Server {
     Server { port: s3, _lifeline: Mutex::new(child) }
 }
 
-/// Ready is a server that has created the bucket: it then refuses who says nothing of himself, instead of knowing nothing.
+/// Ready is a server that knows the bucket and the key, and says that an object is not in it.
 fn is_ready(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
-    let request = format!("GET /{BUCKET}/ready HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
-    let mut answer = String::new();
-    stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer)).is_ok()
-        && (answer.starts_with("HTTP/1.1 403") || answer.starts_with("HTTP/1.1 404") && answer.contains("NoSuchKey"))
+    let store = AmazonS3Builder::new()
+        .with_endpoint(format!("http://127.0.0.1:{port}"))
+        .with_allow_http(true)
+        .with_bucket_name(BUCKET)
+        .with_region("us-east-1")
+        .with_access_key_id(ACCESS_KEY)
+        .with_secret_access_key(SECRET_KEY)
+        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let found = runtime.block_on(store.get(&"ready".into()));
+    found.is_err_and(|error| matches!(error, Error::NotFound { .. }) && format!("{error:?}").contains("NoSuchKey"))
 }
 
 /// How one request is treated.
@@ -119,6 +129,10 @@ pub(crate) enum Treat {
     Well,
     /// The server is busy.
     Refuse(u16),
+    /// The server refuses, and says why by a code.
+    Deny(u16, &'static str),
+    /// The answer takes longer by this.
+    Late(Duration),
     /// The answer ends after so many bytes.
     Cut(u64),
     /// A byte of the answer's body is another one.
@@ -195,10 +209,19 @@ fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &D
     let treat = treat(&request);
     kept.lock().unwrap().push(request);
     let mut body = reader.take(length);
-    if let Treat::Refuse(status) = treat {
+    let refusal = match treat {
+        Treat::Refuse(status) => Some((status, String::new())),
+        Treat::Deny(status, code) => Some((status, format!("<Error><Code>{code}</Code></Error>"))),
+        _ => None,
+    };
+    if let Some((status, text)) = refusal {
         std::io::copy(&mut body, &mut std::io::sink()).ok()?;
-        let answer = format!("HTTP/1.1 {status} SlowDown\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let length = text.len();
+        let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}");
         return client.write_all(answer.as_bytes()).ok();
+    }
+    if let Treat::Late(delay) = treat {
+        thread::sleep(delay);
     }
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).ok()?;
     server.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).ok()?;

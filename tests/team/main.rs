@@ -11,6 +11,7 @@ mod run_support;
 mod attacks;
 mod ci;
 mod claims;
+mod credentials;
 mod example;
 mod losses;
 mod place;
