@@ -10,12 +10,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart, path::Path};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::{
+    Error, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart,
+    path::Path,
+};
 use tokio::runtime::Runtime;
-use twdag_stages::bucket::told;
+use twdag_stages::bucket::{has_no_bucket, told};
 
 use super::{Address, RemoteError, folder::SharedFolder};
+use crate::store::StoreError;
 
 /// So much is asked for, or sent, in one request of several for a large object.
 pub(super) const PIECE: u64 = 8 << 20;
@@ -25,8 +29,10 @@ pub(super) const AT_ONCE: usize = 6;
 const MOST_AT_ONCE: u64 = 320 << 20;
 /// Pieces with so few bytes between them come in one request.
 const CLOSE: u64 = 1 << 20;
-/// A multipart upload has at most 10,000 pieces.
-const MOST_PIECES: u64 = 9_000;
+/// A multipart upload has at most 10,000 parts.
+const MOST_PARTS: u64 = 9_000;
+/// So many threads receive, hash and write at most.
+const MOST_THREADS: usize = 8;
 
 /// The way to a remote store.
 pub(super) struct Client {
@@ -74,7 +80,7 @@ impl Client {
             return Ok(open);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, MOST_THREADS)))
             .thread_name("remote")
             .enable_all()
             .build()
@@ -118,7 +124,7 @@ impl Client {
         let (store, path) = self.at(object)?;
         let found = match store.get(&path).await {
             Ok(found) => found,
-            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(self.failed("read", object, &error)),
         };
         let size = found.meta.size;
@@ -189,15 +195,32 @@ impl Client {
         self.piece(object, &range, piece.unwrap_or_else(|source| Err(Error::JoinError { source })))
     }
 
-    fn piece(
+    /// Receives a piece of an object, on a thread of its own: `take` gets its bytes as they come, in their order. `None` if there
+    /// is no object.
+    pub(super) async fn receive<T: Send + 'static>(
+        &self,
+        object: &str,
+        range: Range<u64>,
+        to: T,
+        take: fn(&mut T, &[u8]) -> Result<(), StoreError>,
+    ) -> Result<Option<T>, RemoteError> {
+        let (_, path) = self.at(object)?;
+        let store = Arc::clone(&self.open()?.store);
+        let asked = range.clone();
+        let piece = tokio::spawn(async move { streamed_range(&*store, &path, asked, to, take).await }).await;
+        self.piece(object, &range, piece.unwrap_or_else(|source| Err(Error::JoinError { source })))
+    }
+
+    fn piece<T>(
         &self,
         object: &str,
         range: &Range<u64>,
-        piece: Result<Piece, Error>,
-    ) -> Result<Option<Bytes>, RemoteError> {
+        piece: Result<Piece<T>, Error>,
+    ) -> Result<Option<T>, RemoteError> {
         match piece {
             Ok(Piece::Whole(bytes)) => Ok(Some(bytes)),
             Ok(Piece::NoObject) => Ok(None),
+            Ok(Piece::Refused(error)) => Err(error.into()),
             Ok(Piece::Short(size)) => {
                 let Range { start, end } = range;
                 Err(self.damaged(object, format!("it has {size} bytes; expected bytes {start} to {end}")))
@@ -242,17 +265,18 @@ impl Client {
     pub(super) async fn delete(&self, object: &str) -> Result<(), RemoteError> {
         let (store, path) = self.at(object)?;
         match store.delete(&path).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(self.failed("remove", object, &error)),
         }
     }
 
-    /// Begins to write a large object in pieces of [`piece_of`] its size.
+    /// Begins to write a large object in parts of [`part_of`] its size.
     pub(super) async fn begin(&self, object: &str, size: u64) -> Result<WriteMultipart, RemoteError> {
         self.in_folder(object, SharedFolder::prepare)?;
         let (store, path) = self.at(object)?;
         let upload = store.put_multipart(&path).await.map_err(|error| self.failed("write", object, &error))?;
-        Ok(WriteMultipart::new_with_chunk_size(upload, piece_of(size) as usize))
+        Ok(WriteMultipart::new_with_chunk_size(upload, part_of(size) as usize))
     }
 
     /// Ends writing a large object.
@@ -274,37 +298,86 @@ impl Client {
 }
 
 /// What came of asking for a piece of an object.
-enum Piece {
+enum Piece<T> {
     /// All its bytes.
-    Whole(Bytes),
+    Whole(T),
     /// The object ends before the piece does; its size.
     Short(u64),
     NoObject,
+    /// Whoever took the bytes could not.
+    Refused(StoreError),
 }
 
-/// A piece of an object with all its bytes. That an object is too short is told from that it cannot be reached.
-async fn whole_range(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> Result<Piece, Error> {
-    let options = GetOptions::default().with_range(Some(range.clone()));
+/// A piece of an object with all its bytes.
+async fn whole_range(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> Result<Piece<Bytes>, Error> {
     let read = async {
-        let found = store.get_opts(path, options).await?;
-        let size = found.meta.size;
-        Ok((size, if size < range.end { Bytes::new() } else { found.bytes().await? }))
+        let (size, found) = begin_range(store, path, &range).await?;
+        let bytes = if size < range.end { Bytes::new() } else { found.bytes().await? };
+        let is_whole = bytes.len() as u64 == range.end - range.start;
+        Ok(if is_whole { Piece::Whole(bytes) } else { Piece::Short(size) })
     };
-    match read.await {
-        Ok((size, bytes)) if size >= range.end && bytes.len() as u64 == range.end - range.start => {
-            Ok(Piece::Whole(bytes))
+    told_apart(store, path, &range, read.await).await
+}
+
+/// A piece of an object whose bytes are taken as they come.
+async fn streamed_range<T>(
+    store: &dyn ObjectStore,
+    path: &Path,
+    range: Range<u64>,
+    mut to: T,
+    take: fn(&mut T, &[u8]) -> Result<(), StoreError>,
+) -> Result<Piece<T>, Error> {
+    let read = async {
+        let (size, found) = begin_range(store, path, &range).await?;
+        if size < range.end {
+            return Ok(Piece::Short(size));
         }
-        Ok((size, _)) => Ok(Piece::Short(size)),
-        Err(Error::NotFound { .. }) => Ok(Piece::NoObject),
+        // A file would come in very small parts.
+        let is_file = matches!(found.payload, GetResultPayload::File(..));
+        let mut bytes = if is_file { stream::once(found.bytes()).boxed() } else { found.into_stream() };
+        let mut missing = range.end - range.start;
+        while let Some(bytes) = bytes.try_next().await? {
+            let Some(rest) = missing.checked_sub(bytes.len() as u64) else { return Ok(Piece::Short(size)) };
+            missing = rest;
+            if let Err(error) = take(&mut to, &bytes) {
+                return Ok(Piece::Refused(error));
+            }
+        }
+        Ok(if missing == 0 { Piece::Whole(to) } else { Piece::Short(size) })
+    };
+    told_apart(store, path, &range, read.await).await
+}
+
+/// The object's size, and the piece that is to come.
+async fn begin_range(store: &dyn ObjectStore, path: &Path, range: &Range<u64>) -> Result<(u64, GetResult), Error> {
+    let found = store.get_opts(path, GetOptions::default().with_range(Some(range.clone()))).await?;
+    Ok((found.meta.size, found))
+}
+
+/// That an object is too short, or not there, is told from that it cannot be reached.
+async fn told_apart<T>(
+    store: &dyn ObjectStore,
+    path: &Path,
+    range: &Range<u64>,
+    read: Result<Piece<T>, Error>,
+) -> Result<Piece<T>, Error> {
+    match read {
+        Err(error) if is_missing(&error) => Ok(Piece::NoObject),
         // Servers word it differently that a piece begins beyond the end.
         Err(error) => match store.head(path).await {
             Ok(found) if found.size < range.end => Ok(Piece::Short(found.size)),
             _ => Err(error),
         },
+        read => read,
     }
 }
 
-/// The length of the pieces that a large object is sent in.
-pub(super) fn piece_of(size: u64) -> u64 {
-    PIECE.max(size.div_ceil(MOST_PIECES))
+/// Whether an object is not there. Where there is no bucket, nothing can be said of objects.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) && !has_no_bucket(error)
+}
+
+/// The length of the parts that a large object is sent in: a power of two.
+pub(super) fn part_of(size: u64) -> u64 {
+    PIECE.max(size.div_ceil(MOST_PARTS).next_power_of_two())
 }

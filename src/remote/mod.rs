@@ -21,12 +21,14 @@ mod error;
 mod folder;
 mod index;
 mod known;
+mod large;
 mod lost;
 mod pack;
 mod pull;
 mod push;
 mod segment;
 mod signing;
+mod subtrees;
 mod tiers;
 mod voucher;
 

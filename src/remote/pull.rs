@@ -2,31 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    io::{self, Write},
+    io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
 };
 
 use futures_util::{StreamExt, stream};
 
-use super::{
-    Known, Remote, RemoteError,
-    client::{AT_ONCE, PIECE},
-    segment::Slice,
-    voucher::Brought,
-};
+use super::{Known, Remote, RemoteError, segment::Slice, subtrees::Subtrees, voucher::Brought};
 use crate::{
     digest::{Digest, Key},
-    store::{Incoming, Manifest, Store, StoreError},
+    store::{self, Arrived, Incoming, Manifest, Store, StoreError},
 };
 
 /// So many packs and large objects are on their way at the same time.
 const OBJECTS_AT_ONCE: usize = 4;
-/// So many results are taken in at the same time.
-const ADMITTED_AT_ONCE: usize = 16;
 
 /// A longer list of files is an attack: it would have more than a million files.
 const LONGEST_LIST: u64 = 256 << 20;
@@ -44,7 +34,7 @@ pub struct Pulled {
 
 /// Why content did not come.
 #[derive(Clone, Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It is not there, or is something else.
     Lost(String),
     /// It may be there.
@@ -58,38 +48,41 @@ struct Job {
 }
 
 /// Content that is needed.
-struct Wanted {
-    size: u64,
+pub(super) struct Wanted {
+    pub(super) size: u64,
     /// The pack that it lies in, and where.
     packed: Option<(Digest, u64)>,
     /// The result that says so.
     of: Key,
     /// Where it has to be put.
-    places: Vec<PathBuf>,
+    pub(super) places: Vec<PathBuf>,
+    /// By what its pieces can be checked, if it has several.
+    pub(super) subtrees: Option<Subtrees>,
 }
 
 impl Wanted {
-    fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Trouble> {
+    /// Writes it, if these are its bytes.
+    pub(super) fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Trouble> {
         if Digest::of(bytes) != *digest {
             return Err(wrong_bytes(digest));
         }
-        let write = |place: &PathBuf| fs::write(place, bytes).map_err(|error| unwritten(place, &error));
+        let write = |place: &PathBuf| store::put(place, bytes).map_err(|error| unwritten(place, &error));
         self.places.iter().try_for_each(write)
     }
 }
 
-fn trouble(error: &RemoteError) -> Trouble {
+pub(super) fn trouble(error: &RemoteError) -> Trouble {
     match error {
         RemoteError::Damaged { .. } => Trouble::Lost(error.to_string()),
         _ => Trouble::Unreachable(error.to_string()),
     }
 }
 
-fn wrong_bytes(digest: &Digest) -> Trouble {
+pub(super) fn wrong_bytes(digest: &Digest) -> Trouble {
     Trouble::Lost(format!("the bytes that it sends for {digest} are others, and were refused"))
 }
 
-fn unwritten(place: &Path, error: &io::Error) -> Trouble {
+pub(super) fn unwritten(place: &Path, error: &io::Error) -> Trouble {
     Trouble::Unreachable(format!("cannot write {}: {error}", place.display()))
 }
 
@@ -115,6 +108,7 @@ impl Remote {
     /// Fetches what is published first of each result; those of which there is another publication to try.
     fn pull_first(&self, store: &Store, keys: &[Key], pulled: &mut Pulled) -> Result<Vec<Key>, RemoteError> {
         let (mut jobs, mut again) = (Vec::new(), Vec::new());
+        let Some(mut arrivals) = keys.first().map(|key| store.arrivals(key)).transpose()? else { return Ok(again) };
         let lost = |known: &Known, problem: String, again: &mut Vec<Key>, pulled: &mut Pulled| {
             let key = known.record.key;
             self.lose(store, known);
@@ -129,7 +123,7 @@ impl Remote {
                 continue;
             };
             match self.manifest(store, &mut known).cloned() {
-                Ok(manifest) => jobs.push(Job { incoming: store.incoming(&key, manifest)?, known }),
+                Ok(manifest) => jobs.push(Job { incoming: arrivals.expect(manifest), known }),
                 Err(_) if self.known(store, &key).is_some() => again.push(key),
                 Err(error) => pulled.missing.push((key, error.to_string())),
             }
@@ -138,7 +132,8 @@ impl Remote {
         for (known, error) in unplaced {
             lost(&known, error.to_string(), &mut again, pulled);
         }
-        let failed = if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(&wanted))? };
+        let failed =
+            if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(store, &wanted))? };
         let mut whole = Vec::new();
         for job in jobs {
             let key = job.known.record.key;
@@ -208,7 +203,7 @@ impl Remote {
     }
 
     /// Fetches content; what did not come, and why.
-    async fn fetch(&self, wanted: &BTreeMap<Digest, Wanted>) -> HashMap<Digest, Trouble> {
+    async fn fetch(&self, store: &Store, wanted: &BTreeMap<Digest, Wanted>) -> HashMap<Digest, Trouble> {
         let mut packs: BTreeMap<Digest, Vec<(Digest, u64)>> = BTreeMap::new();
         let mut large = Vec::new();
         for (&digest, content) in wanted {
@@ -218,7 +213,7 @@ impl Remote {
             }
         }
         let large = stream::iter(large)
-            .map(|digest| async move { vec![(digest, self.fetch_object(&digest, &wanted[&digest]).await)] });
+            .map(|digest| async move { vec![(digest, self.fetch_object(store, &digest, &wanted[&digest]).await)] });
         let packs = stream::iter(packs).map(|(pack, contents)| self.fetch_packed(pack, contents, wanted));
         let mut packs = packs.buffer_unordered(OBJECTS_AT_ONCE);
         let mut large = large.buffer_unordered(OBJECTS_AT_ONCE);
@@ -272,64 +267,40 @@ impl Remote {
         results
     }
 
-    /// Fetches a large object in pieces, which are hashed and written in their order as they come.
-    async fn fetch_object(&self, digest: &Digest, wanted: &Wanted) -> Result<(), Trouble> {
-        let Some((first, others)) = wanted.places.split_first() else { return Ok(()) };
-        let object = named("objects", digest);
-        let starts = (0..wanted.size.div_ceil(PIECE)).map(|piece| piece * PIECE);
-        let mut pieces = stream::iter(starts)
-            .map(|start| {
-                let object = &object;
-                async move { self.client.get_piece(object, start..(start + PIECE).min(wanted.size)).await }
-            })
-            .buffered(AT_ONCE);
-        let mut file = File::create(first).map_err(|error| unwritten(first, &error))?;
-        let mut hasher = blake3::Hasher::new();
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| trouble(&error))?;
-            let piece = piece.ok_or_else(|| Trouble::Lost(format!("object {digest} is no longer there")))?;
-            hasher.update_rayon(&piece);
-            file.write_all(&piece).map_err(|error| unwritten(first, &error))?;
-        }
-        if Digest::from(hasher.finalize()) != *digest {
-            // It goes with the folder that it lies in.
-            return Err(wrong_bytes(digest));
-        }
-        others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
-    }
-
-    /// Takes results in, many at the same time: each waits for the disk, and those that wait together are flushed together. One
-    /// that cannot be taken in counts as not there, and keeps no other from it.
+    /// Takes results in, all at once: the disk takes as long for one as for a thousand. One that cannot be taken in counts as
+    /// not there, and keeps no other from it.
     fn admit(&self, store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) {
-        let threads = jobs.len().min(ADMITTED_AT_ONCE);
-        let (jobs, taken) = (Mutex::new(jobs), Mutex::new(pulled));
-        let work = || {
-            loop {
-                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some(Job { known, incoming }) = job else { return };
-                let key = known.record.key;
-                let admitted = store.admit(incoming, &known.record, &Brought::new(&self.address, &known));
-                let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
-                match admitted {
-                    Ok(()) => taken.fetched.push(key),
-                    // What this machine had before has lost files, so that this one stands in its place.
-                    Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => taken.fetched.push(key),
-                    Err(StoreError::Nondeterministic(two)) => taken.missing.push((key, two.to_string())),
-                    Err(error) => {
-                        self.give_up(key);
-                        taken
-                            .missing
-                            .push((key, format!("it cannot be taken into the store of this machine: {error}")));
-                    }
+        let (known, incoming): (Vec<Known>, Vec<Incoming>) =
+            jobs.into_iter().map(|Job { known, incoming }| (known, incoming)).unzip();
+        let arrived = known.iter().zip(incoming).map(|(known, incoming)| Arrived {
+            incoming,
+            record: &known.record,
+            origin: Brought::new(&self.address, known),
+        });
+        let arrived: Vec<_> = arrived.collect();
+        let refused = |error: &StoreError| format!("it cannot be taken into the store of this machine: {error}");
+        let refuse = |key: Key, problem: String, pulled: &mut Pulled| {
+            self.give_up(key);
+            pulled.missing.push((key, problem));
+        };
+        let admitted = match store.admit(&arrived) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                for known in &known {
+                    refuse(known.record.key, refused(&error), pulled);
                 }
+                return;
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
+        for (key, admitted) in known.iter().map(|known| known.record.key).zip(admitted) {
+            match admitted {
+                Ok(()) => pulled.fetched.push(key),
+                // What this machine had before has lost files, so that this one stands in its place.
+                Err(StoreError::Nondeterministic(two)) if two.lost.is_some() => pulled.fetched.push(key),
+                Err(StoreError::Nondeterministic(two)) => pulled.missing.push((key, two.to_string())),
+                Err(error) => refuse(key, refused(&error), pulled),
             }
-            work();
-        });
+        }
     }
 }
 
@@ -341,8 +312,14 @@ fn wanted(store: &Store, jobs: &mut Vec<Job>) -> (BTreeMap<Digest, Wanted>, Vec<
         match missing(store, &job) {
             Ok(missing) => {
                 for (digest, size, packed, place) in missing {
-                    let new = || Wanted { size, packed, of: job.known.record.key, places: Vec::new() };
-                    wanted.entry(digest).or_insert_with(new).places.push(place);
+                    let of = job.known.record.key;
+                    let new = || Wanted { size, packed, of, places: Vec::new(), subtrees: None };
+                    let wanted = wanted.entry(digest).or_insert_with(new);
+                    wanted.places.push(place);
+                    if wanted.subtrees.is_none() {
+                        let text = job.known.published.subtrees.get(&digest);
+                        wanted.subtrees = text.and_then(|text| Subtrees::from_text(text, &digest, size));
+                    }
                 }
                 jobs.push(job);
             }

@@ -3,17 +3,15 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    io::Read,
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{
     Remote, RemoteError,
-    client::{AT_ONCE, piece_of},
     index::Index,
+    large::spoilt,
     pack::{Draft, SMALL},
     pull::named,
     segment::{MOST, Operation, Packed, Published, Slice},
@@ -103,7 +101,7 @@ impl Remote {
                 Err(error) => pushed.failed.push((key, error.to_string())),
             }
         }
-        let mut places = HashMap::new();
+        let (mut places, mut subtrees) = (HashMap::new(), HashMap::new());
         {
             let state = self.state();
             if let Some(index) = &state.index {
@@ -115,6 +113,8 @@ impl Remote {
                 });
                 if !offers.is_empty() {
                     places = places_in(index, &lost, &self.keys);
+                    let told = index.all(&self.keys).flat_map(|published| published.subtrees.clone());
+                    subtrees.extend(told);
                 }
                 // Other results that name the same bytes may be right where this one was wrong, or not: all of it is sent.
                 let lost = offers.iter().filter(|offer| {
@@ -126,13 +126,17 @@ impl Remote {
                 }
             }
         }
-        let gone = self.client.block_on(self.send(store, &offers, &mut places, &mut pushed))?;
+        let gone = self.client.block_on(self.send(store, &offers, &mut places, &mut subtrees, &mut pushed))?;
         offers.retain(|offer| {
             let problem = offer.contents().find_map(|digest| gone.get(&digest));
             pushed.failed.extend(problem.map(|problem| (offer.record.key, problem.clone())));
             problem.is_none()
         });
-        let publications: Vec<Published> = offers.iter().map(|offer| offer.published(&places, &self.keys)).collect();
+        let publish = |offer: &Offer| {
+            let of_files = offer.contents().filter_map(|digest| Some((digest, subtrees.get(&digest)?.clone())));
+            Published { subtrees: of_files.collect(), ..offer.published(&places, &self.keys) }
+        };
+        let publications: Vec<Published> = offers.iter().map(publish).collect();
         for publications in in_segments(&publications) {
             let mut chosen = (Vec::new(), Vec::new());
             let committed = self.with_index(store, async |index| {
@@ -166,6 +170,7 @@ impl Remote {
         store: &Store,
         offers: &[Offer],
         places: &mut HashMap<Digest, Place>,
+        subtrees: &mut HashMap<Digest, String>,
         pushed: &mut Pushed,
     ) -> HashMap<Digest, String> {
         let mut contents: BTreeMap<Digest, Content<'_>> = BTreeMap::new();
@@ -179,10 +184,11 @@ impl Remote {
                 if places.contains_key(&digest) || contents.contains_key(&digest) {
                     continue;
                 }
-                let is_list = matches!(content, Content::List(_));
+                let large_file =
+                    if let Content::File(entry) = content { (size >= SMALL).then_some(entry) } else { None };
                 contents.insert(digest, content);
-                if size >= SMALL && !is_list {
-                    large.push((digest, size));
+                if let Some(entry) = large_file {
+                    large.push(entry);
                     continue;
                 }
                 draft.add(digest, size);
@@ -212,13 +218,15 @@ impl Remote {
             }
         }
         let mut objects = stream::iter(large)
-            .map(|(digest, size)| async move { (digest, size, self.send_object(store, &contents[&digest]).await) })
+            .map(|entry| async move { (entry, self.send_object(store, entry).await) })
             .buffer_unordered(OBJECTS_AT_ONCE);
-        while let Some((digest, size, sent)) = objects.next().await {
+        while let Some((entry, sent)) = objects.next().await {
+            let digest = entry.digest;
             match sent {
-                Ok(()) => {
-                    pushed.bytes += size;
+                Ok(found) => {
+                    pushed.bytes += entry.size;
                     places.insert(digest, Place::Alone);
+                    subtrees.extend(found.map(|found| (digest, found.to_text())));
                 }
                 Err(problem) => {
                     gone.insert(digest, problem);
@@ -249,56 +257,6 @@ impl Remote {
         self.client.put(&named("packs", &name), pack).await.map_err(|error| error.to_string())?;
         Ok((name, size))
     }
-
-    /// Sends a large file, in pieces if it takes more than one.
-    async fn send_object(&self, store: &Store, content: &Content<'_>) -> Result<(), String> {
-        let Content::File(entry) = content else { return Ok(()) };
-        let path = store.content(entry).ok_or("it is no longer in the store of this machine")?;
-        let unread = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-        let object = named("objects", &entry.digest);
-        let piece = piece_of(entry.size);
-        if entry.size <= piece {
-            let bytes = fs::read(&path).map_err(unread)?;
-            if Digest::of(&bytes) != entry.digest {
-                return Err(spoilt(&entry.digest));
-            }
-            return self.client.put(&object, bytes).await.map_err(|error| error.to_string());
-        }
-        let mut file = fs::File::open(&path).map_err(unread)?;
-        let mut upload = self.client.begin(&object, entry.size).await.map_err(|error| error.to_string())?;
-        let mut hasher = blake3::Hasher::new();
-        loop {
-            let mut bytes = Vec::with_capacity(piece as usize);
-            let read = file.by_ref().take(piece).read_to_end(&mut bytes).map_err(unread);
-            let ready = upload.wait_for_capacity(AT_ONCE).await.map_err(|error| self.client.unwritten(&object, &error));
-            match (read, ready) {
-                (Ok(0), Ok(())) => break,
-                (Ok(_), Ok(())) => {
-                    hasher.update_rayon(&bytes);
-                    self.client.count();
-                    upload.put(Bytes::from(bytes));
-                }
-                (Err(problem), _) => {
-                    // What was begun is collected by the bucket's own rules if this fails too.
-                    let _ = upload.abort().await;
-                    return Err(problem);
-                }
-                (_, Err(error)) => {
-                    let _ = upload.abort().await;
-                    return Err(error.to_string());
-                }
-            }
-        }
-        if Digest::from(hasher.finalize()) != entry.digest {
-            let _ = upload.abort().await;
-            return Err(spoilt(&entry.digest));
-        }
-        self.client.end(&object, upload).await.map_err(|error| error.to_string())
-    }
-}
-
-fn spoilt(digest: &Digest) -> String {
-    format!("the content {digest} is damaged in the store of this machine; run `twdag store check`")
 }
 
 impl Offer {
@@ -352,6 +310,7 @@ impl Offer {
             list,
             packed: packed.into_iter().map(|(pack, files)| Packed { pack, files }).collect(),
             again: 0,
+            subtrees: BTreeMap::new(),
         }
     }
 }

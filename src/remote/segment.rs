@@ -3,7 +3,7 @@
 //! `twdag segment 1\n`, the BLAKE3 of the rest (32 bytes), then JSON Lines packed with Zstandard: a heading, and one operation a
 //! line, which apply in their order.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,9 @@ pub(super) struct Published {
     /// publication.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) again: u64,
+    /// The chaining values by which the pieces of large files can be checked; see [`super::subtrees`]. They prove themselves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) subtrees: BTreeMap<Digest, String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

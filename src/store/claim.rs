@@ -41,8 +41,8 @@ impl Store {
         self.claim_folder(&key.to_string(), owner)
     }
 
-    /// Tries to claim a scratch folder by its name.
-    fn claim_folder(&self, name: &str, owner: &str) -> Result<ClaimAttempt, StoreError> {
+    /// Tries to claim a scratch folder, or a file there, by its name.
+    pub(super) fn claim_folder(&self, name: &str, owner: &str) -> Result<ClaimAttempt, StoreError> {
         // Collecting removes the files of claims that nobody holds.
         let _hold = self.hold()?;
         let path = self.claim_file(name);

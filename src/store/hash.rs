@@ -61,7 +61,7 @@ fn in_pieces(file: &File, length: u64) -> io::Result<Digest> {
 }
 
 /// The node above some bytes.
-fn subtree(file: &File, offset: u64, length: u64) -> io::Result<ChainingValue> {
+pub(super) fn subtree(file: &File, offset: u64, length: u64) -> io::Result<ChainingValue> {
     if length > PIECE {
         let left = left_subtree_len(length);
         let (left, right) = rayon::join(|| subtree(file, offset, left), || subtree(file, offset + left, length - left));

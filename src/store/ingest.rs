@@ -57,7 +57,11 @@ impl Store {
     }
 
     /// The list of files, if the store does not have it.
-    fn draft_manifest(&self, manifest: &Manifest, artifact: &ArtifactId) -> Result<Option<Draft>, StoreError> {
+    pub(super) fn draft_manifest(
+        &self,
+        manifest: &Manifest,
+        artifact: &ArtifactId,
+    ) -> Result<Option<Draft>, StoreError> {
         if self.read_manifest(artifact).is_ok() {
             return Ok(None);
         }

@@ -17,6 +17,8 @@ use crate::{digest::Digest, failpoint};
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
 /// or was copied here by something that does not keep times.
 const MARK: Duration = Duration::from_hours(10_957 * 24);
+/// The mode of every object.
+pub(super) const MODE: u32 = 0o444;
 /// So many files that have to be hashed are worth waking other cores, and one flush of the file system.
 const MANY: usize = 16;
 /// The same for files that are only looked at.
@@ -25,10 +27,15 @@ const MANY_TO_STAT: usize = 1024;
 /// Makes a finished file read-only and gives it the time that says so. Done before hashing, so that a write which
 /// comes later shows.
 pub(super) fn seal(path: &Path, executable: bool) -> io::Result<()> {
-    let mode = if executable { 0o555 } else { 0o444 };
+    let mode = if executable { 0o555 } else { MODE };
     // By path: the file may be unreadable until then.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + MARK)
+    mark(&File::open(path)?)
+}
+
+/// Gives a file that is finished the time that says so.
+pub(super) fn mark(file: &File) -> io::Result<()> {
+    file.set_modified(SystemTime::UNIX_EPOCH + MARK)
 }
 
 /// Replaces a file that has other names by a copy of its own: the other names may be a user's, who will write to it.

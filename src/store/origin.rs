@@ -40,14 +40,14 @@ fn name(record: &Record) -> serde_json::Result<Digest> {
 }
 
 impl Store {
-    /// Notes, on the disk, where a record comes from that is about to be taken in.
-    pub(super) fn keep_origin(&self, record: &Record, origin: &impl Serialize) -> Result<(), StoreError> {
+    /// Notes where a record comes from that is about to be taken in; what has to be flushed before that.
+    pub(super) fn keep_origin(&self, record: &Record, origin: &impl Serialize) -> Result<Vec<PathBuf>, StoreError> {
         let path = self.origin_path(record)?;
         let shelf = folder::parent(&path)?;
         let bytes = sealed::seal(&Noted { key: record.key, origin }).map_err(|error| self.no_origin(&error))?;
         let draft = Draft::write(&path, &bytes).map_err(StoreError::io("write", &path))?;
         draft.put(Existing::Replace).map_err(StoreError::io("write", &path))?;
-        self.flush(|| vec![path.clone(), shelf.to_owned(), self.root().join(ROOM), self.root().to_owned()]).map(drop)
+        Ok(vec![path.clone(), shelf.to_owned(), self.root().join(ROOM), self.root().to_owned()])
     }
 
     /// Where a record of this store comes from.

@@ -1,6 +1,10 @@
 //! Records: which artifact an action gave, and how that came about.
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +102,7 @@ pub enum Lookup {
 }
 
 /// A record that is written and has no name yet. It goes if it never gets one.
-struct Unpublished {
+pub(super) struct Unpublished {
     draft: Draft,
     path: PathBuf,
     bytes: Vec<u8>,
@@ -115,6 +119,13 @@ struct Stored<R> {
 #[derive(Deserialize)]
 struct Version {
     version: u32,
+}
+
+impl Unpublished {
+    /// Where it lies as yet.
+    pub(super) fn place(&self) -> &Path {
+        self.draft.place()
+    }
 }
 
 impl Record {
@@ -195,7 +206,7 @@ impl Store {
     /// nothing else.
     pub fn publish(&self, record: &Record) -> Result<(), StoreError> {
         let unpublished = self.draft(record)?;
-        let (place, added) = (unpublished.draft.place(), self.seals().count());
+        let (place, added) = (unpublished.place(), self.seals().count());
         let flushed = self.flush(|| self.pointed_at(&record.artifact).into_iter().chain([place.to_owned()]).collect());
         self.secured(&[record.artifact], flushed, added)?;
         self.put(record, unpublished)
@@ -225,7 +236,7 @@ impl Store {
         self.secured(artifacts, flushed, added)
     }
 
-    fn draft(&self, record: &Record) -> Result<Unpublished, StoreError> {
+    pub(super) fn draft(&self, record: &Record) -> Result<Unpublished, StoreError> {
         let path = self.named("actions", record.key.digest());
         let bytes = sealed::seal(&Stored { version: VERSION, record })
             .map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
@@ -239,7 +250,7 @@ impl Store {
     }
 
     /// What a flush means for what is known of the files of results; `added` is how much was known when it began.
-    fn secured(
+    pub(super) fn secured(
         &self,
         artifacts: &[ArtifactId],
         flushed: Result<Flushed, StoreError>,
@@ -279,7 +290,7 @@ impl Store {
     }
 
     /// Gives the record its name.
-    fn put(&self, record: &Record, unpublished: Unpublished) -> Result<(), StoreError> {
+    pub(super) fn put(&self, record: &Record, unpublished: Unpublished) -> Result<(), StoreError> {
         let Unpublished { draft, path, bytes } = unpublished;
         match draft.put(sealed::Existing::Keep) {
             Ok(()) => {
@@ -312,7 +323,7 @@ impl Store {
     }
 
     /// The list of files of an artifact, those files, and the folders in which they have their names.
-    fn pointed_at(&self, artifact: &ArtifactId) -> Vec<PathBuf> {
+    pub(super) fn pointed_at(&self, artifact: &ArtifactId) -> Vec<PathBuf> {
         let files = self.read_manifest(artifact).map(|list| list.files().to_vec()).unwrap_or_default();
         let objects = files.iter().map(|entry| self.object(&entry.digest));
         let names: BTreeSet<PathBuf> = objects.chain([self.named("trees", artifact.digest())]).collect();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 use crate::{digest::Digest, failpoint};
 
@@ -25,15 +25,15 @@ pub(super) enum Existing {
 pub(super) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
     let draft = Draft::write(path, bytes)?;
     failpoint::pass("sealed.flush")?;
-    draft.file.as_file().sync_all()?;
+    File::open(draft.place())?.sync_all()?;
     draft.put(existing)?;
     failpoint::pass("folder.flush")?;
     File::open(parent(path))?.sync_all()
 }
 
-/// A read-only file that is written and has no name yet. It goes if it never gets one.
+/// A read-only file that is written and has no name yet. It goes if it never gets one. It is closed: there may be thousands.
 pub(super) struct Draft {
-    file: NamedTempFile,
+    file: TempPath,
     path: PathBuf,
 }
 
@@ -51,12 +51,12 @@ impl Draft {
         };
         failpoint::write("sealed.write", &mut file, bytes)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file: file.into_temp_path(), path: path.to_owned() })
     }
 
     /// Where it lies as yet.
     pub(super) fn place(&self) -> &Path {
-        self.file.path()
+        &self.file
     }
 
     /// Gives it its name.
@@ -65,7 +65,7 @@ impl Draft {
         match existing {
             Existing::Keep => self.file.persist_noclobber(self.path)?,
             Existing::Replace => self.file.persist(self.path)?,
-        };
+        }
         Ok(())
     }
 }

@@ -1,36 +1,54 @@
 //! What other places need to give results to this store and to take them from it.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, local};
-use crate::digest::{ArtifactId, Key};
+use super::{
+    CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, local, object, record::Unpublished, sealed,
+};
+use crate::{
+    digest::{ArtifactId, Key},
+    failpoint,
+};
+
+/// Results that come into the store together, in a folder that goes with the last of them.
+#[derive(Debug)]
+pub struct Arrivals {
+    folder: Arc<CheckFolder>,
+    count: usize,
+}
+
+impl Arrivals {
+    /// One more result. What was put into its folder goes if [`Store::admit`] does not follow.
+    pub fn expect(&mut self, manifest: Manifest) -> Incoming {
+        self.count += 1;
+        let folder = self.folder.path().join(self.count.to_string());
+        Incoming { _within: Arc::clone(&self.folder), folder, manifest }
+    }
+}
 
 /// A result on its way into the store: a folder that its files are put into.
 #[derive(Debug)]
 pub struct Incoming {
-    folder: CheckFolder,
+    _within: Arc<CheckFolder>,
+    folder: PathBuf,
     manifest: Manifest,
 }
 
 impl Incoming {
     /// Where a file of the result has to be put. The folder that it lies in is there.
     pub fn place(&self, entry: &Entry) -> Result<PathBuf, StoreError> {
-        let path = self.folder.path().join(&entry.path);
+        let path = self.folder.join(&entry.path);
         folder::parent(&path)?;
         Ok(path)
-    }
-
-    /// Gives a file that was put there the right to be run, if it has that.
-    pub fn finish(&self, entry: &Entry) -> Result<(), StoreError> {
-        let path = self.folder.path().join(&entry.path);
-        let mode = if entry.executable { 0o755 } else { 0o644 };
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(StoreError::io("protect", &path))
     }
 
     /// The files that the result has.
@@ -39,41 +57,105 @@ impl Incoming {
     }
 }
 
+/// Puts a small file into its place, as no file will be written to any more.
+pub fn put(place: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(object::MODE).open(place)?;
+    file.write_all(bytes)?;
+    file.set_permissions(Permissions::from_mode(object::MODE))?;
+    object::mark(&file)
+}
+
+/// A result whose files have come.
+#[derive(Debug)]
+pub struct Arrived<'a, O> {
+    /// Its files, each in its place with the content that the list names, unless the store has that.
+    pub incoming: Incoming,
+    /// How it came about.
+    pub record: &'a Record,
+    /// Where it comes from; see [`Store::origin`].
+    pub origin: O,
+}
+
 impl Store {
     /// The file that holds the content of an entry, if the store has it, looked at; see [`Store::lookup`].
     pub fn content(&self, entry: &Entry) -> Option<PathBuf> {
         self.look(entry).is_ok().then(|| self.object(&entry.digest))
     }
 
-    /// Begins to take a result in that comes from somewhere else. What was put there goes if [`Store::admit`] does not follow.
-    pub fn incoming(&self, key: &Key, manifest: Manifest) -> Result<Incoming, StoreError> {
-        Ok(Incoming { folder: self.check_folder(key)?, manifest })
+    /// Begins to take results in that come from somewhere else, the first of them that of this action.
+    pub fn arrivals(&self, key: &Key) -> Result<Arrivals, StoreError> {
+        Ok(Arrivals { folder: Arc::new(self.check_folder(key)?), count: 0 })
     }
 
-    /// Takes a result in, all files of which were put into their places, and records it as [`Store::publish`] does. Files
-    /// that the store has need not be there. `origin` says where it comes from; see [`Store::origin`].
-    pub fn admit(&self, incoming: Incoming, record: &Record, origin: &impl Serialize) -> Result<(), StoreError> {
-        for entry in incoming.manifest.files() {
-            let place = incoming.place(entry)?;
-            if place.symlink_metadata().is_ok() {
-                incoming.finish(entry)?;
-            } else if let Some(content) = self.content(entry) {
-                give(&content, &place, entry.executable).map_err(StoreError::io("write", &place))?;
-            }
-        }
+    /// Takes results in and records them as [`Store::publish`] does: the files of all, then one flush, then the records. The
+    /// caller has compared the files with their digests. Says what came of each, in their order; an error concerns all.
+    pub fn admit<O: Serialize + Sync>(
+        &self,
+        arrived: &[Arrived<'_, O>],
+    ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         let _hold = self.hold()?;
-        let artifact = self.ingest(incoming.folder.path())?;
-        self.prepare(artifact, record, origin).inspect_err(|_| self.abandon())?;
-        self.publish(record)
+        self.need(arrived.iter().map(|arrived| arrived.record.artifact))?;
+        let taken: Vec<_> = arrived.par_iter().map(|arrived| self.take_in(arrived)).collect();
+        let artifacts: Vec<ArtifactId> =
+            arrived.iter().zip(&taken).filter(|(_, taken)| taken.is_ok()).map(|(one, _)| one.record.artifact).collect();
+        let added = self.seals().count();
+        let flushed = self.flush(|| {
+            let drafts = taken
+                .iter()
+                .flatten()
+                .flat_map(|(unpublished, origin)| origin.iter().cloned().chain([unpublished.place().to_owned()]));
+            artifacts.iter().flat_map(|artifact| self.pointed_at(artifact)).chain(drafts).collect()
+        });
+        self.secured(&artifacts, flushed, added)?;
+        let publish = |(arrived, taken): (&Arrived<'_, O>, Result<(Unpublished, _), StoreError>)| {
+            taken.and_then(|(unpublished, _)| self.put(arrived.record, unpublished))
+        };
+        Ok(arrived.iter().zip(taken).map(publish).collect())
     }
 
-    fn prepare(&self, artifact: ArtifactId, record: &Record, origin: &impl Serialize) -> Result<(), StoreError> {
+    /// Gives the files of a result their names, and notes where it comes from; the record, which has no name yet, and what
+    /// has to be on the disk before it has one.
+    fn take_in<O: Serialize>(&self, arrived: &Arrived<'_, O>) -> Result<(Unpublished, Vec<PathBuf>), StoreError> {
+        let Arrived { incoming: Incoming { folder, manifest, .. }, record, origin } = arrived;
+        let artifact = manifest.artifact();
         if artifact != record.artifact {
             let problem = "its files came in as others".to_owned();
             return Err(StoreError::Artifact { artifact: record.artifact, problem });
         }
-        self.need([artifact])?;
-        self.keep_origin(record, origin)
+        let list = self.draft_manifest(manifest, &artifact)?;
+        let receive = |entry: &Entry| self.receive(&folder.join(&entry.path), entry);
+        let inodes = manifest.files().par_iter().map(receive).collect::<Result<Vec<u64>, _>>()?;
+        if let Some(list) = list {
+            list.put(sealed::Existing::Replace).map_err(StoreError::io("write", folder))?;
+        }
+        // Only now: each name that a file gains or loses changes its change time.
+        self.seals().hold_back();
+        self.note(manifest.files().iter().zip(inodes));
+        let noted = self.keep_origin(record, origin).inspect_err(|_| self.abandon())?;
+        // A record that cannot be written gives up what was held back itself.
+        Ok((self.draft(record)?, noted))
+    }
+
+    /// Makes a file that lies in its place an object; its inode. One that is not there is in the store already.
+    fn receive(&self, place: &Path, entry: &Entry) -> Result<u64, StoreError> {
+        let found = match place.symlink_metadata() {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let missing = |problem| StoreError::io("read", place)(io::Error::other(problem));
+                return self.look(entry).map_err(missing);
+            }
+            Err(error) => return Err(StoreError::io("read", place)(error)),
+        };
+        if !object::is_sealed(&found, entry.size) || entry.executable {
+            failpoint::pass("ingest.seal")
+                .and_then(|()| object::seal(place, entry.executable))
+                .map_err(StoreError::io("protect", place))?;
+        }
+        let inode = self.adopt(place, entry)?;
+        failpoint::pass("ingest.discard")
+            .and_then(|()| fs::remove_file(place))
+            .map_err(StoreError::io("remove", place))?;
+        Ok(inode)
     }
 
     /// A file for what others derive; losing it costs time, not truth.
@@ -94,14 +176,4 @@ impl Store {
             _ => Ok(()),
         }
     }
-}
-
-/// Another name for an object, or a copy of one that shall be run.
-fn give(content: &Path, place: &Path, executable: bool) -> io::Result<()> {
-    if !executable && fs::hard_link(content, place).is_ok() {
-        return Ok(());
-    }
-    fs::copy(content, place)?;
-    let mode = if executable { 0o755 } else { 0o644 };
-    fs::set_permissions(place, fs::Permissions::from_mode(mode))
 }
