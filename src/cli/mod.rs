@@ -90,9 +90,14 @@ pub fn main() -> ExitCode {
     let matches = match Arguments::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
-            // Help and version come this way too. If there is nobody to read it, so be it.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::SUCCESS });
+            // Help and version come this way too.
+            let text = error.render();
+            if error.use_stderr() {
+                output::err(text.ansi());
+                return ExitCode::from(exit::USAGE);
+            }
+            output::out(text.ansi());
+            return ExitCode::SUCCESS;
         }
     };
     let result = match Arguments::from_arg_matches(&matches) {

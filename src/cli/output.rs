@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
 };
 
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
 /// Good news.
@@ -26,8 +27,8 @@ pub(super) fn paint(style: Style, text: impl Display) -> String {
 
 /// Writes text to standard output.
 pub(super) fn out(text: impl Display) {
-    let mut stream = anstream::stdout().lock();
-    drop_errors(write!(stream, "{text}").and_then(|()| stream.flush()));
+    let stream = io::stdout();
+    drop_errors(whole(AutoStream::choice(&stream), text, stream.lock()));
 }
 
 /// Writes a document as JSON to standard output.
@@ -38,8 +39,16 @@ pub(super) fn json(document: &impl serde::Serialize) {
 
 /// Writes text to standard error.
 pub(super) fn err(text: impl Display) {
-    let mut stream = anstream::stderr().lock();
-    drop_errors(write!(stream, "{text}").and_then(|()| stream.flush()));
+    let stream = io::stderr();
+    drop_errors(whole(AutoStream::choice(&stream), text, stream.lock()));
+}
+
+/// Writes text at once, so that what others write to the same place comes before or after it.
+fn whole(colors: ColorChoice, text: impl Display, mut stream: impl Write) -> io::Result<()> {
+    let mut bytes = AutoStream::new(Vec::new(), colors);
+    write!(bytes, "{text}")?;
+    stream.write_all(&bytes.into_inner())?;
+    stream.flush()
 }
 
 /// There is nobody left to tell when the place where one tells things is broken.
