@@ -3,118 +3,44 @@
 
 mod aside;
 mod record;
+mod shared;
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
-use twdag_stages::stage::{Isolation, Split, StageEvent};
+use tokio::sync::watch;
+use twdag_stages::stage::{Split, StageEvent};
 
 pub(super) use self::aside::blocking;
 use self::aside::is_little;
+pub(super) use self::shared::Shared;
 use super::{
     error::Trouble,
     event::RunEvent,
-    guard::{self, Guard},
+    guard,
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
-    securing::{self, Securing},
     sharing::{Sharing, Turns},
-    strays::Strays,
     turn::Turn,
 };
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::{Graph, Node, Policy},
+    graph::{Node, Policy},
     lock::{Deviation, Lock},
-    plan::{self, Action, Plan},
-    store::{ClaimAttempt, SourceState, Store},
+    plan::{self, Action},
+    store::{ClaimAttempt, SourceState},
 };
 
-/// More workers do not wait for another job.
-const MOST_IDLE: usize = 64;
 /// How often a run that waits for another one looks whether that one is done.
 const POLL: Duration = Duration::from_millis(100);
-
-/// What all attempts of a run have in common.
-pub(super) struct Shared {
-    pub(super) graph: Arc<Graph>,
-    pub(super) store: Arc<Store>,
-    /// The store behind it, if there is one.
-    pub(super) sharing: Option<Sharing>,
-    pub(super) plan: Plan,
-    /// What the stages are held to, if anything.
-    pub(super) lock: Option<Lock>,
-    pub(super) isolation: Isolation,
-    pub(super) folder: PathBuf,
-    pub(super) owner: String,
-    pub(super) strays: Strays,
-    pub(super) guard: Mutex<Option<Guard>>,
-    /// Workers that wait for another job.
-    pub(super) idle: Mutex<Vec<Worker>>,
-    /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
-    pub(super) recording: Semaphore,
-    pub(super) securing: Securing,
-    /// Each attempt that is under way holds one of it.
-    pub(super) crew: Arc<()>,
-    pub(super) messages: UnboundedSender<Message>,
-}
-
-impl Shared {
-    /// Keeps what a stage was keyed by; a warning if that fails.
-    pub(super) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
-        securing::remember(&self.store, &self.graph.name, stage, action)
-    }
-
-    /// Has an action guarded before its worker starts; the guard is started when there is first something to guard.
-    fn begin(&self, key: &Key) -> io::Result<()> {
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        if guard.is_none() {
-            let started = Guard::start(&self.store)?;
-            // Nothing comes between the two lines on this thread that could take the guard for a stray.
-            started.id().into_iter().for_each(|guard| self.strays.spare(guard));
-            *guard = Some(started);
-        }
-        guard.iter_mut().for_each(|guard| guard.begin(key));
-        Ok(())
-    }
-
-    /// A worker that is at a job by now, if one waits that was started with this lease.
-    fn engage_idle(&self, lease: &Lease, job: &Job, claim: &File, log: &File) -> Option<Worker> {
-        loop {
-            let mut worker = {
-                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let place = idle.iter().position(|worker| worker.has(lease))?;
-                idle.swap_remove(place)
-            };
-            // One that was killed meanwhile is no loss.
-            if worker.hand(job, claim, log).is_ok() {
-                return Some(worker);
-            }
-        }
-    }
-
-    fn dismiss(&self, worker: Worker) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MOST_IDLE {
-            idle.push(worker);
-        }
-    }
-
-    fn end(&self, key: &Key) {
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.iter_mut().for_each(|guard| guard.end(key));
-    }
-}
 
 /// What attempts tell the driver.
 pub(super) enum Message {

@@ -1,0 +1,102 @@
+//! What all attempts of a run have in common.
+
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{Semaphore, mpsc::UnboundedSender};
+use twdag_stages::stage::Isolation;
+
+use super::Message;
+use crate::{
+    digest::Key,
+    graph::Graph,
+    lock::Lock,
+    plan::{Action, Plan},
+    run::{
+        guard::Guard,
+        job::Job,
+        process::{Lease, Worker},
+        securing::{self, Securing},
+        sharing::Sharing,
+        strays::Strays,
+    },
+    store::Store,
+};
+
+/// More workers do not wait for another job.
+const MOST_IDLE: usize = 64;
+
+/// What all attempts of a run have in common.
+pub(in crate::run) struct Shared {
+    pub(in crate::run) graph: Arc<Graph>,
+    pub(in crate::run) store: Arc<Store>,
+    /// The store behind it, if there is one.
+    pub(in crate::run) sharing: Option<Sharing>,
+    pub(in crate::run) plan: Plan,
+    /// What the stages are held to, if anything.
+    pub(in crate::run) lock: Option<Lock>,
+    pub(in crate::run) isolation: Isolation,
+    pub(in crate::run) folder: PathBuf,
+    pub(in crate::run) owner: String,
+    pub(in crate::run) strays: Strays,
+    pub(in crate::run) guard: Mutex<Option<Guard>>,
+    /// Workers that wait for another job.
+    pub(in crate::run) idle: Mutex<Vec<Worker>>,
+    /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
+    pub(in crate::run) recording: Semaphore,
+    pub(in crate::run) securing: Securing,
+    /// Each attempt that is under way holds one of it.
+    pub(in crate::run) crew: Arc<()>,
+    pub(in crate::run) messages: UnboundedSender<Message>,
+}
+
+impl Shared {
+    /// Keeps what a stage was keyed by; a warning if that fails.
+    pub(in crate::run) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
+        securing::remember(&self.store, &self.graph.name, stage, action)
+    }
+
+    /// Has an action guarded before its worker starts; the guard is started when there is first something to guard.
+    pub(super) fn begin(&self, key: &Key) -> io::Result<()> {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            let started = Guard::start(&self.store)?;
+            // Nothing comes between the two lines on this thread that could take the guard for a stray.
+            started.id().into_iter().for_each(|guard| self.strays.spare(guard));
+            *guard = Some(started);
+        }
+        guard.iter_mut().for_each(|guard| guard.begin(key));
+        Ok(())
+    }
+
+    /// A worker that is at a job by now, if one waits that was started with this lease.
+    pub(super) fn engage_idle(&self, lease: &Lease, job: &Job, claim: &File, log: &File) -> Option<Worker> {
+        loop {
+            let mut worker = {
+                let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                let place = idle.iter().position(|worker| worker.has(lease))?;
+                idle.swap_remove(place)
+            };
+            // One that was killed meanwhile is no loss.
+            if worker.hand(job, claim, log).is_ok() {
+                return Some(worker);
+            }
+        }
+    }
+
+    pub(super) fn dismiss(&self, worker: Worker) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MOST_IDLE {
+            idle.push(worker);
+        }
+    }
+
+    pub(super) fn end(&self, key: &Key) {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.iter_mut().for_each(|guard| guard.end(key));
+    }
+}
