@@ -397,6 +397,13 @@ fn a_hub_that_cannot_be_believed_is_not() {
         said
     };
     insta::assert_snapshot!(lists("../../../../evil", 3), @"HUB/api/models/tiny-org/Tiny-1M/tree/8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920?recursive=true: the hub answers with the file `../../../../evil`, expected a relative path without `.` and `..`; is HF_ENDPOINT the address of a model hub?");
+    let endless = lists(&"x".repeat(257 << 20), 3);
+    assert!(
+        endless.ends_with(
+            "the hub answers with more than 256 MiB of names of files; is HF_ENDPOINT the address of a model hub?"
+        ),
+        "{endless}"
+    );
     let large = lists("model.safetensors", 1 << 60);
     assert!(large.contains("1152921504606846976 bytes are still to be fetched, and the disk has room for "), "{large}");
 }

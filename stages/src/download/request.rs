@@ -112,18 +112,25 @@ impl<'a> Requests<'a> {
 
 /// Follows to https; to this machine, also by http, only from this machine.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    if attempt.previous().len() > REDIRECTS {
-        return attempt.error("the server redirects without end");
+    match refusal(attempt.previous(), attempt.url()) {
+        Some(why) => attempt.error(why),
+        None => attempt.follow(),
     }
-    if address::check("redirect", attempt.url().as_str()).is_err() {
-        return attempt.error("the server redirects to an address without encryption");
+}
+
+/// Why a redirect is not followed. Addresses of a private network are: they only answer to https with a certificate for the name that
+/// was asked for, which those who run that network gave. What tells a cloud's machines their credentials (169.254.169.254) speaks
+/// http alone.
+fn refusal(previous: &[Url], next: &Url) -> Option<&'static str> {
+    if previous.len() > REDIRECTS {
+        return Some("the server redirects without end");
+    }
+    if address::check("redirect", next.as_str()).is_err() {
+        return Some("the server redirects to an address without encryption");
     }
     // Servers elsewhere must not reach what only this machine can.
-    let is_local = attempt.previous().first().is_some_and(bucket::is_loopback);
-    if bucket::is_loopback(attempt.url()) && !is_local {
-        return attempt.error("the server redirects to this machine");
-    }
-    attempt.follow()
+    let is_local = previous.first().is_some_and(bucket::is_loopback);
+    (bucket::is_loopback(next) && !is_local).then_some("the server redirects to this machine")
 }
 
 /// The wait before the next attempt, if the server does not say.
@@ -156,4 +163,48 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
         return if error.is_timeout() { "the server fell silent" } else { "the connection failed" }.to_owned();
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(from: &str, to: &str) -> Option<&'static str> {
+        refusal(&[Url::parse(from).unwrap()], &Url::parse(to).unwrap())
+    }
+
+    #[test]
+    fn servers_elsewhere_lead_to_encrypted_addresses_elsewhere_alone() {
+        let (public, local) = ("https://example.org/file", "http://127.0.0.1:8000/file");
+        for to in ["https://cdn.example.org/file", "https://192.168.1.2/file", "https://169.254.169.254/file"] {
+            assert_eq!(refused(public, to), None, "{to}");
+            assert_eq!(refused(local, to), None, "{to}");
+        }
+        for to in [
+            "http://169.254.169.254/latest/meta-data",
+            "http://[fe80::1]/x",
+            "http://192.168.1.2/x",
+            "http://cdn.example.org/x",
+        ] {
+            assert_eq!(refused(public, to), Some("the server redirects to an address without encryption"), "{to}");
+            assert_eq!(refused(local, to), Some("the server redirects to an address without encryption"), "{to}");
+        }
+        for to in [
+            "http://127.0.0.1:8000/x",
+            "https://127.0.0.1/x",
+            "https://127.8.9.1/x",
+            "https://[::1]/x",
+            "https://localhost/x",
+        ] {
+            assert_eq!(refused(public, to), Some("the server redirects to this machine"), "{to}");
+            assert_eq!(refused(local, to), None, "{to}");
+        }
+        assert_eq!(
+            refused(public, "file:///etc/passwd"),
+            Some("the server redirects to an address without encryption")
+        );
+        // Also at the second step.
+        let on_the_way = ["https://example.org/a", "https://example.org/b"].map(|url| Url::parse(url).unwrap());
+        assert!(refusal(&on_the_way, &Url::parse(local).unwrap()).is_some());
+    }
 }

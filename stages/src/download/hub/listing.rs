@@ -14,6 +14,11 @@ use crate::{
     stage::{Context, StageError},
 };
 
+/// Longer lists of files are not taken in: nobody's repository has a million files, and memory is not a hub's to fill.
+const LARGEST: usize = 256 << 20;
+/// What an answer counts for at least, so that a list whose pages lead round in a circle ends.
+const LEAST: usize = 4 << 10;
+
 /// A file of a commit.
 #[derive(Clone, Debug)]
 pub(super) struct RemoteFile {
@@ -63,7 +68,8 @@ pub(super) async fn commit(
     let url = repository.api(environment, &["revision", repository.revision])?;
     let response = requests.get(&url, None, PATIENCE).await?;
     answers.tell_of_a_move(&url, &response, context);
-    let found: Revision = json(&url, response).await?;
+    let mut room = LARGEST;
+    let found: Revision = json(&url, response, &mut room).await?;
     if !is_commit(&found.sha) {
         return Err(odd(&url, &format!("the commit `{}`", found.sha)));
     }
@@ -80,14 +86,14 @@ pub(super) async fn files(
     let Answers { environment, repository } = *answers;
     let mut url = repository.api(environment, &["tree", commit])?;
     url.query_pairs_mut().append_pair("recursive", "true");
-    let mut files = Vec::new();
+    let (mut files, mut room) = (Vec::new(), LARGEST);
     loop {
         let response = requests.get(&url, None, PATIENCE).await?;
         if is_commit(repository.revision) {
             answers.tell_of_a_move(&url, &response, context);
         }
         let next = next_page(&response, environment);
-        let entries: Vec<Entry> = json(&url, response).await?;
+        let entries: Vec<Entry> = json(&url, response, &mut room).await?;
         for entry in entries.into_iter().filter(|entry| entry.r#type == "file") {
             // Whoever writes such a name wants to write outside of the folder.
             check_file_name("path", &entry.path)
@@ -118,8 +124,17 @@ fn next_page(response: &Response, environment: &Environment) -> Option<Url> {
     (url.origin() == environment.endpoint.origin()).then_some(url)
 }
 
-async fn json<T: DeserializeOwned>(url: &Url, response: Response) -> Result<T, StageError> {
-    let bytes = response.bytes().await.map_err(|error| failed(&format!("fetch {url}"), &cause(&error)))?;
+/// The answer as JSON; `room` is what it and those after it may take.
+async fn json<T: DeserializeOwned>(url: &Url, mut response: Response, room: &mut usize) -> Result<T, StageError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| failed(&format!("fetch {url}"), &cause(&error)))? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > *room {
+            break;
+        }
+    }
+    let left = room.checked_sub(bytes.len().max(LEAST));
+    *room = left.ok_or_else(|| odd(url, &format!("more than {} MiB of names of files", LARGEST >> 20)))?;
     serde_json::from_slice(&bytes).map_err(|error| odd(url, &format!("no list of files ({error})")))
 }
 
