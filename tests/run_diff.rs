@@ -226,7 +226,8 @@ fn what_is_the_same_is_the_same_by_whatever_name() {
     let name = |number: usize| runs["runs"][number]["name"].as_str().unwrap().to_owned();
     let by_run = json(&place, &[&name(1), &name(0)]);
     assert_eq!(by_run["stage"]["files"], both["stage"]["files"]);
-    assert_eq!((&by_run["same"], &by_run["differ"]), (&serde_json::json!(["count"]), &serde_json::json!(["data"])));
+    // Runs know what their stages were keyed by: the count is the same, and of another folder.
+    assert_eq!((&by_run["same"], &by_run["differ"]), (&serde_json::json!([]), &serde_json::json!(["data", "count"])));
     assert_eq!(diff(&place, &[&name(0), &name(0)], 0).stderr, "");
 }
 
@@ -373,7 +374,7 @@ fn all_that_two_users_changed_is_told_and_what_it_comes_to() {
       settings or inputs differ
         setting `heads` changed: 2 → 4
       results [short] and [short]
-      not compared: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+      not compared: there is no store in [workspace]/ann/artifacts; name one with --store
     also different, not only in what they read:
       `measured`
         setting `tasks.loss.buckets` changed: 2 → 4
@@ -382,14 +383,14 @@ fn all_that_two_users_changed_is_told_and_what_it_comes_to() {
       `trained`
         setting `epsilon` changed: 1e-8 → 1e-6
     metrics not compared:
-      `loss`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
-      `measured`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
-      `sorted`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
-      `trained`: artifact [digest]: its list of files is not in the store; run the graph again to compute it anew
+      `loss`: there is no store in [workspace]/ann/artifacts; name one with --store
+      `measured`: there is no store in [workspace]/ann/artifacts; name one with --store
+      `sorted`: there is no store in [workspace]/ann/artifacts; name one with --store
+      `trained`: there is no store in [workspace]/ann/artifacts; name one with --store
     "#);
     // A workspace that cannot be read takes nothing away from what was found.
     place.write("ann/twdag.ron", "Workspace(version: 1, isolation: Strict)\n");
-    let said = diff(&place, &["ann/graph.lock.ron", "ben/graph.lock.ron"], 2);
+    let said = diff(&place, &["ann/graph.lock.ron", "ben/graph.lock.ron"], 3);
     assert!(said.stdout.contains("3 stages are the same") && said.stderr.contains("`Strict`"), "{said:#?}");
 }
 
@@ -558,6 +559,35 @@ fn elements_of_token_sets_and_scores_are_told_by_sequence_token_and_text() {
     assert_eq!(whole["differ"], serde_json::json!(["model", "scores"]));
     assert_eq!(whole["stage"]["name"], "model");
     assert_eq!(whole["stage"]["differences"][0]["place"], "seed");
+}
+
+#[test]
+fn a_lock_file_tells_much_without_a_store_and_makes_none() {
+    let place = folders();
+    place.write("one/a.txt", "a");
+    place.write("two/a.txt", "b");
+    run(&place, "graph.ron", &[]);
+    assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
+    run(&place, "graph.ron", &["--set", "data=two"]);
+    assert_eq!(place.output(&["lock", "graph.ron", "--set", "data=two", "--lock-file", "two.lock.ron"]).code, Some(0));
+    let elsewhere = Place::new();
+    for file in ["graph.lock.ron", "two.lock.ron"] {
+        fs::copy(place.path(file), elsewhere.path(file)).unwrap();
+    }
+    let _filters = elsewhere.filters();
+    insta::assert_snapshot!(diff(&elsewhere, &["graph.lock.ron", "two.lock.ron"], 3).stdout, @r"
+    graph.lock.ron and two.lock.ron
+      0 stages are the same, 2 differ: `count`, `data`
+    `data`:
+      settings or inputs differ
+        source `from.path` changed
+      results [short] and [short]
+      not compared: there is no store in [workspace]/artifacts; name one with --store
+    ");
+    let said = elsewhere.output(&["provenance", "graph.lock.ron", "data"]);
+    assert_eq!(said.code, Some(2), "{said:#?}");
+    insta::assert_snapshot!(said.stderr, @"error: there is no store in [workspace]/artifacts; name one with --store");
+    assert!(!elsewhere.path("artifacts").exists());
 }
 
 #[test]

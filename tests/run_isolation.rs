@@ -19,7 +19,8 @@ use std::{
     sync::OnceLock,
 };
 
-use run_support::{Place, Ran};
+use run_support::{Place, Ran, wait_until};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 /// The three modes.
@@ -376,6 +377,38 @@ fn where_the_means_are_lacking_enforce_fails_before_the_program_starts_and_warn_
     );
     let warned = of("warn");
     assert!(!warned.contains("\nfailed\n") && warned.contains("nothing can be told of the program `sh`"), "{warned}");
+}
+
+#[test]
+fn a_stage_that_the_kernel_tells_no_more_of_fails_in_both_modes_though_its_program_ends_well() {
+    if !has_means() {
+        return;
+    }
+    // Reads until it cannot, and ends well.
+    let script = "echo $PPID > $out/worker.new; mv $out/worker.new $out/worker; \
+                  until test -e $folder/gate; do sleep 0.02; done; while read line < $DATA/declared.txt; do :; done; exit 0";
+    for mode in ["warn", "enforce"] {
+        let place = place(script);
+        let graph = fs::read_to_string(place.path("graph.ron")).unwrap();
+        let policy = r#"policy: {"stage": (allow: (read: ["."]))}, stages:"#;
+        place.write("graph.ron", &graph.replacen("stages:", policy, 1));
+        let run = place.start(&["--isolation", mode]);
+        let found = || {
+            let files = walkdir::WalkDir::new(place.path("artifacts/local/scratch")).into_iter().flatten();
+            files.map(walkdir::DirEntry::into_path).find(|path| path.ends_with("output/worker"))
+        };
+        wait_until("the program starts", || found().is_some());
+        let worker: i32 = fs::read_to_string(found().unwrap()).unwrap().trim().parse().unwrap();
+        // Of a process that may have one descriptor the kernel waits for no two.
+        let limit = Rlimit { current: Some(1), maximum: Some(1) };
+        prlimit(Pid::from_raw(worker), Resource::Nofile, limit).unwrap();
+        place.write("gate", "");
+        let ran = run.end();
+        assert_eq!(ran.code, Some(1), "{mode}: {ran:#?}");
+        let (message, blame) = failure(&ran);
+        assert!(message.contains("the kernel could be asked no more what it does"), "{mode}: {message}");
+        assert_eq!(blame, "environment", "{mode}");
+    }
 }
 
 #[test]

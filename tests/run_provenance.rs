@@ -291,6 +291,16 @@ fn a_stage_that_was_renamed_is_found_under_the_name_that_it_had() {
         assert_eq!(self::stages(&document), ["before", stage]);
         assert!(document["actions"][1]["inputs"][0]["reference"].as_str().unwrap().starts_with("after"));
     }
+    // A run in which it was cached knows which action that was.
+    let name = || {
+        let runs: Value = serde_json::from_str(&place.output(&["runs", "--json"]).stdout).unwrap();
+        runs["runs"][0]["name"].as_str().unwrap().to_owned()
+    };
+    let (document, _) = provenance(&place, &[&format!("{}:after", name())], 0);
+    assert_eq!(self::stages(&document), ["before"]);
+    run("after", &[]);
+    let (document, _) = provenance(&place, &[&format!("{}:after", name())], 0);
+    assert_eq!(self::stages(&document), ["before"]);
     // Its name does not count, but that it was this action does.
     let (document, _) = provenance(&place, &["graph.ron", "reader"], 0);
     assert_eq!(place.output(&["lock", "graph.ron"]).code, Some(0));
@@ -355,6 +365,11 @@ fn what_is_asked_for_must_be_one_result() {
     insta::assert_snapshot!(told(&["graph.ron", "both", "--license", "MIT"]), @"error: --license stands in a crate alone: add --format ro-crate");
     place.graph(&[r#""new": Command(run: ["sh", "-c", "echo new > $0/new", "{out}"])"#]);
     insta::assert_snapshot!(told(&["graph.ron", "new"]), @"error: stage `new` of graph.ron:new has no result yet: run the graph first");
+    // Nor does a workspace file that cannot be read hide that.
+    place.write("twdag.ron", "Workspace(version: 1, remote_store: 1)\n");
+    let both = told(&["graph.ron", "new"]);
+    assert!(both.contains("whether there is a remote store that has it is not known: "), "{both}");
+    assert!(both.ends_with("error: stage `new` of graph.ron:new has no result yet: run the graph first\n"), "{both}");
 }
 
 /// The Python with the validators, or `None`, told loudly, where it is not there.

@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let results = plan.stages.iter().filter_map(|stage| Some((stage.node, stage.artifact?))).collect();
     let stages: Vec<_> = plan.stages.into_iter().filter(|stage| wanted.contains(&stage.node)).collect();
     if let Some(stage) = stages.iter().find(|stage| stage.artifact.is_none()) {
-        tell_unasked(&graph.workspace)?;
+        tell_unasked(&graph.workspace);
         return Err(Failure::missing(format!(
             "stage `{}` has not been computed ({}), so there is nothing to check; compute it with: twdag run {}",
             stage.name,

@@ -165,7 +165,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let lacks = document.stage.as_ref().is_some_and(|stage| stage.problem.is_some());
     if lacks || !document.unknown.is_empty() || !document.metrics_unknown.is_empty() {
-        one.tell_unasked()?;
+        one.tell_unasked();
     }
     Ok(if is_same { exit::SUCCESS } else { exit::NOT_REPRODUCIBLE })
 }
@@ -273,7 +273,7 @@ fn metrics((one, first): (&Side, &SideStage), (other, second): (&Side, &SideStag
     let both = first.artifact.zip(second.artifact).filter(|(artifact, with)| artifact != with);
     let Some((artifact, with)) = both else { return Ok(None) };
     let of = |side: &Side, artifact| -> Result<Option<Digest>, String> {
-        let manifest = side.store.manifest(artifact).map_err(|error| error.to_string())?;
+        let manifest = side.store().and_then(|store| store.manifest(artifact)).map_err(|error| error.to_string())?;
         Ok(manifest.files().iter().find(|file| file.path == METRICS).map(|file| file.digest))
     };
     // Most results have none: those need no view.
@@ -340,11 +340,12 @@ fn files(
 ) -> Result<Comparison, String> {
     let words = |error: crate::store::StoreError| error.to_string();
     let list = |side: &Side, artifact| -> Result<Vec<Entry>, String> {
-        let manifest = side.store.manifest(artifact).map_err(words)?;
+        let manifest = side.store().and_then(|store| store.manifest(artifact)).map_err(words)?;
         Ok(manifest.files().iter().filter(|file| is_wanted(&file.path)).cloned().collect())
     };
     let lists = (list(one, &artifact)?, list(other, &with)?);
-    let views = (one.store.view(&artifact).map_err(words)?, other.store.view(&with).map_err(words)?);
+    let view = |side: &Side, artifact| side.store().and_then(|store| store.view(artifact)).map_err(words);
+    let views = (view(one, &artifact)?, view(other, &with)?);
     let tokens = one.tokens_of(stage);
     compare::folders(
         Folder { path: &views.0, files: &lists.0 },

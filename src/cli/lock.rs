@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let plan = plan::plan(&graph, &targets(&graph, &[])?, &store)?;
     tell_damage(&store);
     if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
-        tell_unasked(&graph.workspace)?;
+        tell_unasked(&graph.workspace);
     }
     let lock = Lock::of(file, &graph, &plan, &store)?;
     // One that cannot be read, such as one with a merge conflict, is replaced like any other.

@@ -98,7 +98,7 @@ fn of_graph(arguments: &PinArguments, path: &std::path::Path) -> Result<(Store, 
     let plan = plan::plan(&graph, &targets, &store)?;
     tell_damage(&store);
     if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
-        tell_unasked(&graph.workspace)?;
+        tell_unasked(&graph.workspace);
     }
     let mut stages = Vec::new();
     for stage in plan.stages {

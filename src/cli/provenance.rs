@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let stage = one_stage(&side, &name)?;
     if stage.artifact.is_none() {
-        side.tell_unasked()?;
+        side.tell_unasked();
     }
     let artifact = stage.artifact.ok_or_else(|| {
         Failure::missing(format!("stage `{}` of {name} has no result yet: run the graph first", stage.name))
@@ -94,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Some(action) => Maker::Action(action.key),
         None => Maker::Stage,
     };
-    let ancestry = Ancestry::of(&side.store, stage.name.clone(), artifact, maker)?;
+    let ancestry = Ancestry::of(side.store()?, stage.name.clone(), artifact, maker)?;
     match arguments.format {
         Format::Json => output::json(&ancestry),
         Format::InToto => {
@@ -110,7 +110,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         output::err(format!("{}: {}\n", paint(NOTE, "missing"), in_words(missing)));
     }
     if !ancestry.complete {
-        side.tell_unasked()?;
+        side.tell_unasked();
     }
     Ok(if ancestry.complete { exit::SUCCESS } else { exit::STAGE_FAILED })
 }

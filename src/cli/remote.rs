@@ -69,18 +69,25 @@ impl RemoteOptions {
 }
 
 /// Says, where something is not there, that a remote store may have it, which commands without `--remote-store` do not ask.
-pub(super) fn tell_unasked(workspace: &Path) -> Result<(), Failure> {
+pub(super) fn tell_unasked(workspace: &Path) {
     let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let is_read = set("TWDAG_REMOTE").is_none_or(|mode| mode.starts_with("read"));
-    let is_named =
-        || Ok::<_, Failure>(set("TWDAG_REMOTE_STORE").or(Workspace::load(workspace)?.remote_store).is_some());
-    if is_read && is_named()? {
-        output::err(format!(
+    if !is_read {
+        return;
+    }
+    let named = match set("TWDAG_REMOTE_STORE") {
+        None => Workspace::load(workspace).map(|file| file.remote_store),
+        named => Ok(named),
+    };
+    match named {
+        Ok(None) => {}
+        Ok(Some(_)) => output::err(format!(
             "{}: only the store of this machine was asked; what the remote store has comes with `twdag store pull`\n",
             paint(NOTE, "note")
-        ));
+        )),
+        // What is not there is what the user asked about, and told besides.
+        Err(error) => warn(format!("whether there is a remote store that has it is not known: {error}")),
     }
-    Ok(())
 }
 
 /// Plans, with what the remote store has too. It is asked only if something is not on this machine. If it cannot be reached,

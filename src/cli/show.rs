@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let (graph, store, planned) = arguments.graph.plan_stage(&arguments.stage)?;
     let node = &graph.nodes()[planned.node];
     if planned.artifact.is_none() {
-        tell_unasked(&graph.workspace)?;
+        tell_unasked(&graph.workspace);
     }
     let record = planned.key.as_ref().map(|key| store.record(key)).transpose()?.flatten();
     let document = collect(graph.path.display().to_string(), node, &planned, record, &store)?;

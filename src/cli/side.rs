@@ -19,8 +19,8 @@ use crate::{
     graph::{Graph, Node, Overrides, workspace},
     lock::Lock,
     plan::{self, Action},
-    run::history,
-    store::{Record, Store},
+    run::{event::StageSummary, history},
+    store::{Record, Store, StoreError},
 };
 
 /// Fewer digits name no artifact.
@@ -32,7 +32,10 @@ const SCORES: &str = "scores.json";
 pub(super) struct Side {
     /// What to call it.
     pub(super) label: String,
-    pub(super) store: Store,
+    /// Where its store lies.
+    root: PathBuf,
+    /// A lock file tells much without one.
+    store: Option<Store>,
     /// Where its workspace file lies.
     workspace: PathBuf,
     /// The graph, if it is one.
@@ -95,8 +98,13 @@ impl Side {
     }
 
     /// See [`remote::tell_unasked`].
-    pub(super) fn tell_unasked(&self) -> Result<(), Failure> {
-        remote::tell_unasked(&self.workspace)
+    pub(super) fn tell_unasked(&self) {
+        remote::tell_unasked(&self.workspace);
+    }
+
+    /// Its store, if there is one.
+    pub(super) fn store(&self) -> Result<&Store, StoreError> {
+        self.store.as_ref().ok_or_else(|| StoreError::NoStore { path: self.root.clone() })
     }
 
     /// Finds what `text` names.
@@ -146,7 +154,8 @@ impl Side {
         let stages = stages.map(|stage| SideStage { name: stage.name, action: stage.action, artifact: stage.artifact });
         Ok(Self {
             label: String::new(),
-            store,
+            root: store.root().to_owned(),
+            store: Some(store),
             workspace: graph.workspace.clone(),
             stages: stages.collect(),
             graph: Some(graph),
@@ -163,9 +172,14 @@ impl Side {
             artifact: Some(stage.artifact),
         });
         let stages = stages.collect();
+        let store = match Store::existing(root) {
+            Err(StoreError::NoStore { .. }) => None,
+            store => Some(store?),
+        };
         Ok(Self {
             label: String::new(),
-            store: Store::open(root)?,
+            root: root.to_owned(),
+            store,
             workspace,
             graph: None,
             stages,
@@ -191,16 +205,21 @@ impl Side {
                 ))
             })?;
             let makers = makers(&store)?;
-            let stage = |stage: crate::run::event::StageSummary| {
+            let stage = |stage: StageSummary| {
                 let records = stage.artifact.and_then(|artifact| makers.get(&artifact));
-                let record = only_maker(records, Some(&stage.name));
+                let record = match stage.key {
+                    // The record may have been made under another name of the stage.
+                    Some(key) => records.and_then(|records| records.iter().find(|record| record.key == key)),
+                    None => only_maker(records, Some(&stage.name)),
+                };
                 SideStage { name: stage.name, action: record.map(Action::of_record), artifact: stage.artifact }
             };
             run.stages.into_iter().map(stage).collect()
         };
         Ok(Self {
             label: String::new(),
-            store,
+            root: store.root().to_owned(),
+            store: Some(store),
             workspace,
             graph: None,
             stages,
@@ -217,11 +236,12 @@ impl Side {
     /// The token set that a stage's per-token arrays belong to: what it reads as one, or the one of the other results whose
     /// tokens the scores name.
     pub(super) fn tokens_of(&self, stage: &SideStage) -> Option<PathBuf> {
+        let store = self.store().ok()?;
         let is_tokens = |artifact: &ArtifactId| {
-            let manifest = self.store.manifest(artifact).ok()?;
+            let manifest = store.manifest(artifact).ok()?;
             manifest.files().iter().any(|file| file.path == TOKENS).then_some(())
         };
-        let view = self.store.view(&stage.artifact?).ok()?;
+        let view = store.view(&stage.artifact?).ok()?;
         let scores = fs::read(view.join(SCORES)).ok();
         let scores: Option<serde_json::Value> = scores.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let wanted = scores.as_ref().and_then(|scores| scores.get("tokens")?.as_str());
@@ -229,7 +249,7 @@ impl Side {
         let read = inputs.map(|input| ArtifactId::from(input.digest));
         let mut candidates = read.chain(self.results.iter().copied()).filter(|artifact| is_tokens(artifact).is_some());
         candidates.find_map(|artifact| {
-            let folder = self.store.view(&artifact).ok()?;
+            let folder = store.view(&artifact).ok()?;
             let digest = twdag_stages::data::TokenSet::open(&folder).ok()?.digest();
             wanted.is_none_or(|wanted| wanted == digest).then_some(folder)
         })

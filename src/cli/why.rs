@@ -32,7 +32,7 @@ pub(super) fn explain(graph: &GraphArguments, stage: &str, json: bool) -> Result
         .ok_or_else(|| Failure::new("internal error: a stage is not in its own plan; please report it", Blame::Bug))?;
     tell(&explanation, json);
     if plan.stages.iter().any(|stage| stage.artifact.is_none()) {
-        tell_unasked(&loaded.workspace)?;
+        tell_unasked(&loaded.workspace);
     }
     settle(looked.asked.as_ref(), &loaded, &plan, &store);
     Ok(exit::SUCCESS)

@@ -222,6 +222,18 @@ impl<'a> Reader<'a, '_> {
             Some(parameter) => (Cow::Owned(parse(&parameter.text).value?), parameter.text.as_str()),
             None => (Cow::Borrowed(value), source),
         };
+        if let ValueKind::Struct { fields, .. } = &meant.kind {
+            let repeated = repeated_fields(fields, text);
+            if !repeated.is_empty() {
+                if let Cow::Borrowed(_) = meant {
+                    self.problems.extend(repeated);
+                } else {
+                    let described = format!("{} in which a field stands twice", describe(&meant, text));
+                    self.wrong(path, value, &described, expected);
+                }
+                return None;
+            }
+        }
         let found = read(&meant, text);
         if found.is_none() {
             let described = describe(&meant, text);

@@ -105,6 +105,7 @@ pub(super) fn summaries(plan: &Document) -> Vec<StageSummary> {
     let summary = |stage: &crate::plan::DocumentStage| StageSummary {
         name: stage.name.clone(),
         outcome: StageOutcome::Cached,
+        key: stage.key,
         artifact: stage.artifact,
         seconds: 0.0,
         parts: None,

@@ -320,6 +320,9 @@ pub struct StageSummary {
     pub name: String,
     /// What became of it.
     pub outcome: StageOutcome,
+    /// What its result is recorded under, if it has one; runs of earlier versions do not tell.
+    #[serde(default)]
+    pub key: Option<Key>,
     /// Its result, if it has one.
     pub artifact: Option<ArtifactId>,
     /// Seconds that it took; zero if it was not computed.
@@ -362,6 +365,7 @@ mod tests {
             stages: vec![StageSummary {
                 name: "corpus".to_owned(),
                 outcome: StageOutcome::Canceled,
+                key: None,
                 artifact: None,
                 seconds: 1.5,
                 parts: None,
@@ -369,7 +373,7 @@ mod tests {
         };
         insta::assert_snapshot!(
             serde_json::to_string(&event).unwrap(),
-            @r#"{"event":"run-finished","outcome":"interrupted","stages":[{"name":"corpus","outcome":"canceled","artifact":null,"seconds":1.5}]}"#
+            @r#"{"event":"run-finished","outcome":"interrupted","stages":[{"name":"corpus","outcome":"canceled","key":null,"artifact":null,"seconds":1.5}]}"#
         );
     }
 

@@ -67,6 +67,31 @@ fn what_is_allowed_is_files_to_read_and_the_network() {
 }
 
 #[test]
+fn a_field_of_a_setting_stands_once() {
+    assert_snapshot!(told(&with_policy(r#"{"train": (allow: (network: false, network: true))}"#)), @r#"
+    error: `network` stands twice
+     --> graphs/example.ron:1:99
+      |
+    1 | Graph(version: 1, params: {"limit": "2h", "cores": 2}, policy: {"train": (allow: (network: false, network: true))}, stages: {
+      |                                                                                   -------         ^^^^^^^ here again
+      |                                                                                   |
+      |                                                                                   first here
+    "#);
+    for setting in
+        ["allow: (read: [\"a\"], read: [\"b\"])", "comparator: Tolerance(absolute: 1, absolute: 2, tensors: [\"*\"])"]
+    {
+        assert!(told(&with_policy(&format!(r#"{{"train": ({setting})}}"#))).contains("` stands twice"), "{setting}");
+    }
+    let with_parameter = with_policy(r#"{"train": (allow: param("allowed"))}"#).replacen(
+        "params: {",
+        r#"params: {"allowed": (network: false, network: true), "#,
+        1,
+    );
+    let said = told(&with_parameter);
+    assert!(said.contains("in which a field stands twice, expected `(read: "), "{said}");
+}
+
+#[test]
 fn what_would_allow_nothing_is_refused() {
     assert_snapshot!(told(&with_policy(r#"{"train": (allow: (read: ["~", "~/x", "~ann/x"]))}"#)), @r#"
     error: `allow.read` in the policy of stage `train` is `~ann/x`, and home folders of others are not looked up

@@ -77,19 +77,22 @@ impl Driver<'_> {
                 if outcome == RunOutcome::Succeeded { RunOutcome::Failed } else { outcome },
             ),
         };
-        let stages: Vec<StageSummary> = (0..self.shared.plan.stages.len())
-            .map(|stage| StageSummary {
+        let summary = |stage: usize| {
+            let given = self.given[self.shared.plan.stages[stage].node];
+            StageSummary {
                 name: self.name(stage),
                 // At the end of a run every stage has an outcome.
                 outcome: match self.scheduler.outcome(stage) {
                     Some(StageOutcome::Ran) if unsecured.contains(&stage) => StageOutcome::Failed,
                     outcome => outcome.unwrap_or(StageOutcome::Canceled),
                 },
-                artifact: self.given[self.shared.plan.stages[stage].node].map(|given| given.artifact),
+                key: given.map(|given| given.key),
+                artifact: given.map(|given| given.artifact),
                 seconds: self.seconds[stage],
                 parts: self.part_counts[stage],
-            })
-            .collect();
+            }
+        };
+        let stages: Vec<StageSummary> = (0..self.shared.plan.stages.len()).map(summary).collect();
         self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(guard) = self.shared.guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
             guard.dismiss();
