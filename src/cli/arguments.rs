@@ -55,14 +55,27 @@ pub(super) struct StoreArguments {
 }
 
 impl StoreArguments {
+    /// The workspace that the current folder lies in.
+    pub(super) fn workspace() -> Result<PathBuf, Failure> {
+        // As for a graph in the current folder.
+        Ok(workspace(Path::new("graph.ron"))?)
+    }
+
+    fn root(&self) -> Result<PathBuf, Failure> {
+        match &self.store {
+            Some(root) => Ok(root.clone()),
+            None => Ok(Self::workspace()?.join("artifacts")),
+        }
+    }
+
     /// Opens it.
     pub(super) fn open(&self) -> Result<Store, Failure> {
-        let root = match &self.store {
-            Some(root) => root.clone(),
-            // As for a graph in the current folder.
-            None => workspace(Path::new("graph.ron"))?.join("artifacts"),
-        };
-        Ok(Store::existing(&root)?)
+        Ok(Store::existing(&self.root()?)?)
+    }
+
+    /// Opens it, or makes one, for what a machine notes of a remote store.
+    pub(super) fn open_or_create(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.root()?)?)
     }
 }
 

@@ -18,17 +18,27 @@ use crate::{
 /// Which remote store there is, and what it is used for.
 #[derive(Debug, Args)]
 pub(super) struct RemoteOptions {
+    #[command(flatten)]
+    place: RemotePlace,
+    /// What the remote store is used for: results are taken from it (read), given to it (write), or both
+    #[arg(long, value_name = "USE", env = "TWDAG_REMOTE", hide_env_values = true, default_value = "readwrite")]
+    remote: Mode,
+}
+
+/// Which remote store there is.
+#[derive(Debug, Args)]
+pub(super) struct RemotePlace {
     /// A store that a team shares, behind the one of this machine: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or
     /// file:///FOLDER (docs/team-cache.md) [default: `remote_store` of twdag.ron]
     #[arg(long, value_name = "URL", env = "TWDAG_REMOTE_STORE", hide_env_values = true)]
     remote_store: Option<String>,
-    /// What the remote store is used for: results are taken from it (read), given to it (write), or both
-    #[arg(long, value_name = "USE", env = "TWDAG_REMOTE", hide_env_values = true, default_value = "readwrite")]
-    remote: Mode,
     /// Sign the results that are given to the remote store with the key in this file (`twdag store keygen` makes one)
     #[arg(long, value_name = "FILE", env = "TWDAG_SIGNING_KEY", hide_env_values = true)]
     signing_key: Option<PathBuf>,
 }
+
+const UNNAMED: &str =
+    "no remote store is named; name one with --remote-store, TWDAG_REMOTE_STORE or `remote_store` in twdag.ron";
 
 impl clap::ValueEnum for Mode {
     fn value_variants<'a>() -> &'a [Self] {
@@ -43,9 +53,22 @@ impl clap::ValueEnum for Mode {
 impl RemoteOptions {
     /// The remote store, if there is one and it is to be used. Nothing is asked of it yet.
     pub(super) fn find(&self, workspace: &Path) -> Result<Option<Remote>, Failure> {
-        if self.remote == Mode::Off {
-            return Ok(None);
-        }
+        if self.remote == Mode::Off { Ok(None) } else { self.place.find(workspace, self.remote) }
+    }
+
+    /// The remote store of a command that is about nothing else.
+    pub(super) fn need(&self, workspace: &Path) -> Result<Remote, Failure> {
+        self.find(workspace)?.ok_or_else(|| Failure::usage(format!("{UNNAMED}, and leave --remote as it is")))
+    }
+}
+
+impl RemotePlace {
+    /// The remote store of a command that looks after it.
+    pub(super) fn need(&self, workspace: &Path) -> Result<Remote, Failure> {
+        self.find(workspace, Mode::ReadWrite)?.ok_or_else(|| Failure::usage(UNNAMED))
+    }
+
+    fn find(&self, workspace: &Path, mode: Mode) -> Result<Option<Remote>, Failure> {
         let file = Workspace::load(workspace)?;
         let address = self.remote_store.clone().or(file.remote_store);
         let Some(address) = address.filter(|address| !address.trim().is_empty()) else { return Ok(None) };
@@ -54,17 +77,7 @@ impl RemoteOptions {
             Failure::usage(format!("{}: `trusted_keys`: {problem}", workspace.join(WORKSPACE_FILE).display()))
         })?;
         let signing = self.signing_key.as_deref().map(SigningKey::read).transpose()?;
-        Ok(Some(Remote::new(address.parse()?, self.remote, Keys { trusted, signing })))
-    }
-
-    /// The remote store of a command that is about nothing else.
-    pub(super) fn need(&self, workspace: &Path) -> Result<Remote, Failure> {
-        self.find(workspace)?.ok_or_else(|| {
-            Failure::usage(
-                "no remote store is named; name one with --remote-store, TWDAG_REMOTE_STORE or `remote_store` in twdag.ron, and \
-                 leave --remote as it is",
-            )
-        })
+        Ok(Some(Remote::new(address.parse()?, mode, Keys { trusted, signing })))
     }
 }
 

@@ -121,6 +121,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let as_locked = lock.as_ref().is_none_or(|lock| lock.deviations(&graph, &plan).is_empty());
     if plan.stages.iter().all(|stage| stage.status == Status::Cached) && as_locked && !store.is_damaged() {
         settle(looked.asked.as_ref(), &graph, &plan, &store);
+        if let Some(sharing) = &sharing {
+            let artifacts = plan.stages.iter().filter_map(|stage| stage.artifact).collect();
+            sharing.keep(&store, &graph.path.display().to_string(), &artifacts);
+        }
         run_cached(arguments, &totals, &graph, &plan, &store, sharing.as_ref())?;
         return Ok(exit::SUCCESS);
     }

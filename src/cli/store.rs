@@ -2,6 +2,7 @@
 
 mod check;
 mod collect;
+mod collect_remote;
 pub(super) mod quantity;
 mod remote;
 mod size;
@@ -16,6 +17,7 @@ use super::failure::Failure;
   twdag store size
   twdag store check
   twdag store gc --keep-runs 3 --dry-run
+  twdag store gc --remote --remote-store s3://team/cache --dry-run
   twdag store push graphs/quickstart.ron --remote-store s3://team/cache")]
 pub(super) struct Arguments {
     #[command(subcommand)]

@@ -7,6 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -29,6 +30,10 @@ pub(super) const AT_ONCE: usize = 6;
 const MOST_AT_ONCE: u64 = 320 << 20;
 /// Pieces with so few bytes between them come in one request.
 const CLOSE: u64 = 1 << 20;
+/// So many objects come in one answer to a listing.
+const LISTED_AT_ONCE: usize = 1_000;
+/// So many objects are looked at at the same time.
+const LOOKED_AT_ONCE: usize = 32;
 /// A multipart upload has at most 10,000 parts.
 const MOST_PARTS: u64 = 9_000;
 /// So many threads receive, hash and write at most.
@@ -57,6 +62,19 @@ impl Drop for Open {
     }
 }
 
+/// An object, as a listing tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Its name below the address.
+    pub(super) name: String,
+    /// Its length in bytes.
+    pub(super) size: u64,
+    /// When it was written, by the server's clock.
+    pub(super) modified: SystemTime,
+    /// What tells it from what was there before under that name, if the server says so.
+    pub(super) tag: Option<String>,
+}
+
 /// What came of creating an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Created {
@@ -69,6 +87,20 @@ pub(super) enum Created {
 impl Client {
     pub(super) fn new(address: Address) -> Self {
         Self { address, open: OnceLock::new(), requests: AtomicU64::new(0) }
+    }
+
+    /// The way to a store that a test has.
+    #[cfg(test)]
+    pub(super) fn over(store: Arc<dyn ObjectStore>) -> Self {
+        let address: Address = "file:///test".parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let open = Open { runtime: Some(runtime), store, prefix: Path::default(), folder: None };
+        Self { address, open: open.into(), requests: AtomicU64::new(0) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -269,6 +301,61 @@ impl Client {
             Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(self.failed("remove", object, &error)),
         }
+    }
+
+    /// All objects of a room, by their names below the address, with the server's times. Nothing but collecting and checking asks
+    /// for it.
+    pub(super) async fn list(&self, room: &str) -> Result<Vec<Listed>, RemoteError> {
+        let (store, path) = self.at(room.trim_end_matches('/'))?;
+        let prefix = &self.open()?.prefix;
+        let mut found = Vec::new();
+        let mut listing = store.list(Some(&path));
+        while let Some(object) = listing.next().await {
+            let object = object.map_err(|error| self.failed("list", room, &error))?;
+            if found.len() % LISTED_AT_ONCE == LISTED_AT_ONCE - 1 {
+                self.count();
+            }
+            let Some(parts) = object.location.prefix_match(prefix) else { continue };
+            let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+            let (size, modified, tag) = (object.size, object.last_modified.into(), object.e_tag);
+            found.push(Listed { name, size, modified, tag });
+        }
+        Ok(found)
+    }
+
+    /// When an object was written, by the server's clock; `None` if there is none.
+    pub(super) async fn modified(&self, object: &str) -> Result<Option<SystemTime>, RemoteError> {
+        let (store, path) = self.at(object)?;
+        match store.head(&path).await {
+            Ok(found) => Ok(Some(found.last_modified.into())),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.failed("read", object, &error)),
+        }
+    }
+
+    /// When objects were written, in their order.
+    pub(super) async fn all_modified(&self, objects: &[String]) -> Result<Vec<Option<SystemTime>>, RemoteError> {
+        let found: Vec<_> =
+            stream::iter(objects).map(|object| self.modified(object)).buffered(LOOKED_AT_ONCE).collect().await;
+        found.into_iter().collect()
+    }
+
+    /// Removes objects, many in one request where the server can do that; none to remove is fine.
+    pub(super) async fn delete_all(&self, objects: &[String]) -> Result<(), RemoteError> {
+        let Some(first) = objects.first() else { return Ok(()) };
+        let (store, _) = self.at(first)?;
+        let prefix = self.open()?.prefix.clone();
+        let paths: Vec<_> =
+            objects.iter().map(|object| Ok(object.split('/').fold(prefix.clone(), Path::join))).collect();
+        let mut removed = store.delete_stream(stream::iter(paths).boxed());
+        while let Some(removed) = removed.next().await {
+            match removed {
+                Ok(_) => {}
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(self.failed("remove", first, &error)),
+            }
+        }
+        Ok(())
     }
 
     /// Begins to write a large object in parts of [`part_of`] its size.

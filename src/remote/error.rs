@@ -58,6 +58,27 @@ pub enum RemoteError {
         /// What is wrong.
         problem: String,
     },
+    /// What this machine says would count for nobody, or not for all.
+    #[error("the remote store {address} is left as it is: {problem}")]
+    Unheard {
+        /// Where it is.
+        address: Address,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// What results need cannot be told.
+    #[error(
+        "the remote store {address} is left as it is, since what cannot be read may say that something is needed:\n  {}\nIf a later \
+         version of twdag wrote it, collect with that. Results that are damaged are given up by `twdag store check --remote`; what \
+         somebody keeps is written anew by `twdag store push` on that machine; --give-up-unreadable collects as if it were not there",
+        unread.join("\n  ")
+    )]
+    Unread {
+        /// Where it is.
+        address: Address,
+        /// What cannot be read, and why.
+        unread: Vec<String>,
+    },
     /// Something that is to be stored has no form as bytes.
     #[error("internal error: {what} cannot be written as bytes: {source}; please report it")]
     Encoding {
@@ -78,8 +99,12 @@ impl RemoteError {
     /// Whose fault this is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Address { .. } | Self::Key { .. } => Blame::Input,
-            Self::Unusable { .. } | Self::Request { .. } | Self::Damaged { .. } | Self::System(_) => Blame::Environment,
+            Self::Address { .. } | Self::Key { .. } | Self::Unheard { .. } => Blame::Input,
+            Self::Unusable { .. }
+            | Self::Request { .. }
+            | Self::Damaged { .. }
+            | Self::Unread { .. }
+            | Self::System(_) => Blame::Environment,
             Self::Encoding { .. } => Blame::Bug,
             Self::Store(error) => error.blame(),
         }

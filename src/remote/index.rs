@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     RemoteError,
     client::{AT_ONCE, Client, Created},
-    segment::{Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, decode, encode},
+    losses::{self, Losses},
+    segment::{Decoded, Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, decode, decode_all, encode},
     signing::{Keys, Meaning},
 };
 use crate::{
@@ -45,8 +46,42 @@ pub(super) struct Index {
     /// For each action, in the order in which they were published.
     published: HashMap<Key, Vec<Published>>,
     differing: Vec<(Key, ArtifactId)>,
+    losses: Losses,
     /// What was found wrong there and passed over.
     problems: Vec<String>,
+    /// Kept for whoever removes something.
+    heard: Option<Heard>,
+}
+
+/// Where in the log something stands, and what of the log is not understood.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// Publications, and the segment that each came with.
+    pub(super) published: HashMap<Digest, u64>,
+    /// Publications that somebody said to be lost, and the segment that said so last.
+    pub(super) lost: HashMap<Digest, u64>,
+    /// Segments that are missing, damaged, or say what this version does not know.
+    pub(super) unread: Vec<(u64, String)>,
+}
+
+impl Heard {
+    fn take(&mut self, number: u64, decoded: &Decoded) {
+        for operation in &decoded.operations {
+            match operation {
+                Operation::Publish(published) => {
+                    self.published.entry(published.name()).or_insert(number);
+                }
+                Operation::Lost(statement) => {
+                    self.lost.extend(losses::named(statement).into_iter().map(|name| (name, number)));
+                }
+                Operation::Differs { .. } => {}
+            }
+        }
+        if decoded.unknown > 0 {
+            let lines = if decoded.unknown == 1 { "a line" } else { "lines" };
+            self.unread.push((number, format!("{lines} that this version of twdag does not know")));
+        }
+    }
 }
 
 /// Where the log may end; only a hint.
@@ -57,7 +92,7 @@ struct Latest {
     checkpoint: u64,
 }
 
-fn segment_name(number: u64) -> String {
+pub(super) fn segment_name(number: u64) -> String {
     format!("v1/segments/{number:012}")
 }
 
@@ -81,7 +116,51 @@ async fn find(client: &Client, object: &str, most: u64) -> Result<Found, RemoteE
     }
 }
 
+/// The hint. Numbers that no segment has tell nothing; which log it is counts all the same.
+async fn latest(client: &Client) -> Result<Option<Latest>, RemoteError> {
+    let latest = match find(client, LATEST, MOST_OF_LATEST).await? {
+        Found::Bytes(bytes) => serde_json::from_slice::<Latest>(&bytes).ok(),
+        Found::TooLarge(_) | Found::Nothing => None,
+    };
+    Ok(latest.map(|latest| Latest {
+        segment: latest.segment.min(LAST),
+        checkpoint: if latest.checkpoint <= LAST { latest.checkpoint } else { 0 },
+        ..latest
+    }))
+}
+
 impl Index {
+    /// The log from its first segment on, and no checkpoint, so that nothing rests on what somebody else understood of it. There
+    /// must be so many segments at least.
+    pub(super) async fn whole(client: &Client, last: u64) -> Result<Self, RemoteError> {
+        let mut index = Self { heard: Some(Heard::default()), ..Self::default() };
+        let latest = latest(client).await?;
+        index.origin = latest.as_ref().map(|latest| latest.origin);
+        let last = latest.as_ref().map_or(last, |latest| latest.segment.max(last));
+        index.read_up_to(client, last).await?;
+        if index.number < last {
+            let unread = "it is missing, and more after it".to_owned();
+            let number = index.number + 1;
+            index.heard.get_or_insert_default().unread.push((number, unread));
+        }
+        let checkpoint = latest.map_or(0, |latest| latest.checkpoint);
+        index.checkpoint = if checkpoint <= index.number { checkpoint } else { 0 };
+        index.read_on(client).await?;
+        // They are among what was not read.
+        index.problems.clear();
+        Ok(index)
+    }
+
+    /// What whoever removes something has to know; `None` if the log was not read by [`Index::whole`].
+    pub(super) fn heard(&self) -> Option<&Heard> {
+        self.heard.as_ref()
+    }
+
+    /// Whether the bytes of a publication were found to be wrong, by somebody who is trusted.
+    pub(super) fn is_damaged(&self, published: &Published, keys: &Keys) -> bool {
+        self.losses.is_damaged(published, keys)
+    }
+
     /// The copy that this machine keeps; an empty index if there is none that can be read.
     pub(super) fn kept(store: &Store, folder: &Path) -> Self {
         let mut index = Self::default();
@@ -109,6 +188,16 @@ impl Index {
         self.number
     }
 
+    /// The number of the last checkpoint that is known.
+    pub(super) fn checkpoint(&self) -> u64 {
+        self.checkpoint
+    }
+
+    /// The BLAKE3 of the first segment.
+    pub(super) fn origin(&self) -> Option<Digest> {
+        self.origin
+    }
+
     pub(super) fn len(&self) -> usize {
         self.published.len()
     }
@@ -122,7 +211,22 @@ impl Index {
     pub(super) fn usable(&self, key: &Key, keys: &Keys, lost: &HashSet<Digest>) -> Option<&Published> {
         let artifact = self.published(key, keys)?.artifact;
         let is_it = |published: &&Published| published.artifact == artifact && keys.accept(published);
-        self.published.get(key)?.iter().filter(is_it).find(|published| !lost.contains(&published.name()))
+        self.published.get(key)?.iter().filter(is_it).find(|published| !self.is_lost(published, keys, lost))
+    }
+
+    /// Whether the bytes of a publication are gone, as this machine or somebody who is trusted has found.
+    pub(super) fn is_lost(&self, published: &Published, keys: &Keys, lost: &HashSet<Digest>) -> bool {
+        self.losses.has(published, keys) || (!lost.is_empty() && lost.contains(&published.name()))
+    }
+
+    /// Changes whenever publications are said to have lost their bytes, and with the log.
+    pub(super) fn losses(&self) -> (Option<Digest>, usize) {
+        (self.origin, self.losses.count())
+    }
+
+    /// All publications, whoever has signed them.
+    pub(super) fn everything(&self) -> impl Iterator<Item = &Published> {
+        self.published.values().flatten()
     }
 
     /// How often results of an action were published.
@@ -136,10 +240,10 @@ impl Index {
     }
 
     /// Whether the same result was published by the same signer. What only says so does not count.
-    pub(super) fn has(&self, new: &Published, lost: &HashSet<Digest>) -> bool {
+    pub(super) fn has(&self, new: &Published, keys: &Keys, lost: &HashSet<Digest>) -> bool {
         let same = |old: &Published| {
             old.artifact == new.artifact
-                && !lost.contains(&old.name())
+                && !self.is_lost(old, keys, lost)
                 && old.signer() == new.signer()
                 && old.signature.as_ref().is_none_or(|signature| signature.holds(Meaning::Record, &old.record))
                 && old.read().is_ok()
@@ -193,6 +297,7 @@ impl Index {
                         self.differing.push((key, artifact));
                     }
                 }
+                Operation::Lost(statement) => self.losses.take(statement, self.origin),
             }
         }
     }
@@ -203,7 +308,8 @@ impl Index {
         published.sort_by_key(|published| published.key);
         let published = published.into_iter().map(|published| Operation::Publish(Box::new(published.clone())));
         let differing = self.differing.iter().map(|&(key, artifact)| Operation::Differs { key, artifact });
-        let operations: Vec<Operation> = published.chain(differing).collect();
+        let lost = self.losses.statements().iter().cloned().map(Operation::Lost);
+        let operations: Vec<Operation> = published.chain(differing).chain(lost).collect();
         encode(&self.heading(self.number), &operations)
     }
 
@@ -214,37 +320,40 @@ impl Index {
     /// Takes the next segment in. One that is damaged or missing is passed over: its results count as not there.
     fn take(&mut self, number: u64, found: &Found) {
         let read = match found {
-            Found::Bytes(bytes) => decode(bytes, MOST).and_then(|(heading, operations)| {
+            Found::Bytes(bytes) => decode_all(bytes, MOST).and_then(|decoded| {
+                let heading = decoded.heading;
                 let is_it = heading.number == number && (number == 1 || heading.origin == self.origin);
-                if is_it { Ok(operations) } else { Err("it belongs to another place".to_owned()) }
+                if is_it { Ok(decoded) } else { Err("it belongs to another place".to_owned()) }
             }),
             Found::TooLarge(problem) => Err(problem.clone()),
             Found::Nothing => Err("it is missing".to_owned()),
         };
         self.number = number;
         if number == 1
+            && read.is_ok()
             && let Found::Bytes(bytes) = found
         {
             self.origin = Some(Digest::of(bytes));
         }
         match read {
-            Ok(operations) => self.apply(operations),
-            Err(problem) => self.tell(format!("{}: {problem}; its results are not used", segment_name(number))),
+            Ok(decoded) => {
+                if let Some(heard) = &mut self.heard {
+                    heard.take(number, &decoded);
+                }
+                self.apply(decoded.operations);
+            }
+            Err(problem) => {
+                if let Some(heard) = &mut self.heard {
+                    heard.unread.push((number, problem.clone()));
+                }
+                self.tell(format!("{}: {problem}; its results are not used", segment_name(number)));
+            }
         }
     }
 
     /// Reads what was published since; with `probe`, also what the hint does not tell of.
     pub(super) async fn refresh(&mut self, client: &Client, probe: bool) -> Result<(), RemoteError> {
-        let latest = match find(client, LATEST, MOST_OF_LATEST).await? {
-            Found::Bytes(bytes) => serde_json::from_slice::<Latest>(&bytes).ok(),
-            Found::TooLarge(_) | Found::Nothing => None,
-        };
-        // Numbers that no segment has tell nothing; which log it is counts all the same.
-        let latest = latest.map(|latest| Latest {
-            segment: latest.segment.min(LAST),
-            checkpoint: if latest.checkpoint <= LAST { latest.checkpoint } else { 0 },
-            ..latest
-        });
+        let latest = latest(client).await?;
         if self.number > 0 && latest.as_ref().map(|latest| latest.origin) != self.origin {
             // It is another bucket than it was.
             *self = Self::default();
@@ -341,6 +450,8 @@ impl Index {
                     self.hint(client).await;
                     return Ok(());
                 }
+                // Who reads all of it goes on reading all of it.
+                Created::Taken if self.heard.is_some() => self.read_on(client).await?,
                 Created::Taken => self.refresh(client, true).await?,
             }
             if self.number < number {

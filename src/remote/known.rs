@@ -32,7 +32,7 @@ pub(super) fn noted(store: &Store, folder: &Path, key: &Key) -> Option<Known> {
     let bytes = fs::read(store.derived(path(folder, key))).ok()?;
     match decode(&bytes, MOST).ok()?.1.into_iter().next()? {
         Operation::Publish(published) => published.open(key).ok(),
-        Operation::Differs { .. } => None,
+        Operation::Differs { .. } | Operation::Lost(_) => None,
     }
 }
 

@@ -7,28 +7,38 @@
 //! v1/checkpoints/NUMBER all that the segments up to that number say, in one object
 //! v1/claims/ab/REST     who computes an action now
 //! v1/claims/ab/REST.NONCE.ROUND who takes over the claim with that nonce
+//! v1/roots/STORE/NAME   what a member keeps: its pins, and what its runs gave
+//! v1/collector          the server's time, when somebody collected
 //! v1/latest             where the log may end; only a hint
 //! ```
 //!
 //! docs/team-cache.md is the contract. Whoever publishes creates the next segment, which succeeds for one writer only, so
-//! that all readers see the same records in the same order; a result never becomes another one. Nothing depends on a
-//! listing. Bytes are there before the segment that names them, and whoever reads them checks them against their digest.
+//! that all readers see the same records in the same order; a result never becomes another one. No result depends on a
+//! listing; collecting does. Bytes are there before the segment that names them, and whoever reads them checks them against their digest.
 
 mod address;
 mod claim;
 mod client;
+mod collect;
+#[cfg(test)]
+mod collect_tests;
 mod error;
 mod folder;
 mod index;
 mod known;
 mod large;
+mod losses;
 mod lost;
 mod pack;
+mod place;
 mod pull;
 mod push;
+mod roots;
 mod segment;
 mod signing;
 mod subtrees;
+mod survey;
+mod sweep;
 mod tiers;
 mod voucher;
 
@@ -44,6 +54,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::Address;
 pub use claim::{Claim, Claimed, Claims, Heartbeat};
+pub use collect::{RemoteCollected, RemoteRemoved, RemoteRetention};
 pub use error::RemoteError;
 pub use known::Known;
 pub use pull::Pulled;
@@ -143,6 +154,14 @@ impl Remote {
         Self { client: Client::new(address.clone()), address, mode, keys, state: Mutex::default() }
     }
 
+    /// A store that a test has.
+    #[cfg(test)]
+    fn over(store: std::sync::Arc<dyn object_store::ObjectStore>, mode: Mode, keys: Keys) -> Self {
+        let client = Client::over(store);
+        let address = client.address().clone();
+        Self { address, mode, keys, client, state: Mutex::default() }
+    }
+
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.address
@@ -238,14 +257,14 @@ impl Remote {
     /// What is known here of the result of an action, without a request.
     pub fn known(&self, store: &Store, key: &Key) -> Option<Known> {
         let mut state = self.state();
-        if state.unreachable.contains(key) {
+        let State { index, lost, unreachable, .. } = &mut *state;
+        if unreachable.contains(key) {
             return None;
         }
-        let lost = state.lost.get_or_insert_with(|| lost::noted(store, &self.folder())).clone();
-        if let Some(index) = &state.index {
-            return index.usable(key, &self.keys, &lost).and_then(|published| published.open(key).ok());
+        let lost = lost.get_or_insert_with(|| lost::noted(store, &self.folder()));
+        if let Some(index) = index {
+            return index.usable(key, &self.keys, lost).and_then(|published| published.open(key).ok());
         }
-        drop(state);
         let noted = known::noted(store, &self.folder(), key);
         noted.filter(|known| self.keys.accept(&known.published) && !lost.contains(&known.published.name()))
     }

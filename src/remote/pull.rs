@@ -173,7 +173,7 @@ impl Remote {
         Ok(known.manifest.insert(manifest))
     }
 
-    fn fetch_list(&self, known: &Known) -> Result<Manifest, RemoteError> {
+    pub(super) fn fetch_list(&self, known: &Known) -> Result<Manifest, RemoteError> {
         let artifact = known.record.artifact;
         let refuse = |object: &str, problem: String| self.client.damaged(object, problem);
         let Some(Slice { pack, offset, length }) = known.published.list else {

@@ -13,6 +13,7 @@ use super::{
     index::Index,
     large::spoilt,
     pack::{Draft, SMALL},
+    place::{Place, Placed, files_of, list_of},
     pull::named,
     segment::{MOST, Operation, Packed, Published, Slice},
     signing::{Keys, Meaning},
@@ -67,13 +68,6 @@ struct Offer {
     voucher: Voucher,
 }
 
-/// Where the content of a file or a list of files lies.
-#[derive(Clone, Copy)]
-enum Place {
-    Packed(Digest, u64),
-    Alone,
-}
-
 /// A content that has to be sent.
 enum Content<'a> {
     File(&'a Entry),
@@ -101,7 +95,8 @@ impl Remote {
                 Err(error) => pushed.failed.push((key, error.to_string())),
             }
         }
-        let (mut places, mut subtrees) = (HashMap::new(), HashMap::new());
+        let mut places: HashMap<Digest, Place> = HashMap::new();
+        let mut subtrees = HashMap::new();
         {
             let state = self.state();
             if let Some(index) = &state.index {
@@ -126,6 +121,15 @@ impl Remote {
                 }
             }
         }
+        // What others have sent may be collected until it is published: the log says so.
+        let losses = self.losses();
+        let borrowed: HashMap<Key, Vec<(Digest, Place)>> = offers
+            .iter()
+            .map(|offer| {
+                let there = offer.contents().filter_map(|digest| Some((digest, *places.get(&digest)?)));
+                (offer.record.key, there.collect())
+            })
+            .collect();
         let gone = self.client.block_on(self.send(store, &offers, &mut places, &mut subtrees, &mut pushed))?;
         offers.retain(|offer| {
             let problem = offer.contents().find_map(|digest| gone.get(&digest));
@@ -139,11 +143,21 @@ impl Remote {
         let publications: Vec<Published> = offers.iter().map(publish).collect();
         for publications in in_segments(&publications) {
             let mut chosen = (Vec::new(), Vec::new());
+            let mut collected = HashSet::new();
             let committed = self.with_index(store, async |index| {
                 index
                     .commit(&self.client, |index| {
+                        if index.losses() != losses {
+                            // A content may be elsewhere by now; what is published names the place where it was.
+                            let places: HashSet<(Digest, Place)> = places_in(index, &lost, &self.keys);
+                            let is_gone = |published: &&Published| {
+                                borrowed[&published.key].iter().any(|borrowed| !places.contains(borrowed))
+                            };
+                            collected = publications.iter().filter(is_gone).map(|published| published.key).collect();
+                        }
+                        let offered = publications.iter().filter(|published| !collected.contains(&published.key));
                         let operations;
-                        (operations, chosen) = choose(index, publications, &self.keys, &lost);
+                        (operations, chosen) = choose(index, offered, &self.keys, &lost);
                         operations
                     })
                     .await
@@ -153,6 +167,9 @@ impl Remote {
                     pushed.problems.extend(problems);
                     pushed.stored.append(&mut chosen.0);
                     pushed.conflicts.append(&mut chosen.1);
+                    let problem =
+                        "files that it shares with others were collected from the remote store meanwhile; push again";
+                    pushed.failed.extend(collected.into_iter().map(|key| (key, problem.to_owned())));
                 }
                 Err(error) => {
                     let problem = error.to_string();
@@ -162,6 +179,11 @@ impl Remote {
             }
         }
         Ok(pushed)
+    }
+
+    /// Grows, or becomes another one, whenever publications are said to be lost.
+    fn losses(&self) -> (Option<Digest>, usize) {
+        self.state().index.as_ref().map_or((None, 0), Index::losses)
     }
 
     /// Sends what is not there; what could not be sent, and why. What was sent gets its place.
@@ -316,7 +338,7 @@ impl Offer {
 }
 
 /// Results that share a segment, so that none becomes too large to be read.
-fn in_segments(publications: &[Published]) -> impl Iterator<Item = &[Published]> {
+pub(super) fn in_segments(publications: &[Published]) -> impl Iterator<Item = &[Published]> {
     let mut rest = publications;
     std::iter::from_fn(move || {
         let mut size = 0;
@@ -332,27 +354,14 @@ fn in_segments(publications: &[Published]) -> impl Iterator<Item = &[Published]>
 }
 
 /// Where the content of published results lies.
-fn places_in(index: &Index, lost: &HashSet<Digest>, keys: &Keys) -> HashMap<Digest, Place> {
-    let mut places = HashMap::new();
-    for published in index.all(keys).filter(|published| !lost.contains(&published.name())) {
-        if let Some(Slice { pack, offset, .. }) = published.list {
-            places.insert(*published.artifact.digest(), Place::Packed(pack, offset));
-        }
-        let Some(list) = &published.manifest else { continue };
-        let Ok(manifest) = Manifest::of_artifact(&published.artifact, list.as_bytes()) else { continue };
-        let packed: HashMap<u32, Place> = published
-            .packed
-            .iter()
-            .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, Place::Packed(packed.pack, offset))))
-            .collect();
-        let mut seen = HashSet::new();
-        for (number, entry) in manifest.files().iter().enumerate() {
-            if seen.insert(entry.digest) {
-                places.insert(entry.digest, packed.get(&(number as u32)).copied().unwrap_or(Place::Alone));
-            }
-        }
-    }
-    places
+fn places_in<C: FromIterator<(Digest, Place)>>(index: &Index, lost: &HashSet<Digest>, keys: &Keys) -> C {
+    let there = index.all(keys).filter(|published| !index.is_lost(published, keys, lost));
+    let placed = there.flat_map(|published| {
+        let manifest = published.manifest.as_ref().map(String::as_bytes);
+        let manifest = manifest.and_then(|list| Manifest::of_artifact(&published.artifact, list).ok());
+        list_of(published).into_iter().chain(manifest.into_iter().flat_map(|manifest| files_of(published, &manifest)))
+    });
+    placed.map(|Placed { digest, place, .. }| (digest, place)).collect()
 }
 
 /// How a result stands to what is published of its action.
@@ -373,16 +382,16 @@ fn state_of(index: &Index, new: &Published, keys: &Keys, lost: &HashSet<Digest>)
         Some(existing) if existing.artifact != new.artifact => There::Other(existing.artifact),
         Some(_) if index.usable(&new.key, keys, lost).is_some() => There::Same,
         Some(_) => There::Lost,
-        None if index.has(new, lost) => There::Same,
+        None if index.has(new, keys, lost) => There::Same,
         None => There::Nothing,
     }
 }
 
 /// What of some results there is to publish, and what came of them then: those that are stored, and those that the index
 /// has others of.
-fn choose(
+fn choose<'a>(
     index: &Index,
-    publications: &[Published],
+    publications: impl Iterator<Item = &'a Published>,
     keys: &Keys,
     lost: &HashSet<Digest>,
 ) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {

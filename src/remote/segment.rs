@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Known, RemoteError,
-    signing::{PublicKey, Signature},
+    signing::{PublicKey, Signature, Statement},
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -51,6 +51,8 @@ pub(super) enum Operation {
         /// The other result.
         artifact: ArtifactId,
     },
+    /// The bytes of publications are gone, or go; it counts for those who trust its signer.
+    Lost(Statement),
 }
 
 /// A published result.
@@ -158,8 +160,23 @@ pub(super) fn encode<'a>(
     Ok([&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat())
 }
 
-/// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise.
+/// What a segment or checkpoint says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decoded {
+    pub(super) heading: Heading,
+    pub(super) operations: Vec<Operation>,
+    /// How many lines this version does not know. They do nothing here, but mean something to somebody.
+    pub(super) unknown: usize,
+}
+
+/// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise. What later versions say
+/// besides is theirs.
 pub(super) fn decode(bytes: &[u8], most: u64) -> Result<(Heading, Vec<Operation>), String> {
+    decode_all(bytes, most).map(|decoded| (decoded.heading, decoded.operations))
+}
+
+/// The same, and how much of it is not understood.
+pub(super) fn decode_all(bytes: &[u8], most: u64) -> Result<Decoded, String> {
     let content = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(32));
     let Some((_, packed)) = content.filter(|(check, packed)| *check == Digest::of(packed).as_bytes()) else {
         return Err("it is damaged (cut short or changed), or was written by another version of twdag".to_owned());
@@ -177,8 +194,14 @@ pub(super) fn decode(bytes: &[u8], most: u64) -> Result<(Heading, Vec<Operation>
     if heading.number > LAST || heading.checkpoint > LAST {
         return Err(format!("its heading bears a number beyond {LAST}"));
     }
-    // What later versions say besides is theirs: a line that is not known here does nothing.
-    Ok((heading, lines.filter_map(|line| serde_json::from_str(line).ok()).collect()))
+    let (mut operations, mut unknown) = (Vec::new(), 0);
+    for line in lines {
+        match serde_json::from_str(line) {
+            Ok(operation) => operations.push(operation),
+            Err(_) => unknown += 1,
+        }
+    }
+    Ok(Decoded { heading, operations, unknown })
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub(super) enum Meaning {
     Record,
     /// That somebody computes an action, as text.
     Claim,
+    /// That publications have lost their bytes, as text.
+    Loss,
+    /// What a member keeps, as text.
+    Roots,
 }
 
 impl Meaning {
@@ -31,6 +35,8 @@ impl Meaning {
         match self {
             Self::Record => "twdag 1 signed record",
             Self::Claim => "twdag 1 signed claim",
+            Self::Loss => "twdag 1 signed loss",
+            Self::Roots => "twdag 1 signed roots",
         }
     }
 
@@ -163,6 +169,34 @@ impl Signature {
     }
 }
 
+/// A text, and who vouches for it, if anybody does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Statement {
+    pub(super) text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<Signature>,
+}
+
+impl Statement {
+    /// Signed, if this machine signs.
+    pub(super) fn new(meaning: Meaning, text: String, keys: &Keys) -> Self {
+        let signature = keys.signing.as_ref().map(|key| key.sign(meaning, &text));
+        Self { text, signature }
+    }
+
+    /// Whether it bears a signature that does not hold: it was changed.
+    pub(super) fn is_broken(&self, meaning: Meaning) -> bool {
+        self.signature.is_some() && self.signer(meaning).is_none()
+    }
+
+    /// Whose signature it bears. One that does not hold is none.
+    pub(super) fn signer(&self, meaning: Meaning) -> Option<PublicKey> {
+        let signature = self.signature.as_ref()?;
+        signature.holds(meaning, &self.text).then_some(signature.by)
+    }
+}
+
 /// Whose results are used, and who vouches for what this machine gives.
 #[derive(Debug, Default)]
 pub struct Keys {
@@ -173,12 +207,27 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Whether a published result is used here. A signed record that stands under another action or result is none: it must
-    /// not take the place of the right one.
-    pub(super) fn accept(&self, published: &Published) -> bool {
+    /// Whether what somebody says counts here.
+    pub(super) fn trust(&self, signer: Option<&PublicKey>) -> bool {
+        self.trusted.is_empty() || signer.is_some_and(|signer| self.trusted.contains(signer))
+    }
+
+    /// Whether what this machine says counts for those who trust the same keys.
+    pub(super) fn is_heard(&self) -> bool {
+        self.trust(self.signing.as_ref().map(SigningKey::public).as_ref())
+    }
+
+    /// Whether a published result is of somebody who is trusted, whatever it says.
+    pub(super) fn vouch(&self, published: &Published) -> bool {
         let holds = |signature: &Signature| {
             self.trusted.contains(&signature.by) && signature.holds(Meaning::Record, &published.record)
         };
-        (self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)) && published.read().is_ok()
+        self.trusted.is_empty() || published.signature.as_ref().is_some_and(holds)
+    }
+
+    /// Whether a published result is used here. A signed record that stands under another action or result is none: it must
+    /// not take the place of the right one.
+    pub(super) fn accept(&self, published: &Published) -> bool {
+        self.vouch(published) && published.read().is_ok()
     }
 }

@@ -1,6 +1,7 @@
 //! The remote store of a run: what is fetched before and during it, and what is given to it off the critical path.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -264,6 +265,24 @@ impl Sharing {
         // The thread ends when nobody can give it anything.
         let _ = pusher.keys.send(key);
         Ok(())
+    }
+
+    /// Has the remote store know what a run gave or used, if that run asked it anything.
+    pub fn keep(&self, store: &Store, graph: &str, artifacts: &BTreeSet<ArtifactId>) {
+        let is_reachable = {
+            let state = self.state();
+            let failed = |(_, given): &(usize, Arc<Mutex<Given>>)| {
+                let given = given.lock().unwrap_or_else(PoisonError::into_inner);
+                given.problem.is_some() && given.stored == 0
+            };
+            !state.is_down && (state.summary.fetched > 0 || !state.last.as_ref().is_some_and(failed))
+        };
+        if is_reachable
+            && self.remote.requests() > 0
+            && let Err(error) = self.remote.keep_run(store, graph, artifacts)
+        {
+            self.state().warnings.push(format!("{error}; what this run used may be collected there when it is old"));
+        }
     }
 
     /// Waits until all results were given, and no claim is left.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{InUse, Manifest, Store, StoreError, folder, inventory::length, origin, seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
@@ -27,7 +27,7 @@ pub struct Root {
 }
 
 /// Sorts of roots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RootSort {
     /// A process that lives relies on it.
@@ -107,7 +107,7 @@ pub struct Removed {
 }
 
 /// The artifacts of a store by what reaches them.
-struct Reach {
+pub struct Reach {
     manifests: HashMap<ArtifactId, Manifest>,
     roots: Vec<Root>,
 }
@@ -135,7 +135,7 @@ impl Store {
                 time: Timestamp::try_from(record.written).unwrap_or(Timestamp::MAX),
             });
         }
-        with_parts(&mut roots, &records);
+        with_parts(&mut roots, records.iter().map(|record| (record.artifact, record.parts.as_slice())));
         let mut reach = self.reach(roots);
         let mut collected = Collected::default();
         if let Some(max_size) = retention.max_size {
@@ -175,7 +175,7 @@ impl Store {
                 manifests.insert(*artifact, manifest);
             }
         }
-        Reach { manifests, roots }
+        Reach::new(roots, manifests)
     }
 }
 
@@ -186,11 +186,11 @@ struct Recorded {
     written: SystemTime,
 }
 
-/// Who keeps a result keeps the parts that it was joined from.
-fn with_parts(roots: &mut [Root], records: &[Recorded]) {
+/// Who keeps a result keeps the parts that it was joined from, which `joined` tells.
+pub fn with_parts<'a>(roots: &mut [Root], joined: impl Iterator<Item = (ArtifactId, &'a [ArtifactId])>) {
     let mut parts: HashMap<ArtifactId, Vec<ArtifactId>> = HashMap::new();
-    for record in records.iter().filter(|record| !record.parts.is_empty()) {
-        parts.entry(record.artifact).or_default().extend(&record.parts);
+    for (artifact, of_it) in joined.filter(|(_, of_it)| !of_it.is_empty()) {
+        parts.entry(artifact).or_default().extend(of_it);
     }
     if parts.is_empty() {
         return;
@@ -203,6 +203,11 @@ fn with_parts(roots: &mut [Root], records: &[Recorded]) {
 }
 
 impl Reach {
+    /// What roots reach. An artifact whose list of files is not known keeps nothing.
+    pub fn new(roots: Vec<Root>, manifests: HashMap<ArtifactId, Manifest>) -> Self {
+        Self { manifests, roots }
+    }
+
     fn objects<'a>(&'a self, artifacts: impl IntoIterator<Item = &'a ArtifactId>) -> HashMap<Digest, u64> {
         artifacts
             .into_iter()
@@ -212,16 +217,18 @@ impl Reach {
             .collect()
     }
 
-    fn live(&self) -> HashSet<ArtifactId> {
+    /// All that they reach.
+    pub fn live(&self) -> HashSet<ArtifactId> {
         self.roots.iter().flat_map(|root| &root.artifacts).copied().collect()
     }
 
-    fn bytes(&self) -> u64 {
+    /// The contents of all files of that, each counted once, in bytes.
+    pub fn bytes(&self) -> u64 {
         self.objects(&self.live()).values().sum()
     }
 
     /// Lets the oldest runs and records go until the rest is no larger than that; the names of the runs.
-    fn shrink(&mut self, max_size: u64) -> Vec<String> {
+    pub fn shrink(&mut self, max_size: u64) -> Vec<String> {
         let mut users: HashMap<Digest, u64> = HashMap::new();
         for root in &self.roots {
             for digest in self.objects(&root.artifacts).into_keys() {
@@ -258,7 +265,7 @@ impl Reach {
     }
 
     /// How much each root keeps; what was recorded recently counts as one.
-    fn kept(&self) -> Vec<Kept> {
+    pub fn kept(&self) -> Vec<Kept> {
         let mut named: BTreeMap<(RootSort, &str), BTreeSet<ArtifactId>> = BTreeMap::new();
         for root in self.roots.iter().filter(|root| !root.artifacts.is_empty()) {
             named.entry((root.sort, &root.name)).or_default().extend(&root.artifacts);

@@ -52,7 +52,7 @@ use std::{
 pub use answer::{Answer, may_have_answer};
 pub use check::{Checked, Finding, Hashing, Sort};
 pub use claim::{CheckFolder, Claim, ClaimAttempt};
-pub use collect::{Collected, Kept, Removed, Retention, Root, RootSort};
+pub use collect::{Collected, Kept, Reach, Removed, Retention, Root, RootSort, with_parts};
 pub use error::{StoreError, TwoResults};
 pub use inventory::RoomSize;
 pub use lease::{Hold, InUse};

@@ -16,14 +16,14 @@ const CLOCK: &[&str] =
     &[r#""clock": Command(run: ["sh", "-c", "cat /proc/sys/kernel/random/uuid > $0/time", "{out}"])"#];
 
 /// Makes a key; its file and its public half.
-fn key(machine: &Machine<'_>, name: &str) -> (String, String) {
+pub(crate) fn key(machine: &Machine<'_>, name: &str) -> (String, String) {
     let file = machine.place.path(name).display().to_string();
     let said = machine.place.output(&["store", "keygen", &file]);
     assert_eq!(said.code, Some(0), "{said:#?}");
     (file, said.stdout.trim().to_owned())
 }
 
-fn trust(machine: &Machine<'_>, keys: &[&str]) {
+pub(crate) fn trust(machine: &Machine<'_>, keys: &[&str]) {
     machine.place.write("twdag.ron", &format!("Workspace(version: 1, trusted_keys: {keys:?})\n"));
 }
 

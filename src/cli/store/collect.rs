@@ -8,13 +8,17 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 
-use super::quantity::{age, size};
+use super::{
+    collect_remote,
+    quantity::{age, size},
+};
 use crate::{
     blame::exit,
     cli::{
         arguments::StoreArguments,
         failure::Failure,
         output::{self, FAINT, NOTE, STRONG, paint, table},
+        remote::RemotePlace,
         words::{bytes, duration, quantity},
     },
     run::history,
@@ -29,25 +33,54 @@ use crate::{
   twdag store gc --max-size 20GiB               let the oldest runs go until the rest fits
 
 A result stays if a pin keeps it (twdag pin), if one of the last runs of a graph gave or used it, if it
-was recorded a short time ago, or if a process that runs now relies on it.")]
+was recorded a short time ago, or if a process that runs now relies on it.
+
+With --remote, results of the store that a team shares go instead of those of this machine: a result
+stays there if a member pinned it, if one of the last runs of a member that asked the store anything gave
+or used it, or if it was published a short time ago. Who only reads (--remote read) keeps nothing. Members
+that go on meanwhile find that what went is not there. What nobody is told of any more keeps its bytes for
+--grace, by the server's clock, so that a second gc takes them away. If anything there cannot be read,
+nothing is removed.")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) shared: Shared,
     /// Keep the results of the last N runs of each graph
     #[arg(long, value_name = "N", default_value = "10")]
-    keep_runs: usize,
+    pub(super) keep_runs: usize,
     /// Keep whatever was run or recorded later than this long ago (s, min, h, d, w)
     #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
-    older_than: Duration,
+    pub(super) older_than: Duration,
     /// Let the oldest runs go until what stays is no larger than this (B, kB, MB, GB, TB, KiB … TiB); pins stay
     #[arg(long, value_name = "SIZE", value_parser = size)]
-    max_size: Option<u64>,
+    pub(super) max_size: Option<u64>,
     /// Remove nothing, and tell what would go and what keeps how much
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Print one JSON object (docs/machine-readable.md)
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    store: StoreArguments,
+    pub(super) store: StoreArguments,
+}
+
+/// What concerns the store that a team shares.
+#[derive(Debug, Args)]
+pub(super) struct Shared {
+    /// Collect in the remote store (docs/team-cache.md)
+    #[arg(long)]
+    pub(super) remote: bool,
+    /// With --remote, leave the bytes for so long after nobody is told of them any more: longer than any push takes (s, min, h, d, w)
+    #[arg(long, value_name = "AGE", default_value = "1d", value_parser = age)]
+    pub(super) grace: Duration,
+    /// With --remote, runs of members that have said nothing for so long keep nothing, such as of CI machines that are made anew for
+    /// each run; pins stay (s, min, h, d, w)
+    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = age)]
+    pub(super) forget_after: Duration,
+    /// With --remote, go on although something there cannot be read, as if that were not there
+    #[arg(long)]
+    pub(super) give_up_unreadable: bool,
+    #[command(flatten)]
+    pub(super) place: RemotePlace,
 }
 
 #[derive(Serialize)]
@@ -60,6 +93,9 @@ struct Document {
 
 /// Collects.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    if arguments.shared.remote {
+        return collect_remote::run(arguments);
+    }
     let store = arguments.store.open()?;
     let since = SystemTime::now().checked_sub(arguments.older_than).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut roots: Vec<Root> = store
@@ -97,10 +133,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn told(collected: &Collected, arguments: &Arguments) -> String {
-    let mut rows: Vec<Vec<String>> = collected.roots.iter().map(|kept| row(kept, arguments)).collect();
-    rows.push(vec![paint(STRONG, "together"), String::new(), String::new(), bytes(collected.kept_bytes as f64)]);
     let removed = &collected.removed;
-    let counts: Vec<String> = [
+    let gone = counts(&[
         (removed.records, "records"),
         (removed.artifacts, "artifacts"),
         (removed.objects, "objects"),
@@ -109,19 +143,28 @@ fn told(collected: &Collected, arguments: &Arguments) -> String {
         (removed.runs, "run folders"),
         (removed.quarantined, "quarantined"),
         (removed.check_logs, "logs of checks"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, word)| quantity(count, word))
-    .collect();
-    let goes = if arguments.dry_run { "would go" } else { "gone" };
-    let what = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
-    let let_go: String = collected
-        .let_go
-        .iter()
-        .map(|name| format!("  {} run {name}, to stay below the size\n", paint(NOTE, "let go")))
-        .collect();
-    format!("kept by\n{}{let_go}{goes}: {} ({what})\n", table(&rows), paint(STRONG, bytes(removed.bytes as f64)))
+    ]);
+    let kept = kept_by(&collected.roots, collected.kept_bytes, &collected.let_go, arguments);
+    format!("{kept}{}: {} ({gone})\n", goes(arguments), paint(STRONG, bytes(removed.bytes as f64)))
+}
+
+pub(super) fn goes(arguments: &Arguments) -> &'static str {
+    if arguments.dry_run { "would go" } else { "gone" }
+}
+
+/// How many of what, without those that are none.
+pub(super) fn counts(counts: &[(u64, &str)]) -> String {
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| quantity(*count, word));
+    let counts: Vec<String> = counts.collect();
+    if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") }
+}
+
+/// What keeps how much, and what does no longer.
+pub(super) fn kept_by(roots: &[Kept], kept_bytes: u64, let_go: &[String], arguments: &Arguments) -> String {
+    let mut rows: Vec<Vec<String>> = roots.iter().map(|kept| row(kept, arguments)).collect();
+    rows.push(vec![paint(STRONG, "together"), String::new(), String::new(), bytes(kept_bytes as f64)]);
+    let let_go = let_go.iter().map(|name| format!("  {} run {name}, to stay below the size\n", paint(NOTE, "let go")));
+    format!("kept by\n{}{}", table(&rows), let_go.collect::<String>())
 }
 
 fn row(kept: &Kept, arguments: &Arguments) -> Vec<String> {

@@ -198,6 +198,7 @@ pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
     }
     let pushed = remote.push(&store, &keys)?;
     pushed.problems.iter().for_each(warn);
+    keep(&remote, &store, &graph, &plan);
     let moved = Moved {
         remote_store: remote.address().to_string(),
         stages: plan.stages.len(),
@@ -223,6 +224,14 @@ pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
     Ok(moved.tell(arguments.common.json, &line))
 }
 
+/// Has the remote store know what this machine keeps.
+fn keep(remote: &Remote, store: &Store, graph: &Graph, plan: &Plan) {
+    let artifacts = plan.stages.iter().filter_map(|stage| stage.artifact).collect();
+    if let Err(error) = remote.keep_run(store, &graph.path.display().to_string(), &artifacts) {
+        warn(format!("{error}; what is pinned or used here may be collected there"));
+    }
+}
+
 /// Pulls.
 pub(super) fn pull(arguments: &PullArguments) -> Result<u8, Failure> {
     let scene = arguments.common.scene(Mode::reads, "taken from")?;
@@ -230,6 +239,7 @@ pub(super) fn pull(arguments: &PullArguments) -> Result<u8, Failure> {
     let keys: Vec<Key> = plan.stages.iter().filter(|stage| stage.elsewhere).filter_map(|stage| stage.key).collect();
     let here = plan.stages.iter().filter(|stage| stage.artifact.is_some() && !stage.elsewhere).count();
     let pulled = scene.remote.pull(&scene.store, &keys)?;
+    keep(&scene.remote, &scene.store, &scene.graph, &plan);
     let moved = Moved {
         remote_store: scene.remote.address().to_string(),
         stages: plan.stages.len(),

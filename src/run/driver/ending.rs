@@ -39,10 +39,21 @@ impl Driver<'_> {
         let shared = Arc::clone(&self.shared);
         let Some(sharing) = &shared.sharing else { return };
         let (mut is_done, mut signal) = (false, None);
+        let (keeping, artifacts) =
+            (Arc::clone(&shared), self.given.iter().flatten().map(|given| given.artifact).collect::<BTreeSet<_>>());
+        let keep = move || {
+            let graph = keeping.graph.path.display().to_string();
+            keeping.sharing.iter().for_each(|sharing| sharing.keep(&keeping.store, &graph, &artifacts));
+        };
+        let all = async {
+            sharing.finish().await;
+            // What fell over has told so.
+            let _ = tokio::task::spawn_blocking(keep).await;
+        };
         tokio::select! {
             // In this order: what is begun to be given is counted, and what is done is done.
             biased;
-            () = sharing.finish() => is_done = true,
+            () = all => is_done = true,
             () = std::future::ready(()), if is_stopped => {}
             arrived = signals.next() => signal = Some(arrived),
         }
