@@ -6,7 +6,7 @@
 
 The graph makes text, a tokenizer, tokens and a model, scores, weighs, trains, measures and reports. A run begins with an empty store. Processor time
 (of the whole process tree, user and system) and wall time are the best of all rounds. A check waits until more than a second has passed since
-a result was computed; here that is over before it begins.
+a result was computed; here that is over before it begins. With `--jobs 1` reruns go one after another.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     program = str(pathlib.Path(arguments.program).resolve())
-    runs, checks = [], []
+    runs, checks, in_turn = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "twdag.ron").write_text("Workspace(version: 1)\n")
@@ -60,11 +60,13 @@ def main():
             costs = [measure([program, "run", "graph.ron", "--store", store], folder) for store in stores]
             runs.append(tuple(map(sum, zip(*costs))))
             time.sleep(1.2)
-            checks.append(measure([program, "check", "graph.ron", "--store", stores[0], "--runs", str(arguments.runs)], folder))
+            check = [program, "check", "graph.ron", "--store", stores[0], "--runs", str(arguments.runs)]
+            checks.append(measure(check, folder))
+            in_turn.append(measure([*check, "--jobs", "1"], folder))
     print(f"{arguments.runs} runs each, best of {arguments.rounds} rounds, {os.cpu_count()} cores")
     for what, place in (("processor time", 0), ("wall time", 1)):
-        run, check = (min(cost[place] for cost in costs) for costs in (runs, checks))
-        print(f"{what}: running {run:.2f} s, checking {check:.2f} s, ratio {check / run:.3f}")
+        run, check, one = (min(cost[place] for cost in costs) for costs in (runs, checks, in_turn))
+        print(f"{what}: running {run:.2f} s, checking {check:.2f} s ({check / run:.3f}), with --jobs 1 {one:.2f} s ({one / run:.3f})")
 
 
 if __name__ == "__main__":
