@@ -9,7 +9,7 @@ use std::{
 };
 
 use blake3::hazmat::ChainingValue;
-use rustix::{fs::FallocateFlags, io::Errno};
+use rustix::io::Errno;
 
 use super::{Claim, ClaimAttempt, Store, StoreError, folder, hash};
 use crate::digest::Digest;
@@ -39,18 +39,10 @@ impl Store {
         let file = open.map_err(StoreError::io("open", &path))?;
         let begun = file.metadata().map_err(StoreError::io("read", &path))?.len() == size;
         if !begun {
-            reserve(&file, size).map_err(StoreError::io("write", &path))?;
+            // Empty first: nothing of what another length had counts. Room is taken as pieces come.
+            file.set_len(0).and_then(|()| file.set_len(size)).map_err(StoreError::io("write", &path))?;
         }
         Ok(Partial { file, path, begun, _claim: claim })
-    }
-}
-
-/// Makes a file so long, with nothing in it, and has the disk set the room for it aside where it can do that.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    file.set_len(0)?;
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(size),
-        reserved => Ok(reserved?),
     }
 }
 
