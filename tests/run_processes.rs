@@ -289,6 +289,27 @@ fn a_second_interrupt_ends_a_worker_that_does_not_listen() {
 }
 
 #[test]
+fn an_interrupt_is_heard_while_a_result_waits_for_somebody_who_collects() {
+    let place = Place::new();
+    gated(&place);
+    let mut run = place.start(&[]);
+    let processes = started(&place, &mut run);
+    // What collecting holds for as long as it works.
+    let collecting = std::fs::File::open(place.path("artifacts/local/lock")).unwrap();
+    collecting.lock().unwrap();
+    std::fs::write(place.path("gate"), "").unwrap();
+    wait_until("the program has ended", || !lives(processes[1]));
+    send(run.pid(), Signal::INT);
+    run.until("run-stopping", "");
+    drop(collecting);
+    let run = run.end();
+    assert_eq!((run.code, run.with_outcome("canceled")), (Some(130), vec!["after".to_owned()]), "{run:#?}");
+    assert_eq!(run.with_outcome("ran"), ["gated"]);
+    // Nothing of it is lost.
+    assert_eq!(place.run(&[]).with_outcome("ran"), ["after"]);
+}
+
+#[test]
 fn a_closed_terminal_does_not_stop_a_run_under_nohup() {
     let place = Place::new();
     gated(&place);

@@ -94,10 +94,11 @@ impl Remote {
         retention: &RemoteRetention,
     ) -> Result<(RemoteCollected, Vec<String>), RemoteError> {
         self.refuse_unheard()?;
+        let mut survey = self.survey(store, retention)?;
+        // Now that the log was read from its start: who does not find it has nothing to tell.
         if !retention.dry_run {
             self.keep_pins(store)?;
         }
-        let mut survey = self.survey(store, retention)?;
         let listing = self.client.block_on(self.client.list(roots::ROOM))??;
         let roots = self.roots(listing.iter())?;
         self.refuse_unruled(&survey, &roots)?;

@@ -95,6 +95,9 @@ impl Remote {
                 Err(error) => pushed.failed.push((key, error.to_string())),
             }
         }
+        // What others have sent may be collected until it is published: the log says so. Asked before the places are, so that no
+        // loss comes in between unseen.
+        let losses = self.losses();
         let mut places: HashMap<Digest, Place> = HashMap::new();
         let mut subtrees = HashMap::new();
         {
@@ -121,8 +124,6 @@ impl Remote {
                 }
             }
         }
-        // What others have sent may be collected until it is published: the log says so.
-        let losses = self.losses();
         let borrowed: HashMap<Key, Vec<(Digest, Place)>> = offers
             .iter()
             .map(|offer| {

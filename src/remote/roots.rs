@@ -86,8 +86,8 @@ pub(super) struct Roots {
     pub(super) problems: Vec<String>,
     /// When a member last said anything, by its store.
     pub(super) heard: BTreeMap<String, SystemTime>,
-    /// Stores of members who are not trusted here.
-    pub(super) strangers: BTreeSet<String>,
+    /// Stores of members who are not trusted here, with what they say.
+    pub(super) strangers: BTreeMap<String, Vec<String>>,
 }
 
 impl Remote {
@@ -114,6 +114,8 @@ impl Remote {
         if !self.mode.writes() {
             return Ok(());
         }
+        // Who has read the pins before somebody else changed them must not tell them later.
+        let _turn = store.lock_derived(self.folder().join("pins.lock"))?;
         let pins = store.pins()?.into_iter().map(|pin| Named {
             sort: RootSort::Pin,
             name: pin.name,
@@ -181,6 +183,7 @@ pub(super) async fn read(
             Err(error) => return Err(error),
         }
     }
+    roots.doubt();
     Ok(roots)
 }
 
@@ -202,6 +205,19 @@ fn open(bytes: &[u8]) -> Result<(Content, Statement), String> {
 }
 
 impl Roots {
+    /// Where somebody who is trusted says what he keeps, nobody else has a word: it was written over his.
+    fn doubt(&mut self) {
+        let (heard, unread) = (&self.heard, &mut self.unread);
+        self.strangers.retain(|store, objects| {
+            let is_heard = heard.contains_key(store);
+            if is_heard {
+                let problem = "nobody who is trusted has signed it, as others have what lies beside it";
+                unread.extend(objects.iter().map(|object| Unread::of(object, problem.to_owned())));
+            }
+            !is_heard
+        });
+    }
+
     fn take(&mut self, listed: &Listed, bytes: &[u8], keys: &Keys, origin: Digest) {
         let store = listed.name.trim_start_matches(ROOM).split('/').next().unwrap_or_default().to_owned();
         let (content, said) = match open(bytes) {
@@ -217,7 +233,7 @@ impl Roots {
             self.deaf.push(format!("{} of {}", harmless(&store, 8), harmless(&content.owner, SHOWN)));
         }
         if !keys.trust(said.signer(Meaning::Roots).as_ref()) {
-            self.strangers.insert(store);
+            self.strangers.entry(store).or_default().push(listed.name.clone());
             return;
         }
         let last = self.heard.entry(store.clone()).or_insert(listed.modified);

@@ -50,6 +50,11 @@ impl Store {
         self.lock(File::lock_shared)
     }
 
+    /// As [`Store::hold`], without waiting; nothing if somebody collects at the moment.
+    pub fn hold_now(&self) -> Option<Hold> {
+        self.lock(|file| file.try_lock_shared().map_err(Into::into)).ok()
+    }
+
     /// Waits until nobody holds the store, and keeps everybody out.
     pub(super) fn alone(&self) -> Result<Hold, StoreError> {
         self.release();

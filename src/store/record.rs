@@ -173,6 +173,11 @@ impl Store {
         })
     }
 
+    /// Whether something is recorded for an action, good or bad. Costs one `stat`.
+    pub fn has_record(&self, key: &Key) -> bool {
+        self.named("actions", key.digest()).symlink_metadata().is_ok()
+    }
+
     /// What is wrong with an artifact, if anything.
     pub(super) fn problem(&self, artifact: &ArtifactId) -> Option<String> {
         match self.read_manifest(artifact) {

@@ -168,6 +168,16 @@ impl Store {
         local::replace(&self.derived(below), bytes)
     }
 
+    /// Locks such a file until it is dropped, and waits for other processes of this machine that have locked it.
+    pub fn lock_derived(&self, below: impl AsRef<Path>) -> Result<fs::File, StoreError> {
+        let path = self.derived(below);
+        folder::parent(&path)?;
+        let file = fs::File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(StoreError::io("open", &path))?;
+        file.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(file)
+    }
+
     /// Removes such a file; none to remove is fine.
     pub fn drop_derived(&self, below: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = self.derived(below);

@@ -4,7 +4,7 @@
 use std::{fs, panic, path::Path, sync::Arc};
 
 use super::{Assignment, Attempt, Trouble};
-use crate::blame::Blame;
+use crate::{blame::Blame, run::worker::panic_message};
 
 /// More files, or more bytes, are not little.
 const FILES: usize = 16;
@@ -27,12 +27,14 @@ pub(super) fn is_little(folder: &Path) -> bool {
 }
 
 impl Attempt {
-    /// Whether it is little work to look the stage up: it reads little, and nobody is asked who is far away.
+    /// Whether it is little work to look the stage up: it reads little, nobody is asked who is far away, and there is no result
+    /// that may have to be hashed.
     pub(super) fn looks_at_little(&self) -> bool {
         matches!(self.assignment, Assignment::Stage)
             && self.shared.sharing.is_none()
             && self.given.values().all(|given| given.is_little)
             && self.graph_node().stage.sources().is_empty()
+            && self.resolve().is_ok_and(|action| !self.shared.store.has_record(&action.key()))
     }
 
     /// Does work that waits for the disk.
@@ -44,9 +46,16 @@ impl Attempt {
         let attempt = Arc::clone(self);
         let work = move || work(&attempt);
         // One is held by what the attempts share.
-        if is_little && Arc::strong_count(&self.shared.crew) == 2 {
+        let is_alone = || Arc::strong_count(&self.shared.crew) == 2;
+        // A disk that must be asked for each file takes its time, and so may somebody who collects.
+        let is_quick = || self.shared.store.can_publish_early();
+        if is_little
+            && is_alone()
+            && is_quick()
+            && let Some(_hold) = self.shared.store.hold_now()
+        {
             return panic::catch_unwind(panic::AssertUnwindSafe(work))
-                .unwrap_or_else(|_| Err(fell_over("see the log of the run")));
+                .unwrap_or_else(|panic| Err(fell_over(&panic_message(&*panic))));
         }
         blocking(work).await
     }
@@ -56,9 +65,18 @@ impl Attempt {
 pub(in crate::run) async fn blocking<T: Send + 'static, E: From<Trouble> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(fell_over(&error.to_string()).into()))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => {
+            let problem = match error.try_into_panic() {
+                Ok(panic) => panic_message(&*panic),
+                Err(error) => error.to_string(),
+            };
+            Err(fell_over(&problem).into())
+        }
+    }
 }
 
-fn fell_over(error: &str) -> Trouble {
-    Trouble::new(format!("internal error: {error}; please report it"), Blame::Bug)
+fn fell_over(problem: &str) -> Trouble {
+    Trouble::new(format!("internal error: {problem}; please report it"), Blame::Bug)
 }

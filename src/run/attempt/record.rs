@@ -46,8 +46,6 @@ impl Attempt {
         let _turn = self.shared.recording.acquire().await;
         // The programs of the stage have ended, so that what they had is free.
         let _ = self.shared.messages.send(Message::Worked(self.task));
-        // A disk that must be asked for each file takes its time.
-        let is_little = is_little && self.shared.store.can_publish_early();
         self.aside(is_little, move |attempt| attempt.take_in(mine, clock, began, notices)).await
     }
 

@@ -25,7 +25,7 @@ const PART_BYTES: u64 = 256 << 10;
 /// Packed lines and archives are unpacked from the first document on, once for each part. It is worth having larger parts
 /// that this is done only so often.
 const PASSES: u64 = 16;
-/// As much as a part is made larger for that: it has all of its documents in memory.
+/// A part is not made larger than that, as it has all of its documents in memory. What would need larger ones stays in one piece.
 const MOST_BYTES: u64 = 64 << 20;
 
 const SEQUENCES: &str = "sequences.safetensors";
@@ -77,7 +77,11 @@ pub(super) fn split(settings: &Tokenize, context: &Context) -> Result<Option<Spl
     } else {
         let total: u64 = items.iter().map(|item| item.size).sum();
         // A power of two, so that a corpus which grows a little keeps its parts.
-        size.max((total / PASSES).next_power_of_two().min(MOST_BYTES))
+        let larger = (total / PASSES).next_power_of_two();
+        if larger > MOST_BYTES {
+            return Ok(None);
+        }
+        size.max(larger)
     };
     let parts = groups(&items, size).into_iter().map(|group| {
         let work = items[group.clone()].iter().map(|item| item.size).sum();
