@@ -1,6 +1,7 @@
 //! `twdag store`: looking after a store.
 
 mod check;
+mod check_remote;
 mod collect;
 mod collect_remote;
 pub(super) mod quantity;
@@ -16,6 +17,7 @@ use super::failure::Failure;
 #[command(after_help = "Examples:
   twdag store size
   twdag store check
+  twdag store check --remote --remote-store s3://team/cache
   twdag store gc --keep-runs 3 --dry-run
   twdag store gc --remote --remote-store s3://team/cache --dry-run
   twdag store push graphs/quickstart.ron --remote-store s3://team/cache")]

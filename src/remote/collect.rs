@@ -147,7 +147,7 @@ impl Remote {
     }
 
     /// What members say there that they keep.
-    fn roots<'a>(&self, listing: impl Iterator<Item = &'a Listed>) -> Result<Roots, RemoteError> {
+    pub(super) fn roots<'a>(&self, listing: impl Iterator<Item = &'a Listed>) -> Result<Roots, RemoteError> {
         let Some(origin) = self.state().index.as_ref().and_then(Index::origin) else { return Ok(Roots::default()) };
         self.client.block_on(roots::read(&self.client, listing, &self.keys, origin))?
     }

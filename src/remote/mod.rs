@@ -17,6 +17,7 @@
 //! listing; collecting does. Bytes are there before the segment that names them, and whoever reads them checks them against their digest.
 
 mod address;
+mod check;
 mod claim;
 mod client;
 mod collect;
@@ -53,6 +54,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use address::Address;
+pub use check::{RemoteChecked, RemoteFinding};
 pub use claim::{Claim, Claimed, Claims, Heartbeat};
 pub use collect::{RemoteCollected, RemoteRemoved, RemoteRetention};
 pub use error::RemoteError;

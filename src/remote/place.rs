@@ -31,13 +31,14 @@ impl Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed {
     pub(super) digest: Digest,
+    pub(super) size: u64,
     pub(super) place: Place,
 }
 
 /// The list of files of a publication, if it lies in a pack.
 pub(super) fn list_of(published: &Published) -> Option<Placed> {
-    let Slice { pack, offset, .. } = published.list?;
-    Some(Placed { digest: *published.artifact.digest(), place: Place::Packed(pack, offset) })
+    let Slice { pack, offset, length } = published.list?;
+    Some(Placed { digest: *published.artifact.digest(), size: length, place: Place::Packed(pack, offset) })
 }
 
 /// The contents of the files of a publication, each once: of files with the same content the first counts.
@@ -52,7 +53,7 @@ pub(super) fn files_of(published: &Published, manifest: &Manifest) -> Vec<Placed
     files
         .map(|(number, entry)| {
             let place = packed.get(&(number as u32)).copied().unwrap_or(Place::Alone);
-            Placed { digest: entry.digest, place }
+            Placed { digest: entry.digest, size: entry.size, place }
         })
         .collect()
 }

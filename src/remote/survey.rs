@@ -23,7 +23,7 @@ use crate::{
 /// Written to learn what time the server has.
 const COLLECTOR: &str = "v1/collector";
 const SEGMENTS: &str = "v1/segments/";
-const CHECKPOINTS: &str = "v1/checkpoints/";
+pub(super) const CHECKPOINTS: &str = "v1/checkpoints/";
 
 /// Something that cannot be understood, and may say that something is needed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,7 +154,7 @@ impl Survey<'_> {
             // What is wrong with results that nobody uses concerns nobody.
             let concerns = is_there && self.remote.keys.vouch(published);
             let unread = |problem: String| Unread {
-                object: self.segment_of(published).map_or(SEGMENTS.to_owned(), segment_name),
+                object: self.object_of(published),
                 problem: format!("the result of action {}: {problem}", published.key),
                 publication: Some(name),
             };
@@ -213,6 +213,11 @@ impl Survey<'_> {
     fn segment_of(&self, published: &Published) -> Option<u64> {
         let state = self.remote.state();
         state.index.as_ref()?.heard()?.published.get(&published.name()).copied()
+    }
+
+    /// The segment that something was published in, as an object.
+    pub(super) fn object_of(&self, published: &Published) -> String {
+        self.segment_of(published).map_or(SEGMENTS.to_owned(), segment_name)
     }
 
     /// When something was published, by the server's clock. What came after all was listed came now.

@@ -140,13 +140,19 @@ impl Record {
         match serde_json::from_slice::<Stored<Self>>(text) {
             Ok(Stored { version: VERSION, record }) => Ok(record),
             // What another version's record looks like is unknown.
-            other => Err(match serde_json::from_slice::<Version>(text) {
-                Ok(Version { version }) if version != VERSION => {
-                    format!("it has version {version}, this twdag reads version {VERSION}")
+            other => Err(match Self::other_version(text) {
+                Some(version) => format!("it has version {version}, this twdag reads version {VERSION}"),
+                None => {
+                    format!("it cannot be read: {}", other.err().map(|error| error.to_string()).unwrap_or_default())
                 }
-                _ => format!("it cannot be read: {}", other.err().map(|error| error.to_string()).unwrap_or_default()),
             }),
         }
+    }
+
+    /// The version of a record that another version of twdag wrote, which is not damaged for that.
+    pub fn other_version(text: &[u8]) -> Option<u32> {
+        let version = serde_json::from_slice::<Version>(text).ok()?.version;
+        (version != VERSION).then_some(version)
     }
 }
 

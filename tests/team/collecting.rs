@@ -79,27 +79,27 @@ fn what_a_member_pinned_stays_and_what_nobody_keeps_is_a_miss_that_heals() {
 
 #[test]
 fn the_last_runs_of_each_member_stay_and_the_oldest_go_for_a_size() {
-    for team in Team::all() {
-        let (one, two) = (team.machine(CHAIN), team.machine(&[THOUSAND]));
-        one.run(&[]);
-        two.run(&[]);
-        // This one gave nothing and took all: it keeps that, too.
-        let reader = team.machine(CHAIN);
-        assert_eq!(reader.run(&[]).with_outcome("cached").len(), 3);
-        let last = ["--keep-runs", "1", "--older-than", "0s", "--grace", "0s"];
-        let collected = one.collect(&last);
-        assert_eq!(collected["removed"]["results"], 0, "{collected}");
-        assert_eq!(collected["roots"].as_array().unwrap().len(), 3, "one of each member: {collected}");
-        one.place.graph(&[THOUSAND]);
-        one.run(&[]);
-        reader.place.graph(&[THOUSAND]);
-        reader.run(&[]);
-        let collected = one.collect(&last);
-        assert_eq!(collected["removed"]["results"], 3, "what was run before goes: {collected}");
-        let collected = one.collect(&[&last[..], &["--max-size", "1B"]].concat());
-        assert_eq!(collected["removed"]["results"], 1, "{collected}");
-        assert!(!collected["let_go"].as_array().unwrap().is_empty(), "{collected}");
-    }
+    // A bucket tells whole seconds, in which both runs of a machine may fall.
+    let team = Team::in_a_folder();
+    let (one, two) = (team.machine(CHAIN), team.machine(&[THOUSAND]));
+    one.run(&[]);
+    two.run(&[]);
+    // This one gave nothing and took all: it keeps that, too.
+    let reader = team.machine(CHAIN);
+    assert_eq!(reader.run(&[]).with_outcome("cached").len(), 3);
+    let last = ["--keep-runs", "1", "--older-than", "0s", "--grace", "0s"];
+    let collected = one.collect(&last);
+    assert_eq!(collected["removed"]["results"], 0, "{collected}");
+    assert_eq!(collected["roots"].as_array().unwrap().len(), 3, "one of each member: {collected}");
+    one.place.graph(&[THOUSAND]);
+    one.run(&[]);
+    reader.place.graph(&[THOUSAND]);
+    reader.run(&[]);
+    let collected = one.collect(&last);
+    assert_eq!(collected["removed"]["results"], 3, "what was run before goes: {collected}");
+    let collected = one.collect(&[&last[..], &["--max-size", "1B"]].concat());
+    assert_eq!(collected["removed"]["results"], 1, "{collected}");
+    assert!(!collected["let_go"].as_array().unwrap().is_empty(), "{collected}");
 }
 
 #[test]

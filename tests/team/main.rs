@@ -9,6 +9,7 @@ mod bucket_server;
 mod run_support;
 
 mod attacks;
+mod checking;
 mod ci;
 mod claims;
 mod collecting;

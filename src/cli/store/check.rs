@@ -2,16 +2,19 @@
 
 use std::{io::IsTerminal, time::Duration};
 
+use anstyle::Style;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::check_remote;
 use crate::{
     blame::exit,
     cli::{
         arguments::StoreArguments,
         failure::Failure,
         output::{self, BAD, FAINT, GOOD, NOTE, paint},
+        remote::RemotePlace,
         words::{bytes, path, quantity},
     },
     store::{Checked, Finding, Sort},
@@ -22,16 +25,35 @@ use crate::{
 #[command(after_help = "Examples:
   twdag store check
   twdag store check --json | jq -r '.findings[] | select(.sort == \"lost\") | .problem'
+  twdag store check --remote --dry-run --remote-store s3://team/cache
 
 Damaged files are set aside in local/quarantine, records of lost results are removed, so that the
 next run computes them again, and what interrupted processes left is removed. Runs may go on
-meanwhile. The exit code is 1 if anything was damaged or lost; a second check then gives 0.")]
+meanwhile. The exit code is 1 if anything was damaged or lost; a second check then gives 0.
+
+With --remote, the store that a team shares is read: signatures, lists of files, and every byte that a
+result names. Results that lack bytes count as not there from then on, and who has one gives it again.")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) shared: Shared,
     /// Print one JSON object (docs/machine-readable.md)
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    store: StoreArguments,
+    pub(super) store: StoreArguments,
+}
+
+/// What concerns the store that a team shares.
+#[derive(Debug, Args)]
+pub(super) struct Shared {
+    /// Check the remote store (docs/team-cache.md); every byte of it is read
+    #[arg(long)]
+    pub(super) remote: bool,
+    /// With --remote, change nothing there, and tell what is wrong
+    #[arg(long, requires = "remote")]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) place: RemotePlace,
 }
 
 #[derive(Serialize)]
@@ -44,6 +66,9 @@ struct Document {
 
 /// Checks.
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    if arguments.shared.remote {
+        return check_remote::run(arguments);
+    }
     let store = arguments.store.open()?;
     let bar = bar();
     let checked = store.check(&|hashing| {
@@ -61,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     Ok(if whole { exit::SUCCESS } else { exit::STAGE_FAILED })
 }
 
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -95,12 +120,7 @@ fn told(checked: &Checked, root: &str) -> String {
 }
 
 fn line(finding: &Finding) -> String {
-    let (style, word) = match finding.sort {
-        Sort::Damaged => (BAD, "damaged "),
-        Sort::Lost => (BAD, "lost    "),
-        Sort::Foreign => (NOTE, "foreign "),
-        Sort::Leftover => (FAINT, "leftover"),
-    };
+    let (style, word) = style(finding.sort);
     format!(
         "  {} {}\n           {}; {}\n",
         paint(style, word),
@@ -108,4 +128,13 @@ fn line(finding: &Finding) -> String {
         finding.problem,
         paint(FAINT, &finding.repair)
     )
+}
+
+pub(super) fn style(sort: Sort) -> (Style, &'static str) {
+    match sort {
+        Sort::Damaged => (BAD, "damaged "),
+        Sort::Lost => (BAD, "lost    "),
+        Sort::Foreign => (NOTE, "foreign "),
+        Sort::Leftover => (FAINT, "leftover"),
+    }
 }
