@@ -14,7 +14,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -27,6 +27,7 @@ use twdag_stages::stage::Isolation;
 pub(super) use self::surroundings::{HOST_NAME, Surroundings, USUAL_NAMESPACE, UTS_NAMESPACE};
 pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
 use self::{
+    inputs::Room,
     rerun::{Attempt, End, Printed, Repeated, Shared, Subject},
     surroundings::{Host, threads},
 };
@@ -182,8 +183,8 @@ struct Stage {
     subject: Arc<Subject>,
     name: String,
     kind: &'static str,
-    /// When its result was computed.
-    finished: Timestamp,
+    /// When its reruns may begin.
+    due: Instant,
     /// The threads that a run would give it.
     usual_threads: usize,
     /// What came of each rerun so far.
@@ -204,6 +205,7 @@ impl<'a> Checker<'a> {
         let (graph, totals) = (&shared.graph, &options.totals);
         let nodes: Vec<usize> = planned.iter().map(|stage| stage.node).collect();
         let forecasts = forecast(graph, &nodes);
+        let room = Room::find();
         let (mut stages, mut tasks) = (Vec::new(), Vec::new());
         for planned in planned {
             let missing = RunError::Bug("a stage without a result was to be checked");
@@ -217,24 +219,27 @@ impl<'a> Checker<'a> {
             let work = forecasts.iter().find(|forecast| forecast.node == planned.node);
             let work = work.and_then(|forecast| forecast.estimate.work.as_ref());
             let memory = work.map_or(0, |work| if work.is_on_device { work.host_memory } else { work.memory });
+            let read = graph.nodes()[planned.node].inputs.iter().filter_map(|input| shared.results.get(&input.node));
+            let in_memory = room.place(&shared.store, read);
             for run in 1..=options.runs {
                 let threads = threads(run, usual_threads);
                 let cpus = threads.min(all);
-                let asks = totals.each(|name| match requests.get(name) {
+                let mut asks = totals.each(|name| match requests.get(name) {
                     _ if name == CPU => cpus as u64,
                     Some(request) => request.amount,
                     None if name == MEMORY => memory,
                     None => 0,
                 });
+                asks.push(in_memory.bytes());
                 let seconds = provenance.seconds * usual_threads as f64 / cpus as f64;
                 let weight = ((seconds * 1000.0) as u64).max(1);
                 tasks.push(Task { place: tasks.len(), weight, asks, ..Task::default() });
             }
             let mut stage = Stage {
-                subject: Arc::new(Subject { node: planned.node, key, artifact }),
+                subject: Arc::new(Subject { node: planned.node, key, artifact, in_memory }),
                 name: planned.name.clone(),
                 kind: planned.kind,
-                finished: provenance.finished,
+                due: Instant::now() + rest(provenance.finished),
                 usual_threads,
                 reruns: (0..options.runs).map(|_| None).collect(),
                 told: 0,
@@ -249,7 +254,9 @@ impl<'a> Checker<'a> {
         }
         let rules = Rules { jobs: options.jobs.unwrap_or(usize::MAX), keep_going: true };
         let wishes = tasks.iter().map(|_| watch::channel(Wish::Run).0).collect();
-        let scheduler = Scheduler::new(tasks, &totals.capacity(), rules);
+        let mut capacity = totals.capacity();
+        capacity.amounts.push(room.free());
+        let scheduler = Scheduler::new(tasks, &capacity, rules);
         let (messages, inbox) = unbounded_channel();
         Ok(Self { shared: Arc::new(shared), options, stages, scheduler, wishes, messages, inbox, told: 0, tell })
     }
@@ -314,8 +321,7 @@ impl<'a> Checker<'a> {
 
     /// How long until a rerun may begin.
     fn pause(&self, task: usize) -> Duration {
-        let since = Timestamp::now().duration_since(self.stages[self.place(task).0].finished);
-        APART.checked_sub(since.try_into().unwrap_or_default()).unwrap_or_default()
+        self.stages[self.place(task).0].due.saturating_duration_since(Instant::now())
     }
 
     fn start(&mut self, task: usize) -> Vec<Effect> {
@@ -458,6 +464,15 @@ impl Stage {
             tell(CheckEvent::Ran { stage, run: self.told, rerun });
         }
         self.checked.iter().for_each(|checked| tell(CheckEvent::Judged(checked)));
+    }
+}
+
+/// How much longer reruns have to wait for a result that was finished then. Seen once, by a clock that only goes forward from there on: the
+/// clock of another machine may have been ahead of this one, and this one may be set back.
+fn rest(finished: Timestamp) -> Duration {
+    match Duration::try_from(Timestamp::now().duration_since(finished)) {
+        Ok(since) => APART.saturating_sub(since),
+        Err(_) => APART,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use twdag_stages::stage::{Isolation, StageEvent};
 
 use super::{
-    inputs::Inputs,
+    inputs::{InMemory, Inputs},
     surroundings::{Host, Surroundings},
     verdict::{Outcome, Rerun},
 };
@@ -51,6 +51,8 @@ pub(super) struct Subject {
     pub(super) node: usize,
     pub(super) key: Key,
     pub(super) artifact: ArtifactId,
+    /// Which of its inputs are copied into memory.
+    pub(super) in_memory: InMemory,
 }
 
 /// One attempt to compute it again.
@@ -181,7 +183,7 @@ impl Attempt {
         let mut surroundings =
             Surroundings::new(self.run, &self.shared.host, folder.path(), kind, (self.usual_threads, threads));
         fs::create_dir(&surroundings.folder).map_err(in_folder(&folder))?;
-        let mut inputs = Inputs::new(folder.path());
+        let mut inputs = Inputs::new(folder.path(), self.subject.in_memory.clone());
         let job = self.job(&mut inputs, folder.path())?;
         if inputs.have_order() {
             surroundings.file_order(inputs.kept_order());
