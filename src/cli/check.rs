@@ -30,8 +30,8 @@ use crate::{
   twdag check graphs/quickstart.ron tokens --json | jq '.stages[].verdict.outcome'
 
 Each stage is computed from the recorded results of those it reads, in folders of its own, with another number of threads, host
-name, time, locale, time zone and order of files, and in one piece if it has parts. What could not be another one is said. Reruns go
-on side by side as far as the resources allow, like the stages of a run; with --jobs 1 one after another. The
+name, time, locale, time zone and order of files, and in one piece if it has parts. What could not be another one is said. Reruns of
+different stages go on side by side as far as the resources allow, like the stages of a run, those of one stage one after another. The
 verdict is kept beside the record (`twdag show`); neither results nor records change.
 Without STAGE every stage is, so a Download fetches from its hub or address again, and a branch that has moved since differs.
 Exit codes: 0 all reproducible, 3 a result differs, 1 a stage failed or was never computed.")]
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     /// How often each is computed again
     #[arg(long, value_name = "K", default_value = "2")]
     runs: NonZeroUsize,
-    /// Reruns that may go on at the same time [default: as many as the resources allow]
+    /// Reruns that may go on at the same time, which share the cores [default: as many as the resources allow]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     #[command(flatten)]

@@ -21,6 +21,7 @@ pub(super) use self::aside::blocking;
 use self::aside::is_little;
 pub(super) use self::shared::Shared;
 use super::{
+    caught::caught,
     error::Trouble,
     event::RunEvent,
     guard,
@@ -136,7 +137,7 @@ impl Attempt {
     pub(super) async fn carry_out(self) {
         let (task, messages) = (self.task, self.shared.messages.clone());
         let started = Instant::now();
-        let answer = match self.look_up_and_run().await {
+        let answer = match caught(self.look_up_and_run()).await {
             Ok(answer) => answer,
             Err(trouble) => Answer::Failed { trouble, log: None, seconds: started.elapsed().as_secs_f64() },
         };

@@ -1,12 +1,13 @@
 //! Computes stages again, each from the recorded results that it reads, in surroundings that are as different as they can be, and
 //! compares what comes out with what is on record. Nothing of it enters the store but the verdict.
 //!
-//! What reruns read is there, so none waits for another: all that fit into what there is go on side by side, by the scheduler of
-//! runs. What is told comes in the order of the stages and of their runs all the same.
+//! What reruns read is there, so none waits for another stage: all that fit into what there is go on side by side, by the scheduler of
+//! runs, those of one stage one after another. What is told comes in the order of the stages all the same.
 
 mod inputs;
 mod rerun;
 mod surroundings;
+mod tasks;
 mod verdict;
 
 use std::{
@@ -29,7 +30,8 @@ pub use self::verdict::{Kept, Outcome, Rerun, Verdict};
 use self::{
     inputs::Room,
     rerun::{Attempt, End, Printed, Repeated, Shared, Subject},
-    surroundings::{Host, threads},
+    surroundings::Host,
+    tasks::{Tasks, Threads},
 };
 use super::{
     error::RunError,
@@ -37,17 +39,14 @@ use super::{
     process::{Lease, Wish},
     resources::Totals,
     signals::Signals,
-    state::{Effect, Happened, Rules, Scheduler, Task},
+    state::{Effect, Happened, Scheduler},
     strays::Strays,
 };
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::{
-        Graph,
-        amount::{CPU, MEMORY},
-    },
-    plan::{PlannedStage, forecast},
+    graph::{Graph, amount::CPU},
+    plan::PlannedStage,
     store::{Record, Store},
 };
 
@@ -185,10 +184,9 @@ struct Stage {
     kind: &'static str,
     /// When its reruns may begin.
     due: Instant,
-    /// The threads that a run would give it.
-    usual_threads: usize,
-    /// What came of each rerun so far.
-    reruns: Vec<Option<Repeated>>,
+    threads: Threads,
+    /// What came of its reruns so far.
+    reruns: Vec<Repeated>,
     /// So many of them are told of.
     told: usize,
     /// Once that is known.
@@ -204,44 +202,22 @@ impl<'a> Checker<'a> {
     ) -> Result<Self, RunError> {
         let (graph, totals) = (&shared.graph, &options.totals);
         let nodes: Vec<usize> = planned.iter().map(|stage| stage.node).collect();
-        let forecasts = forecast(graph, &nodes);
-        let room = Room::find();
-        let (mut stages, mut tasks) = (Vec::new(), Vec::new());
+        let mut tasks = Tasks::new(graph, &nodes, totals, options.jobs);
+        let (room, mut stages) = (Room::find(), Vec::new());
         for planned in planned {
             let missing = RunError::Bug("a stage without a result was to be checked");
             let (Some(key), Some(artifact)) = (planned.key, planned.artifact) else { return Err(missing) };
             let Some(Record { provenance, .. }) = shared.store.record(&key)? else { return Err(missing) };
-            let requests = &graph.nodes()[planned.node].policy.resources;
-            let all = usize::try_from(totals.cpus()).unwrap_or(usize::MAX).max(1);
-            let asked = requests.get(CPU).and_then(|request| usize::try_from(request.amount).ok());
-            let usual_threads = asked.map_or(all, |asked| asked.min(all)).max(1);
-            // In a run without policies stages have the machine for themselves, so that nobody says what memory they take.
-            let work = forecasts.iter().find(|forecast| forecast.node == planned.node);
-            let work = work.and_then(|forecast| forecast.estimate.work.as_ref());
-            let memory = work.map_or(0, |work| if work.is_on_device { work.host_memory } else { work.memory });
             let read = graph.nodes()[planned.node].inputs.iter().filter_map(|input| shared.results.get(&input.node));
             let in_memory = room.place(&shared.store, read);
-            for run in 1..=options.runs {
-                let threads = threads(run, usual_threads);
-                let cpus = threads.min(all);
-                let mut asks = totals.each(|name| match requests.get(name) {
-                    _ if name == CPU => cpus as u64,
-                    Some(request) => request.amount,
-                    None if name == MEMORY => memory,
-                    None => 0,
-                });
-                asks.push(in_memory.bytes());
-                let seconds = provenance.seconds * usual_threads as f64 / cpus as f64;
-                let weight = ((seconds * 1000.0) as u64).max(1);
-                tasks.push(Task { place: tasks.len(), weight, asks, ..Task::default() });
-            }
+            let threads = tasks.add(planned.node, options.runs, provenance.seconds, &in_memory);
             let mut stage = Stage {
                 subject: Arc::new(Subject { node: planned.node, key, artifact, in_memory }),
                 name: planned.name.clone(),
                 kind: planned.kind,
                 due: Instant::now() + rest(provenance.finished),
-                usual_threads,
-                reruns: (0..options.runs).map(|_| None).collect(),
+                threads,
+                reruns: Vec::new(),
                 told: 0,
                 checked: None,
             };
@@ -252,11 +228,8 @@ impl<'a> Checker<'a> {
             }
             stages.push(stage);
         }
-        let rules = Rules { jobs: options.jobs.unwrap_or(usize::MAX), keep_going: true };
-        let wishes = tasks.iter().map(|_| watch::channel(Wish::Run).0).collect();
-        let mut capacity = totals.capacity();
-        capacity.amounts.push(room.free());
-        let scheduler = Scheduler::new(tasks, &capacity, rules);
+        let wishes = (0..tasks.len()).map(|_| watch::channel(Wish::Run).0).collect();
+        let scheduler = tasks.schedule(&room);
         let (messages, inbox) = unbounded_channel();
         Ok(Self { shared: Arc::new(shared), options, stages, scheduler, wishes, messages, inbox, told: 0, tell })
     }
@@ -327,20 +300,20 @@ impl<'a> Checker<'a> {
     fn start(&mut self, task: usize) -> Vec<Effect> {
         let (place, rerun) = self.place(task);
         let stage = &self.stages[place];
-        if stage.is_settled_before(rerun) {
+        if stage.checked.is_some() {
             return self.scheduler.on(Happened::Cached(task));
         }
         if !self.pause(task).is_zero() {
             return self.scheduler.on(Happened::Busy(task));
         }
-        let (run, usual_threads) = (rerun + 1, stage.usual_threads);
+        let (run, usual_threads) = (rerun + 1, stage.threads.usual);
         let attempt = Attempt {
             shared: Arc::clone(&self.shared),
             subject: Arc::clone(&stage.subject),
             run,
             usual_threads,
             lease: Lease {
-                threads: threads(run, usual_threads),
+                threads: stage.threads.of(run),
                 devices: self.options.totals.named_devices(self.scheduler.devices(task)),
             },
             wish: self.wishes[task].subscribe(),
@@ -356,22 +329,14 @@ impl<'a> Checker<'a> {
 
     /// Takes in what came of a rerun.
     fn over(&mut self, task: usize, repeated: Repeated) -> Result<Vec<Effect>, RunError> {
-        let (place, rerun) = self.place(task);
+        let (place, _) = self.place(task);
         let happened = match &repeated.end {
             Ok(_) => Happened::Ran(task),
             Err(End::Failed { .. }) => Happened::Failed(task),
-            Err(End::Stopped) if self.stages[place].is_settled_before(rerun) => Happened::Cached(task),
-            Err(End::Stopped) => Happened::Canceled(task),
+            Err(End::Stopped) => return Ok(self.scheduler.on(Happened::Canceled(task))),
         };
-        if matches!(happened, Happened::Ran(_) | Happened::Failed(_)) {
-            self.stages[place].reruns[rerun] = Some(repeated);
-            self.settle(place)?;
-        }
-        if matches!(happened, Happened::Failed(_)) {
-            // What comes after the first failure is not told.
-            let rest = task + 1..(place + 1) * self.options.runs;
-            rest.for_each(|task| self.wish(task, Wish::Stop));
-        }
+        self.stages[place].reruns.push(repeated);
+        self.settle(place)?;
         Ok(self.scheduler.on(happened))
     }
 
@@ -380,7 +345,7 @@ impl<'a> Checker<'a> {
         let Shared { graph, store, .. } = &*self.shared;
         let stage = &mut self.stages[place];
         if stage.checked.is_none()
-            && let Some(verdict) = stage.verdict(graph, store)
+            && let Some(verdict) = stage.verdict(self.options.runs, graph, store)
         {
             let warnings = (0..stage.reruns.len()).flat_map(|rerun| stage.new_warnings(rerun)).cloned().collect();
             if let Ok(verdict) = &verdict {
@@ -415,34 +380,22 @@ impl Stage {
         Checked { stage: self.name.clone(), kind: self.kind.to_owned(), key, artifact, warnings, verdict }
     }
 
-    /// Whether it is known what comes of the stage without this rerun and those behind it.
-    fn is_settled_before(&self, rerun: usize) -> bool {
-        let failed = |repeated: &Option<Repeated>| repeated.as_ref().is_some_and(|repeated| repeated.end.is_err());
-        self.checked.is_some() || self.reruns.iter().take(rerun).any(failed)
-    }
-
-    /// What its reruns come to, up to the first that failed; `None` while one of those is not over.
-    fn verdict(&mut self, graph: &Graph, store: &Store) -> Option<Result<Verdict, Failed>> {
-        let first_bad = self.reruns.iter().find(|rerun| rerun.as_ref().is_none_or(|rerun| rerun.end.is_err()));
-        if matches!(first_bad, Some(None)) {
+    /// What its reruns come to: the first failure, or what all of them say.
+    fn verdict(&mut self, runs: usize, graph: &Graph, store: &Store) -> Option<Result<Verdict, Failed>> {
+        if let Some(Repeated { end: Err(End::Failed { message, blame, printed }), .. }) = self.reruns.last_mut() {
+            return Some(Err(failed(store.check_log(&self.subject.key), message, *blame, printed.take())));
+        }
+        if self.reruns.len() < runs {
             return None;
         }
         let comparator = &graph.nodes()[self.subject.node].policy.comparator;
         let (mut reruns, mut difference) = (Vec::<Rerun>::new(), None);
-        for repeated in self.reruns.iter_mut().flatten() {
-            match &mut repeated.end {
-                Err(End::Failed { message, blame, printed }) => {
-                    return Some(Err(failed(store.check_log(&self.subject.key), message, *blame, printed.take())));
-                }
-                Err(End::Stopped) => return None,
-                Ok((rerun, found)) => {
-                    // The first that differs is kept, rather than one within the tolerance.
-                    if found.is_some() && reruns.iter().all(|before| before.outcome < rerun.outcome) {
-                        difference = found.take();
-                    }
-                    reruns.push(rerun.clone());
-                }
+        for (rerun, found) in self.reruns.iter_mut().filter_map(|repeated| repeated.end.as_mut().ok()) {
+            // The first that differs is kept, rather than one within the tolerance.
+            if found.is_some() && reruns.iter().all(|before| before.outcome < rerun.outcome) {
+                difference = found.take();
             }
+            reruns.push(rerun.clone());
         }
         Some(Ok(Verdict::new(self.subject.artifact, comparator, reruns, difference)))
     }
@@ -450,14 +403,14 @@ impl Stage {
     /// What a rerun warned of and none before it.
     fn new_warnings(&self, rerun: usize) -> impl Iterator<Item = &String> {
         let (before, from) = self.reruns.split_at(rerun);
-        let is_new = move |warning: &&String| before.iter().flatten().all(|known| !known.warnings.contains(warning));
-        from.first().into_iter().flatten().flat_map(|repeated| &repeated.warnings).filter(is_new)
+        let is_new = move |warning: &&String| before.iter().all(|known| !known.warnings.contains(warning));
+        from.first().into_iter().flat_map(|repeated| &repeated.warnings).filter(is_new)
     }
 
-    /// Tells what was not told yet, up to the first rerun that is not over.
+    /// Tells what was not told yet.
     fn tell(&mut self, tell: &mut dyn FnMut(CheckEvent<'_>)) {
         let stage = self.name.as_str();
-        while let Some(Some(repeated)) = self.reruns.get(self.told) {
+        while let Some(repeated) = self.reruns.get(self.told) {
             self.new_warnings(self.told).for_each(|message| tell(CheckEvent::Warned { stage, message }));
             let Ok((rerun, _)) = &repeated.end else { break };
             self.told += 1;

@@ -149,6 +149,12 @@ impl From<StoreError> for Trouble {
     }
 }
 
+impl From<RunError> for Trouble {
+    fn from(error: RunError) -> Self {
+        Self::new(error.to_string(), error.blame())
+    }
+}
+
 impl From<Deviation> for Trouble {
     fn from(deviation: Deviation) -> Self {
         let message = deviation.to_string();

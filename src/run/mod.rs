@@ -17,6 +17,7 @@ pub mod state;
 pub mod worker;
 
 mod attempt;
+mod caught;
 mod channel;
 mod parts;
 mod process;

@@ -24,6 +24,7 @@ use crate::{
     plan,
     run::{
         attempt::blocking,
+        caught::caught,
         error::{RunError, Trouble},
         job::{self, Job, Work},
         process::{self, Lease, Wish, Worker},
@@ -133,7 +134,7 @@ impl Prepared {
 impl Attempt {
     pub(super) async fn carry_out(self) -> Repeated {
         let mut warnings = Vec::new();
-        let end = Arc::new(self).compute(&mut warnings).await;
+        let end = caught(Arc::new(self).compute(&mut warnings)).await;
         Repeated { warnings, end }
     }
 
