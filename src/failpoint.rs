@@ -48,6 +48,8 @@ pub const POINTS: &[&str] = &[
     "derived.rename",
     "scratch.discard",
     "quarantine.rename",
+    "partial.write",
+    "partial.flush",
     "collect.remove",
 ];
 

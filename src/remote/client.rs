@@ -16,7 +16,7 @@ use object_store::{
     Error, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart,
     path::Path,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::AbortHandle};
 use twdag_stages::bucket::{has_no_bucket, told};
 
 use super::{Address, RemoteError, folder::SharedFolder};
@@ -223,12 +223,12 @@ impl Client {
         let (_, path) = self.at(object)?;
         let store = Arc::clone(&self.open()?.store);
         let asked = range.clone();
-        let piece = tokio::spawn(async move { whole_range(&*store, &path, asked).await }).await;
-        self.piece(object, &range, piece.unwrap_or_else(|source| Err(Error::JoinError { source })))
+        let piece = on_its_own(async move { whole_range(&*store, &path, asked).await });
+        self.piece(object, &range, piece.await)
     }
 
     /// Receives a piece of an object, on a thread of its own: `take` gets its bytes as they come, in their order. `None` if there
-    /// is no object.
+    /// is no object. If nobody waits for it any more, it drops what it has a little later.
     pub(super) async fn receive<T: Send + 'static>(
         &self,
         object: &str,
@@ -239,8 +239,8 @@ impl Client {
         let (_, path) = self.at(object)?;
         let store = Arc::clone(&self.open()?.store);
         let asked = range.clone();
-        let piece = tokio::spawn(async move { streamed_range(&*store, &path, asked, to, take).await }).await;
-        self.piece(object, &range, piece.unwrap_or_else(|source| Err(Error::JoinError { source })))
+        let piece = on_its_own(async move { streamed_range(&*store, &path, asked, to, take).await });
+        self.piece(object, &range, piece.await)
     }
 
     fn piece<T>(
@@ -393,6 +393,24 @@ enum Piece<T> {
     NoObject,
     /// Whoever took the bytes could not.
     Refused(StoreError),
+}
+
+/// Ends a task when nobody waits for it any more.
+struct EndOnDrop(AbortHandle);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Receives a piece on a thread of its own.
+async fn on_its_own<T: Send + 'static>(
+    receive: impl Future<Output = Result<Piece<T>, Error>> + Send + 'static,
+) -> Result<Piece<T>, Error> {
+    let task = tokio::spawn(receive);
+    let _end = EndOnDrop(task.abort_handle());
+    task.await.unwrap_or_else(|source| Err(Error::JoinError { source }))
 }
 
 /// A piece of an object with all its bytes.

@@ -10,6 +10,10 @@ use blake3::hazmat::{ChainingValue, HasherExt};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
+use tokio::{
+    sync::mpsc::{Sender, channel},
+    task::{JoinHandle, spawn_blocking},
+};
 
 use super::{
     Remote,
@@ -34,6 +38,8 @@ struct Landing {
     partial: Arc<Partial>,
     hasher: blake3::Hasher,
     offset: u64,
+    /// Dropped last: whoever waits for it knows that nothing is written any more.
+    _alive: Sender<()>,
 }
 
 impl Landing {
@@ -45,8 +51,34 @@ impl Landing {
     }
 }
 
+/// Has the disk take what has come, one time after the other. The kernel tells once what it could not write, so each is asked.
+struct Flushing<'a> {
+    partial: &'a Arc<Partial>,
+    task: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+impl Flushing<'_> {
+    /// Begins once more, unless the last one goes on.
+    async fn begin(&mut self) -> Result<(), Trouble> {
+        if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        self.end().await?;
+        let partial = Arc::clone(self.partial);
+        self.task = Some(spawn_blocking(move || partial.flush()));
+        Ok(())
+    }
+
+    /// Waits for the last one.
+    async fn end(&mut self) -> Result<(), Trouble> {
+        let Some(task) = self.task.take() else { return Ok(()) };
+        task.await.map_err(|error| Trouble::Unwritten(error.to_string()))?.map_err(untaken)
+    }
+}
+
 impl Remote {
-    /// Fetches a large object. What has come of it stays when this fails or is killed, if its pieces can be checked.
+    /// Fetches a large object. What has come of it stays when this fails or is killed, if its pieces can be checked and the disk
+    /// takes them.
     pub(super) async fn fetch_object(&self, store: &Store, digest: &Digest, wanted: &Wanted) -> Result<(), Trouble> {
         let Some((first, others)) = wanted.places.split_first() else { return Ok(()) };
         let object = named("objects", digest);
@@ -54,15 +86,20 @@ impl Remote {
             let bytes = self.client.get_piece(&object, 0..wanted.size).await.map_err(|error| trouble(&error))?;
             return wanted.put(digest, &bytes.ok_or_else(|| gone(digest))?);
         }
-        let unstored = |error: StoreError| Trouble::Unreachable(error.to_string());
-        let partial = Arc::new(store.partial(digest, wanted.size, first).map_err(unstored)?);
-        if let Err(trouble) = self.fetch_pieces(&object, digest, wanted, &partial).await {
-            if matches!(trouble, Trouble::Lost(_)) || wanted.subtrees.is_none() {
-                partial.discard().map_err(unstored)?;
+        let partial = Arc::new(store.partial(digest, wanted.size, first).map_err(untaken)?);
+        let mut flushing = Flushing { partial: &partial, task: None };
+        let (alive, mut ended) = channel(1);
+        let fetched = self.fetch_pieces(&object, digest, wanted, &mut flushing, alive).await;
+        let fetched = flushing.end().await.and(fetched);
+        // After an error some requests still go on for a moment, and hold the claim.
+        let _: Option<()> = ended.recv().await;
+        if let Err(trouble) = fetched {
+            if matches!(trouble, Trouble::Unwritten(_)) || wanted.subtrees.is_none() {
+                partial.discard().map_err(untaken)?;
             }
             return Err(trouble);
         }
-        partial.finish(first).map_err(unstored)?;
+        partial.finish(first).map_err(untaken)?;
         others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
     }
 
@@ -72,8 +109,10 @@ impl Remote {
         object: &str,
         digest: &Digest,
         wanted: &Wanted,
-        partial: &Arc<Partial>,
+        flushing: &mut Flushing<'_>,
+        alive: Sender<()>,
     ) -> Result<(), Trouble> {
+        let partial = flushing.partial;
         let (size, piece) = (wanted.size, piece_of(wanted.size));
         let all: Vec<u64> = (0..size.div_ceil(piece)).collect();
         let range = |number: u64| number * piece..((number + 1) * piece).min(size);
@@ -84,9 +123,10 @@ impl Remote {
         };
         let missing: Vec<u64> =
             if partial.is_begun() { all.into_par_iter().filter(|number| !is_here(number)).collect() } else { all };
+        let alive = &alive;
         let fetch = |number: u64| async move {
             for _ in 0..TRIES {
-                let value = self.fetch_piece(object, digest, range(number), partial).await?;
+                let value = self.fetch_piece(object, digest, range(number), partial, alive).await?;
                 if expected(number).is_none_or(|expected| *expected == value) {
                     return Ok((number, value));
                 }
@@ -95,13 +135,10 @@ impl Remote {
         };
         let mut pieces = stream::iter(missing).map(fetch).buffer_unordered(AT_ONCE);
         let mut values = Vec::new();
-        let mut flushing: Option<tokio::task::JoinHandle<()>> = None;
         while let Some(fetched) = pieces.try_next().await? {
             values.push(fetched);
-            if values.len() % FLUSH_EVERY == 0 && flushing.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                let partial = Arc::clone(partial);
-                // What the disk does not take is told when the result is flushed as a whole.
-                flushing = Some(tokio::task::spawn_blocking(move || drop(partial.flush())));
+            if values.len() % FLUSH_EVERY == 0 {
+                flushing.begin().await?;
             }
         }
         if wanted.subtrees.is_some() {
@@ -119,6 +156,7 @@ impl Remote {
         digest: &Digest,
         range: std::ops::Range<u64>,
         partial: &Arc<Partial>,
+        alive: &Sender<()>,
     ) -> Result<ChainingValue, Trouble> {
         let mut values = Vec::new();
         let mut start = range.start;
@@ -126,7 +164,7 @@ impl Remote {
             let end = (start + PIECE).min(range.end);
             let mut hasher = blake3::Hasher::new();
             hasher.set_input_offset(start);
-            let landing = Landing { partial: Arc::clone(partial), hasher, offset: start };
+            let landing = Landing { partial: Arc::clone(partial), hasher, offset: start, _alive: alive.clone() };
             let landed = self.client.receive(object, start..end, landing, Landing::take).await;
             let landed = landed.map_err(|error| trouble(&error))?.ok_or_else(|| gone(digest))?;
             values.push(landed.hasher.finalize_non_root());
@@ -153,7 +191,7 @@ impl Remote {
             .map(|number| {
                 let (file, start) = (Arc::clone(&file), number * part);
                 let length = part.min(size - start) as usize;
-                tokio::task::spawn_blocking(move || read(&file, start, length))
+                spawn_blocking(move || read(&file, start, length))
             })
             .buffered(READ_AHEAD);
         let mut upload = self.client.begin(&object, size).await.map_err(|error| error.to_string())?;
@@ -198,6 +236,10 @@ fn read(file: &File, start: u64, length: usize) -> std::io::Result<(Bytes, Chain
     file.read_exact_at(&mut bytes, start)?;
     let value = subtree(start, &bytes);
     Ok((bytes.into(), value))
+}
+
+fn untaken(error: StoreError) -> Trouble {
+    Trouble::Unwritten(error.to_string())
 }
 
 fn gone(digest: &Digest) -> Trouble {

@@ -39,6 +39,8 @@ pub(super) enum Trouble {
     Lost(String),
     /// It may be there.
     Unreachable(String),
+    /// It is, and this machine cannot take it.
+    Unwritten(String),
 }
 
 /// A result on its way.
@@ -74,6 +76,7 @@ impl Wanted {
 pub(super) fn trouble(error: &RemoteError) -> Trouble {
     match error {
         RemoteError::Damaged { .. } => Trouble::Lost(error.to_string()),
+        RemoteError::Store(_) => Trouble::Unwritten(error.to_string()),
         _ => Trouble::Unreachable(error.to_string()),
     }
 }
@@ -83,7 +86,7 @@ pub(super) fn wrong_bytes(digest: &Digest) -> Trouble {
 }
 
 pub(super) fn unwritten(place: &Path, error: &io::Error) -> Trouble {
-    Trouble::Unreachable(format!("cannot write {}: {error}", place.display()))
+    Trouble::Unwritten(format!("cannot write {}: {error}", place.display()))
 }
 
 /// The name of an object or a pack.
@@ -148,7 +151,7 @@ impl Remote {
                 // Where it lies was told by another result, which is the one that is wrong.
                 Some((of, Trouble::Lost(_))) if *of != key => again.push(key),
                 Some((_, Trouble::Lost(problem))) => lost(&job.known, problem.clone(), &mut again, pulled),
-                Some((_, Trouble::Unreachable(problem))) => {
+                Some((_, Trouble::Unreachable(problem) | Trouble::Unwritten(problem))) => {
                     self.give_up(key);
                     pulled.missing.push((key, problem.clone()));
                 }

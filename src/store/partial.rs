@@ -12,7 +12,7 @@ use blake3::hazmat::ChainingValue;
 use rustix::io::Errno;
 
 use super::{Claim, ClaimAttempt, Store, StoreError, folder, hash};
-use crate::digest::Digest;
+use crate::{digest::Digest, failpoint};
 
 /// A large content of which not all has come. What is written to it is for the caller to check, also what was written before.
 #[derive(Debug)]
@@ -38,12 +38,27 @@ impl Store {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(StoreError::io("open", &path))?;
         let begun = file.metadata().map_err(StoreError::io("read", &path))?.len() == size;
-        if !begun {
-            // Empty first: nothing of what another length had counts. Room is taken as pieces come.
-            file.set_len(0).and_then(|()| file.set_len(size)).map_err(StoreError::io("write", &path))?;
+        let partial = Partial { file, path, begun, _claim: claim };
+        if !begun && let Err(error) = lengthen(&partial.file, size) {
+            partial.discard()?;
+            return Err(StoreError::io("write", &partial.path)(error));
         }
-        Ok(Partial { file, path, begun, _claim: claim })
+        Ok(partial)
     }
+}
+
+/// Makes a file so long, with nothing in it, if the disk has room for that. The room is taken as pieces come.
+fn lengthen(file: &File, size: u64) -> io::Result<()> {
+    // Empty first: nothing of what another length had counts.
+    file.set_len(0)?;
+    let disk = rustix::fs::fstatvfs(file)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    // Some do not say how large they are.
+    if free < size && disk.f_blocks > 0 {
+        let problem = format!("it takes {size} bytes, and {free} are free there");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, problem));
+    }
+    file.set_len(size)
 }
 
 impl Partial {
@@ -65,12 +80,16 @@ impl Partial {
 
     /// Writes bytes to where they belong.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
-        self.file.write_all_at(bytes, offset).map_err(StoreError::io("write", &self.path))
+        failpoint::pass("partial.write")
+            .and_then(|()| self.file.write_all_at(bytes, offset))
+            .map_err(StoreError::io("write", &self.path))
     }
 
-    /// Has the disk take what was written until now.
+    /// Has the disk take what was written until now. An error is told once: what lies there cannot be trusted any more.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(StoreError::io("flush", &self.path))
+        failpoint::pass("partial.flush")
+            .and_then(|()| self.file.sync_data())
+            .map_err(StoreError::io("flush", &self.path))
     }
 
     /// Puts the content into its place; all of it has come.

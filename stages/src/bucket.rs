@@ -166,16 +166,17 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// An error with its causes, each once, without what a server's page says around it, and without the queries of
-/// addresses: some hold a signature. First what it means, where the server tells that by a code.
+/// An error with its causes, each once, without the queries of addresses: some hold a signature. Of a server's answer in XML only the
+/// code and its message are told, first of all what the code means: the rest may repeat a token.
 pub fn told(error: &dyn std::error::Error) -> String {
-    let text = with_causes(error);
+    let whole = with_causes(error);
+    let text = without_answer(&whole);
     let words = text.split_whitespace().map(|word| match word.split_once('?') {
         Some((address, _)) if address.contains("://") => address,
         _ => word,
     });
     let line = words.collect::<Vec<_>>().join(" ");
-    let line = match refusal(&text) {
+    let line = match refusal(&whole) {
         Some(meaning) => format!("{meaning} ({line})"),
         None => line,
     };
@@ -201,10 +202,28 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What the code in a server's answer means, `<Code>…</Code>`.
+/// The text with an answer in XML, which goes to the end, made its code and message.
+fn without_answer(text: &str) -> String {
+    let Some(begins) = ["<?xml", "<Error", "<Code>"].iter().filter_map(|tag| text.find(tag)).min() else {
+        return text.to_owned();
+    };
+    let (before, answer) = text.split_at(begins);
+    match (inside(answer, "Code"), inside(answer, "Message")) {
+        (None, _) => format!("{before}an answer without a code"),
+        (Some(code), None) => format!("{before}{code}"),
+        (Some(code), Some(message)) => format!("{before}{code}: {message}"),
+    }
+}
+
+/// What stands in the first element of a name, `<Name>…</Name>`, up to where another one begins.
+fn inside<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+    rest.split('<').next()
+}
+
+/// What the code in a server's answer means.
 fn refusal(text: &str) -> Option<&'static str> {
-    let (_, rest) = text.split_once("<Code>")?;
-    let (code, _) = rest.split_once("</Code>")?;
+    let code = inside(text, "Code")?;
     REFUSALS.into_iter().find_map(|(known, meaning)| (known == code).then_some(meaning))
 }
 
@@ -232,8 +251,30 @@ mod tests {
     fn a_message_says_first_what_a_code_means() {
         let answer = |code: &str| std::io::Error::other(format!("403: <Error><Code>{code}</Code></Error>"));
         let skewed = told(&answer("RequestTimeTooSkewed"));
-        assert!(skewed.starts_with("the clock of this machine") && skewed.ends_with("</Error>)"), "{skewed}");
-        assert_eq!(told(&answer("AccessDenied")), "403: <Error><Code>AccessDenied</Code></Error>");
+        assert!(
+            skewed.starts_with("the clock of this machine") && skewed.ends_with("(403: RequestTimeTooSkewed)"),
+            "{skewed}"
+        );
+        assert_eq!(told(&answer("AccessDenied")), "403: AccessDenied");
         assert!(has_no_bucket(&answer("NoSuchBucket")) && !has_no_bucket(&answer("NoSuchKey")));
+    }
+
+    #[test]
+    fn of_an_answer_nothing_is_told_but_its_code_and_message() {
+        let told = |answer: &str| told(&std::io::Error::other(format!("GET http://x/y?z - 400 Bad Request: {answer}")));
+        let declaration = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
+        let token = "<Token-0>geheim</Token-0>";
+        let message = "<Message>The token is <b>no</b> good.</Message>";
+        let cases = [
+            (format!("{declaration}\n<Error><Code>Odd</Code>{message}{token}</Error>"), "Odd: The token is"),
+            (format!("<Error>{token}<Code>Odd</Code><RequestId>7</RequestId></Error>"), "Odd"),
+            (format!("<ErrorResponse><Error><Type>Sender</Type><Code>Odd</Code>{message}"), "Odd: The token is"),
+            (format!("{declaration}{token}"), "an answer without a code"),
+            (format!("<Error>{token}<Code>Od"), "Od"),
+            ("busy".to_owned(), "busy"),
+        ];
+        for (answer, expected) in cases {
+            assert_eq!(told(&answer), format!("GET http://x/y - 400 Bad Request: {expected}"));
+        }
     }
 }

@@ -211,7 +211,11 @@ fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &D
     let mut body = reader.take(length);
     let refusal = match treat {
         Treat::Refuse(status) => Some((status, String::new())),
-        Treat::Deny(status, code) => Some((status, format!("<Error><Code>{code}</Code></Error>"))),
+        // As S3 does, which repeats what it refuses.
+        Treat::Deny(status, code) => {
+            let rest = format!("<Message>No.</Message><Token-0>{SECRET_KEY}</Token-0>");
+            Some((status, format!("<Error><Code>{code}</Code>{rest}</Error>")))
+        }
         _ => None,
     };
     if let Some((status, text)) = refusal {

@@ -6,6 +6,7 @@ mod artifacts;
 mod claims;
 mod clones;
 mod damage;
+mod downloads;
 mod place;
 mod processes;
 mod records;

@@ -1,6 +1,7 @@
 //! Servers that are slow, busy, refuse, or lose their bucket in the middle: a run goes on with what it has, and says why.
 
 use std::{
+    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    bucket_server::Treat,
+    bucket_server::{SECRET_KEY, Treat},
     place::{CHAIN, Team},
 };
 
@@ -42,6 +43,8 @@ fn a_server_that_refuses_in_the_middle_loses_no_result_and_is_understood() {
             let told =
                 ran.events.iter().any(|event| event.to_string().contains(meaning)) || ran.stderr.contains(meaning);
             assert!(told, "{code} after {well}: {ran:#?}");
+            assert!(!format!("{ran:?}").contains(SECRET_KEY), "{code} after {well}: {ran:#?}");
+            assert_eq!(machine.holding(SECRET_KEY), Vec::<PathBuf>::new(), "{code} after {well}");
             assert_ne!(ran.event("remote-summary", "")["failed"], 0, "{code} after {well}: {ran:#?}");
             // It is not asked over and over again.
             assert!(team.requests().unwrap() < well + 20, "{code} after {well}");

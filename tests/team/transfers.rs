@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -11,11 +12,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use twdag::failpoint;
 
 use crate::{
     attacks::rewrite,
     bucket_server::{Request, Treat},
-    place::Team,
+    place::{Machine, Team},
+    run_support::Said,
 };
 
 /// A stage with a file of 78,888,897 bytes, which are ten pieces.
@@ -29,6 +32,12 @@ fn is_piece(request: &Request) -> bool {
 
 fn pieces(team: &Team) -> usize {
     team.proxy.as_ref().unwrap().take().iter().filter(|request| is_piece(request)).count()
+}
+
+/// The downloads that were begun and not ended.
+fn begun(machine: &Machine<'_>) -> Vec<PathBuf> {
+    let scratch = fs::read_dir(machine.place.path("artifacts/local/scratch")).unwrap();
+    scratch.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
 }
 
 #[test]
@@ -74,8 +83,7 @@ fn a_killed_download_goes_on_with_what_it_has() {
     assert_eq!(pieces(&team), PIECES - WHOLE);
     assert_eq!(first.place.result("large", "numbers"), second.place.result("large", "numbers"));
     assert_eq!(second.place.output(&["store", "check"]).code, Some(0));
-    let left = fs::read_dir(second.place.path("artifacts/local/scratch")).unwrap().map(|entry| entry.unwrap().path());
-    assert_eq!(left.filter(|path| path.is_file()).count(), 0);
+    assert_eq!(begun(&second), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -111,6 +119,26 @@ fn a_piece_that_is_always_wrong_is_refused_and_its_stage_runs() {
     let ran = second.run(&[]);
     assert_eq!((ran.code, ran.with_outcome("ran")), (Some(0), vec!["large".to_owned()]), "{ran:#?}");
     assert_eq!(second.place.output(&["store", "check"]).code, Some(0));
+}
+
+#[test]
+fn what_the_disk_does_not_take_fails_the_download_and_does_not_stay() {
+    // Enough pieces for the disk to be asked once in between.
+    const VAST: &str = r#""large": Command(run: ["sh", "-c", "truncate -s 150M $0/zeros", "{out}"])"#;
+    let team = Team::in_a_folder();
+    let first = team.machine(&[VAST]);
+    first.run_alone();
+    assert_eq!(first.store("push").0, Some(0));
+    for point in ["partial.write 3", "partial.flush 1"] {
+        let second = team.machine(&[VAST]);
+        let mut command = second.command(&["store", "pull", "graph.ron"]);
+        let said = Said::from(command.env(failpoint::VARIABLE, format!("refuse {point}")).output().unwrap());
+        let is_told = said.stdout.contains("free some space") || said.stderr.contains("free some space");
+        assert!(said.code == Some(1) && is_told, "{point}: {said:#?}");
+        assert_eq!(begun(&second), Vec::<PathBuf>::new(), "{point}");
+        let (code, pulled) = second.store("pull");
+        assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(1)), "{point}: {pulled}");
+    }
 }
 
 #[test]
