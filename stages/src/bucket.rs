@@ -5,6 +5,7 @@ mod profile;
 
 use std::{
     env,
+    ffi::OsString,
     fmt::Write as _,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -75,12 +76,15 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
                 return Err(problem.to_owned());
             }
             let key = AmazonS3ConfigKey::Client;
-            let mut builder = AmazonS3Builder::from_env()
+            let mut builder = from_environment(env::vars_os())
                 .with_url(url.as_str())
                 .with_retry(retries())
                 .with_config(key(ClientConfigKey::ConnectTimeout), CONNECT)
                 .with_config(key(ClientConfigKey::Timeout), REQUEST);
-            if let Some(credentials) = &profile.credentials {
+            // A bucket that is public is nobody's business.
+            let is_signed =
+                !builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).is_some_and(|value| is_true(&value));
+            if is_signed && let Some(credentials) = profile.credentials.as_ref().map_err(Clone::clone)? {
                 // Nothing of the environment is mixed in: a token that stands there belongs to other keys.
                 let profile::Credentials { access_key, secret_key, session_token } = credentials.clone();
                 let credential = AwsCredential { key_id: access_key, secret_key, token: session_token };
@@ -131,10 +135,30 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
     Ok((store, path))
 }
 
-/// The server for S3 that the environment names, or else the profile.
+/// What the environment says of S3. Its server is [`endpoint`]'s.
+fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> AmazonS3Builder {
+    let settings = variables.into_iter().filter_map(|(name, value)| {
+        let name = name.to_str()?.strip_prefix("AWS_")?.to_ascii_lowercase();
+        let key: AmazonS3ConfigKey = format!("aws_{name}").parse().ok()?;
+        let is_server = matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint);
+        (!is_server).then_some((key, value.into_string().ok()?))
+    });
+    settings.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
+}
+
+/// As `object_store` reads a flag.
+fn is_true(value: &str) -> bool {
+    matches!(&*value.to_ascii_lowercase(), "1" | "true" | "on" | "yes" | "y")
+}
+
+/// The server for S3 that the environment names, or else the profile, unless one of them says that no such name counts.
 pub fn endpoint() -> Option<String> {
+    let profile = profile().ok();
+    if profile.is_some_and(|profile| profile.ignores_endpoints) {
+        return None;
+    }
     let named = variable(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]);
-    named.or_else(|| profile().ok()?.endpoint.clone())
+    named.or_else(|| profile?.endpoint.clone())
 }
 
 /// The first of some variables that says anything.
@@ -238,6 +262,22 @@ mod tests {
             is_loopback("http://127.0.0.1:8333") && is_loopback("http://localhost:9000") && is_loopback("http://[::1]")
         );
         assert!(!is_loopback("http://127.0.0.1.example.org") && !is_loopback("http://10.0.0.1:9000"));
+    }
+
+    #[test]
+    fn the_environment_says_all_but_the_server() {
+        let variables = [
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_ENDPOINT_URL", "http://one"),
+            ("AWS_ENDPOINT_URL_S3", "http://two"),
+            ("AWS_SKIP_SIGNATURE", "Yes"),
+            ("REGION", "elsewhere"),
+        ];
+        let builder = from_environment(variables.map(|(name, value)| (name.into(), value.into())));
+        let value = |key| builder.get_config_value(&key);
+        assert_eq!(value(AmazonS3ConfigKey::Region).as_deref(), Some("eu-west-1"));
+        assert_eq!((value(AmazonS3ConfigKey::Endpoint), value(AmazonS3ConfigKey::S3Endpoint)), (None, None));
+        assert!(value(AmazonS3ConfigKey::SkipSignature).is_some_and(|value| is_true(&value)));
     }
 
     #[test]

@@ -31,6 +31,19 @@ fn a_profile_is_enough() {
     assert!(said.code == Some(0) && said.stdout.contains("3 results stored"), "{said:#?}");
     assert!(team.requests() > Some(0));
 
+    // A profile that cannot be used is nobody's business where nothing is signed.
+    machine.place.write("config", "[profile ci]\nrole_arn = x\n");
+    machine.place.write("credentials", "");
+    let said = with_files(&machine, &team, "ci");
+    assert!(said.code != Some(0) && said.stderr.contains("gets its credentials by `role_arn`"), "{said:#?}");
+    assert_eq!(team.requests(), Some(0));
+    let mut command = machine.command(&["store", "push", "graph.ron"]);
+    command.env("AWS_CONFIG_FILE", machine.place.path("config")).env("AWS_PROFILE", "ci");
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env("AWS_SKIP_SIGNATURE", "true");
+    let said = Said::from(command.output().unwrap());
+    assert!(said.code != Some(0) && !said.stderr.contains("role_arn"), "{said:#?}");
+    assert!(team.requests() > Some(0));
+
     // What is wrong is named by file and line, and shows no secret.
     machine.place.write("credentials", &keys.replace("aws_secret_access_key = ", "aws_secret_access_key "));
     let said = with_files(&machine, &team, "ci");
