@@ -16,7 +16,11 @@ use object_store::{
     Error, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart,
     path::Path,
 };
-use tokio::{runtime::Runtime, task::AbortHandle};
+use tokio::{
+    runtime::Runtime,
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
 use twdag_stages::bucket::{has_no_bucket, told};
 
 use super::{Address, RemoteError, folder::SharedFolder};
@@ -34,6 +38,8 @@ const CLOSE: u64 = 1 << 20;
 const LISTED_AT_ONCE: usize = 1_000;
 /// So many objects are looked at at the same time.
 const LOOKED_AT_ONCE: usize = 32;
+/// So many pieces of all large objects together are read and not sent yet, at most: a quarter of a gibibyte.
+const ROOM: u32 = 32;
 /// A multipart upload has at most 10,000 parts.
 const MOST_PARTS: u64 = 9_000;
 /// So many threads receive, hash and write at most.
@@ -44,6 +50,8 @@ pub(super) struct Client {
     address: Address,
     open: OnceLock<Open>,
     requests: AtomicU64,
+    /// Pieces of large objects that may be read and not sent yet.
+    room: Arc<Semaphore>,
 }
 
 struct Open {
@@ -86,7 +94,8 @@ pub(super) enum Created {
 
 impl Client {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, open: OnceLock::new(), requests: AtomicU64::new(0) }
+        let room = Arc::new(Semaphore::new(ROOM as usize));
+        Self { address, open: OnceLock::new(), requests: AtomicU64::new(0), room }
     }
 
     /// The way to a store that a test has.
@@ -95,7 +104,7 @@ impl Client {
         let address: Address = "file:///test".parse().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let open = Open { runtime: Some(runtime), store, prefix: Path::default(), folder: None };
-        Self { address, open: open.into(), requests: AtomicU64::new(0) }
+        Self { address, open: open.into(), requests: AtomicU64::new(0), room: Arc::new(Semaphore::new(ROOM as usize)) }
     }
 
     #[cfg(test)]
@@ -371,6 +380,13 @@ impl Client {
         self.count();
         upload.finish().await.map_err(|error| self.unwritten(object, &error))?;
         self.in_folder(object, SharedFolder::share)
+    }
+
+    /// Waits until there is room in memory for so many bytes that will be sent. They take it until the room is dropped.
+    pub(super) async fn room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
+        // A part of an immense object takes all of it.
+        let pieces = bytes.div_ceil(PIECE).min(ROOM.into());
+        Arc::clone(&self.room).acquire_many_owned(pieces as u32).await
     }
 
     /// Counts a piece of a large object.

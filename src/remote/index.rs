@@ -310,7 +310,7 @@ impl Index {
         let differing = self.differing.iter().map(|&(key, artifact)| Operation::Differs { key, artifact });
         let lost = self.losses.statements().iter().cloned().map(Operation::Lost);
         let operations: Vec<Operation> = published.chain(differing).chain(lost).collect();
-        encode(&self.heading(self.number), &operations)
+        encode(&self.heading(self.number), &operations, MOST_OF_CHECKPOINT)
     }
 
     fn heading(&self, number: u64) -> Heading {
@@ -443,7 +443,7 @@ impl Index {
                 return Ok(());
             }
             let number = self.number + 1;
-            let bytes = encode(&self.heading(number), &operations)?;
+            let bytes = encode(&self.heading(number), &operations, MOST)?;
             match client.create(&segment_name(number), bytes.clone()).await? {
                 Created::Yes => {
                     self.take(number, &Found::Bytes(bytes.into()));

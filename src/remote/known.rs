@@ -46,7 +46,7 @@ pub(super) fn note(store: &Store, folder: &Path, known: &Known) {
                 known.manifest.as_ref().map(|list| String::from_utf8_lossy(&list.bytes()).into_owned());
         }
         let operation = Operation::Publish(Box::new(published));
-        if let Ok(bytes) = encode(&Heading { number: 0, origin: None, checkpoint: 0 }, [&operation]) {
+        if let Ok(bytes) = encode(&Heading { number: 0, origin: None, checkpoint: 0 }, [&operation], MOST) {
             let _ = store.keep_derived(path, &bytes);
         }
     }

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rayon::prelude::*;
 use tokio::{
-    sync::mpsc::{Sender, channel},
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{Sender, channel},
+    },
     task::{JoinHandle, spawn_blocking},
 };
 
@@ -190,15 +193,18 @@ impl Remote {
         let mut parts = stream::iter(0..size.div_ceil(part))
             .map(|number| {
                 let (file, start) = (Arc::clone(&file), number * part);
-                let length = part.min(size - start) as usize;
-                spawn_blocking(move || read(&file, start, length))
+                let length = part.min(size - start);
+                async move {
+                    let room = self.client.room(length).await.map_err(std::io::Error::other)?;
+                    spawn_blocking(move || read(&file, start, length as usize, room)).await?
+                }
             })
             .buffered(READ_AHEAD);
         let mut upload = self.client.begin(&object, size).await.map_err(|error| error.to_string())?;
         let mut values = Vec::new();
         let mut sent = Ok(());
         while let Some(read) = parts.next().await {
-            let read = read.map_err(std::io::Error::from).and_then(|read| read).map_err(unread);
+            let read = read.map_err(unread);
             let ready = upload.wait_for_capacity(AT_ONCE).await;
             let ready = ready.map_err(|error| self.client.unwritten(&object, &error).to_string());
             match ready.and(read) {
@@ -230,12 +236,24 @@ impl Remote {
     }
 }
 
+/// A part of a file on its way, and the room that it takes until it has been sent.
+struct Part {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A part of a file, and its chaining value.
-fn read(file: &File, start: u64, length: usize) -> std::io::Result<(Bytes, ChainingValue)> {
+fn read(file: &File, start: u64, length: usize, room: OwnedSemaphorePermit) -> std::io::Result<(Bytes, ChainingValue)> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, start)?;
     let value = subtree(start, &bytes);
-    Ok((bytes.into(), value))
+    Ok((Bytes::from_owner(Part { bytes, _room: room }), value))
 }
 
 fn untaken(error: StoreError) -> Trouble {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use super::{Known, Remote, RemoteError, segment::Slice, subtrees::Subtrees, voucher::Brought};
 use crate::{
     digest::{Digest, Key},
-    store::{self, Arrived, Incoming, Manifest, Store, StoreError},
+    store::{self, Arrivals, Arrived, Incoming, Manifest, Store, StoreError},
 };
 
 /// So many packs and large objects are on their way at the same time.
@@ -111,7 +111,7 @@ impl Remote {
     /// Fetches what is published first of each result; those of which there is another publication to try.
     fn pull_first(&self, store: &Store, keys: &[Key], pulled: &mut Pulled) -> Result<Vec<Key>, RemoteError> {
         let (mut jobs, mut again) = (Vec::new(), Vec::new());
-        let Some(mut arrivals) = keys.first().map(|key| store.arrivals(key)).transpose()? else { return Ok(again) };
+        let mut arrivals: Option<Arrivals> = None;
         let lost = |known: &Known, problem: String, again: &mut Vec<Key>, pulled: &mut Pulled| {
             let key = known.record.key;
             self.lose(store, known);
@@ -126,7 +126,13 @@ impl Remote {
                 continue;
             };
             match self.manifest(store, &mut known).cloned() {
-                Ok(manifest) => jobs.push(Job { incoming: arrivals.expect(manifest), known }),
+                Ok(manifest) => {
+                    let arrivals = match &mut arrivals {
+                        Some(arrivals) => arrivals,
+                        none => none.insert(store.arrivals(&key)?),
+                    };
+                    jobs.push(Job { incoming: arrivals.expect(manifest), known });
+                }
                 Err(_) if self.known(store, &key).is_some() => again.push(key),
                 Err(error) => pulled.missing.push((key, error.to_string())),
             }

@@ -17,6 +17,7 @@ use super::{
     pull::named,
     segment::{MOST, Operation, Packed, Published, Slice},
     signing::{Keys, Meaning},
+    subtrees::Subtrees,
     voucher::Voucher,
 };
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// Longer lists of files are put into packs, so that the index stays small.
 const LONG_LIST: usize = 16 << 10;
+/// The most bytes of subtrees that are published with a result, which are those of some hundred large files. The others can be
+/// had without.
+const MOST_OF_SUBTREES: usize = 8 << 20;
 /// So many packs are made and sent at the same time.
 const PACKS_AT_ONCE: usize = 2;
 /// So many large objects.
@@ -111,8 +115,7 @@ impl Remote {
                 });
                 if !offers.is_empty() {
                     places = places_in(index, &lost, &self.keys);
-                    let told = index.all(&self.keys).flat_map(|published| published.subtrees.clone());
-                    subtrees.extend(told);
+                    subtrees = subtrees_in(index, &offers, &self.keys);
                 }
                 // Other results that name the same bytes may be right where this one was wrong, or not: all of it is sent.
                 let lost = offers.iter().filter(|offer| {
@@ -139,7 +142,13 @@ impl Remote {
         });
         let publish = |offer: &Offer| {
             let of_files = offer.contents().filter_map(|digest| Some((digest, subtrees.get(&digest)?.clone())));
-            Published { subtrees: of_files.collect(), ..offer.published(&places, &self.keys) }
+            let mut left = MOST_OF_SUBTREES;
+            let fits = |(_, text): &(Digest, String)| {
+                let rest = left.checked_sub(text.len());
+                left = rest.unwrap_or(0);
+                rest.is_some()
+            };
+            Published { subtrees: of_files.take_while(fits).collect(), ..offer.published(&places, &self.keys) }
         };
         let publications: Vec<Published> = offers.iter().map(publish).collect();
         for publications in in_segments(&publications) {
@@ -352,6 +361,23 @@ pub(super) fn in_segments(publications: &[Published]) -> impl Iterator<Item = &[
         rest = later;
         (!now.is_empty()).then_some(now)
     })
+}
+
+/// The subtrees of large files that are offered, of those that are published and right.
+fn subtrees_in(index: &Index, offers: &[Offer], keys: &Keys) -> HashMap<Digest, String> {
+    let files = offers.iter().flat_map(|offer| offer.manifest.files());
+    let large: HashMap<Digest, u64> =
+        files.filter(|entry| entry.size >= SMALL).map(|entry| (entry.digest, entry.size)).collect();
+    let mut subtrees = HashMap::new();
+    for (digest, text) in index.all(keys).flat_map(|published| &published.subtrees) {
+        if let Some(&size) = large.get(digest)
+            && !subtrees.contains_key(digest)
+            && Subtrees::from_text(text, digest, size).is_some()
+        {
+            subtrees.insert(*digest, text.clone());
+        }
+    }
+    subtrees
 }
 
 /// Where the content of published results lies.

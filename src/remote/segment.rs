@@ -145,10 +145,11 @@ impl Published {
     }
 }
 
-/// A segment or checkpoint as bytes.
+/// A segment or checkpoint as bytes; an error if nobody would read so many, see [`decode`].
 pub(super) fn encode<'a>(
     heading: &Heading,
     operations: impl IntoIterator<Item = &'a Operation>,
+    most: u64,
 ) -> Result<Vec<u8>, RemoteError> {
     let unwritten = |source| RemoteError::Encoding { what: "a segment of the index", source };
     let mut text = serde_json::to_vec(heading).map_err(|error| unwritten(error.into()))?;
@@ -157,7 +158,12 @@ pub(super) fn encode<'a>(
         serde_json::to_writer(&mut text, operation).map_err(|error| unwritten(error.into()))?;
     }
     let packed = zstd::bulk::compress(&text, LEVEL).map_err(unwritten)?;
-    Ok([&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat())
+    let bytes = [&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat();
+    let size = text.len().max(bytes.len()) as u64;
+    if size > most {
+        return Err(unwritten(std::io::Error::other(format!("it has {size} bytes, and {most} at most are read"))));
+    }
+    Ok(bytes)
 }
 
 /// What a segment or checkpoint says.
@@ -214,7 +220,7 @@ mod tests {
         let heading = Heading { number: 7, origin: Some(Digest::of(b"first")), checkpoint: 0 };
         let differs = |other: &[u8]| Operation::Differs { key, artifact: Digest::of(other).into() };
         let operations = [differs(b"other"), differs(b"third")];
-        let bytes = encode(&heading, &operations).unwrap();
+        let bytes = encode(&heading, &operations, MOST).unwrap();
         assert_eq!(decode(&bytes, MOST), Ok((heading, operations.to_vec())));
         for position in 0..bytes.len() {
             let mut changed = bytes.clone();
@@ -230,8 +236,16 @@ mod tests {
         assert!(bomb.len() < 1 << 20);
         assert_eq!(decode(&bomb, MOST).unwrap_err(), format!("it unpacks to more than {MOST} bytes"));
         for (number, checkpoint) in [(u64::MAX, 0), (1, u64::MAX)] {
-            let bytes = encode(&Heading { number, origin: None, checkpoint }, []).unwrap();
+            let bytes = encode(&Heading { number, origin: None, checkpoint }, [], MOST).unwrap();
             assert!(decode(&bytes, MOST).is_err());
         }
+        // Nor is it written.
+        let heading = Heading { number: 1, origin: None, checkpoint: 0 };
+        let length = encode(&heading, [], MOST).unwrap().len() as u64;
+        let problem = encode(&heading, [], length - 1).unwrap_err().to_string();
+        assert!(
+            encode(&heading, [], length).is_ok() && problem.contains(&format!("it has {length} bytes")),
+            "{problem}"
+        );
     }
 }

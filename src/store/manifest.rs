@@ -1,7 +1,7 @@
 //! Manifests: the files of an artifact.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
 };
 
@@ -72,8 +72,12 @@ impl Manifest {
             return Err("its files are not sorted".to_owned());
         }
         let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
-        match manifest.files.iter().find(|file| !file.path.split('/').all(is_plain)) {
-            Some(file) => Err(format!("it names a file `{}`", file.path.escape_debug())),
+        if let Some(file) = manifest.files.iter().find(|file| !file.path.split('/').all(is_plain)) {
+            return Err(format!("it names a file `{}`", file.path.escape_debug()));
+        }
+        let mut sizes = HashMap::with_capacity(manifest.files.len());
+        match manifest.files.iter().find(|file| *sizes.entry(file.digest).or_insert(file.size) != file.size) {
+            Some(file) => Err(format!("`{}` has the digest of another file and not its size", file.path)),
             None => Ok(manifest),
         }
     }

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, local, object, record::Unpublished, sealed,
+    CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, hash::hash, local, object, record::Unpublished,
+    sealed,
 };
 use crate::{
     digest::{ArtifactId, Key},
@@ -77,9 +78,15 @@ pub struct Arrived<'a, O> {
 }
 
 impl Store {
-    /// The file that holds the content of an entry, if the store has it, looked at; see [`Store::lookup`].
+    /// The file that holds the content of an entry, if the store has it, looked at; see [`Store::lookup`]. The entry may come
+    /// from somewhere else: if it is wrong about the size, the object is not.
     pub fn content(&self, entry: &Entry) -> Option<PathBuf> {
-        self.look(entry).is_ok().then(|| self.object(&entry.digest))
+        let path = self.object(&entry.digest);
+        let is_other = fs::symlink_metadata(&path).ok()?.len() != entry.size;
+        if is_other && hash(&path).is_ok_and(|(digest, _)| digest == entry.digest) {
+            return None;
+        }
+        self.look(entry).is_ok().then_some(path)
     }
 
     /// Begins to take results in that come from somewhere else, the first of them that of this action.
@@ -93,6 +100,9 @@ impl Store {
         &self,
         arrived: &[Arrived<'_, O>],
     ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        if arrived.is_empty() {
+            return Ok(Vec::new());
+        }
         let _hold = self.hold()?;
         self.need(arrived.iter().map(|arrived| arrived.record.artifact))?;
         let taken: Vec<_> = arrived.par_iter().map(|arrived| self.take_in(arrived)).collect();
@@ -146,6 +156,10 @@ impl Store {
             }
             Err(error) => return Err(StoreError::io("read", place)(error)),
         };
+        if found.len() != entry.size {
+            let problem = format!("it has {} bytes, and its list of files says {}", found.len(), entry.size);
+            return Err(StoreError::io("read", place)(io::Error::other(problem)));
+        }
         if !object::is_sealed(&found, entry.size) || entry.executable {
             failpoint::pass("ingest.seal")
                 .and_then(|()| object::seal(place, entry.executable))

@@ -7,6 +7,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    ops::Range,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -147,6 +148,8 @@ pub(crate) struct Request {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
+    /// The bytes that are asked for, if not all.
+    pub(crate) range: Option<Range<u64>>,
 }
 
 /// A proxy before the server.
@@ -187,7 +190,7 @@ impl Proxy {
 
 fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &Decide) -> Option<()> {
     let mut reader = BufReader::new(client.try_clone().ok()?);
-    let (mut head, mut length) = (String::new(), 0_u64);
+    let (mut head, mut length, mut range) = (String::new(), 0_u64, None);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).ok()? == 0 {
@@ -200,12 +203,16 @@ fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &D
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().ok()?;
         }
+        if name.eq_ignore_ascii_case("range") {
+            let (first, last) = value.trim().strip_prefix("bytes=")?.split_once('-')?;
+            range = Some(first.parse().ok()?..last.parse::<u64>().ok()? + 1);
+        }
         if !name.eq_ignore_ascii_case("connection") {
             head += &line;
         }
     }
     let mut words = head.split(' ');
-    let request = Request { method: words.next()?.to_owned(), target: words.next()?.to_owned() };
+    let request = Request { method: words.next()?.to_owned(), target: words.next()?.to_owned(), range };
     let treat = treat(&request);
     kept.lock().unwrap().push(request);
     let mut body = reader.take(length);

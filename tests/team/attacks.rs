@@ -110,6 +110,54 @@ pub(crate) fn rewrite(path: &Path, replace: impl FnOnce(String) -> String) {
     });
 }
 
+/// Another list of files in the first segment; all that names it is right again.
+fn change_list(team: &Team, change: impl FnOnce(&str) -> String) {
+    rewrite(&team.files("segments")[0], |text| {
+        let (heading, operation) = text.split_once('\n').unwrap();
+        let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
+        let published = &mut operation["publish"];
+        let list = published["manifest"].as_str().unwrap();
+        let (honest, list) = (Digest::of(list.as_bytes()).to_string(), change(list));
+        let evil = Digest::of(list.as_bytes()).to_string();
+        let record = published["record"].as_str().unwrap().replace(&honest, &evil);
+        published["manifest"] = list.into();
+        published["record"] = record.into();
+        published["artifact"] = evil.into();
+        format!("{heading}\n{operation}")
+    });
+}
+
+#[test]
+fn a_false_size_does_no_harm_to_what_is_there() {
+    const TWICE: &str = r#""twice": Command(run: ["sh", "-c", "echo one > $0/a; echo one > $0/b", "{out}"])"#;
+    // Of both files, or of one of them.
+    for first in [false, true] {
+        let team = Team::in_a_folder();
+        let machine = team.machine(&[TWICE]);
+        machine.run_alone();
+        machine.store("push");
+        change_list(&team, |list| {
+            let list = if first {
+                list.replace("\"size\":4", "\"size\":3")
+            } else {
+                list.replacen("\"size\":4", "\"size\":3", 1)
+            };
+            assert!(list.contains("\"size\":3"), "{list}");
+            list
+        });
+        // It has the same bytes of a stage of its own.
+        let victim = team.machine(&CHAIN[..1]);
+        victim.run_alone();
+        victim.place.graph(&[CHAIN[0], TWICE]);
+        let (_, pulled) = victim.store("pull");
+        assert_eq!((&pulled["fetched"], victim.here()), (&0.into(), vec!["one".to_owned()]), "{pulled}");
+        let said = victim.place.output(&["store", "check", "--json"]);
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        assert!(!victim.place.path("artifacts/local/quarantine").exists());
+        victim.run_alone();
+    }
+}
+
 #[test]
 fn a_list_of_files_that_leads_out_of_its_folder_is_refused() {
     for path in ["../../../../evil", "/tmp/evil", "a/../../evil", "", "a//b", "."] {
@@ -117,21 +165,11 @@ fn a_list_of_files_that_leads_out_of_its_folder_is_refused() {
         let machine = team.machine(&CHAIN[..1]);
         machine.run_alone();
         machine.store("push");
-        rewrite(&team.files("segments")[0], |text| {
-            let (heading, operation) = text.split_once('\n').unwrap();
-            let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
-            let published = &mut operation["publish"];
-            let list = published["manifest"].as_str().unwrap();
+        change_list(&team, |list| {
             let artifact: ArtifactId = Digest::of(list.as_bytes()).into();
             let honest = Manifest::of_artifact(&artifact, list.as_bytes()).unwrap();
             let Entry { path: old, .. } = honest.files()[0].clone();
-            let list = list.replace(&format!("\"path\":\"{old}\""), &format!("\"path\":\"{path}\""));
-            let evil = Digest::of(list.as_bytes()).to_string();
-            let record = published["record"].as_str().unwrap().replace(&artifact.to_string(), &evil);
-            published["manifest"] = list.into();
-            published["record"] = record.into();
-            published["artifact"] = evil.into();
-            format!("{heading}\n{operation}")
+            list.replace(&format!("\"path\":\"{old}\""), &format!("\"path\":\"{path}\""))
         });
         let victim = team.machine(&CHAIN[..1]);
         let (_, pulled) = victim.store("pull");

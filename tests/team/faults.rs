@@ -83,7 +83,16 @@ fn a_connection_that_breaks_goes_on_where_it_was() {
     let (first, second) = (team.machine(CHAIN), team.machine(CHAIN));
     first.run_alone();
     first.store("push");
+    team.requests();
     let (code, pulled) = second.store("pull");
     assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(3)), "{pulled}");
     assert_eq!(first.place.result("large", "large"), second.place.result("large", "large"));
+    // Two pieces, and the rest of one of them.
+    const PIECE: u64 = 8 << 20;
+    let requests = team.proxy.as_ref().unwrap().take().into_iter();
+    let ranges = requests.filter(|request| request.target.contains("/objects/")).filter_map(|request| request.range);
+    let (begins, goes_on): (Vec<_>, Vec<_>) = ranges.partition(|range| range.start % PIECE == 0);
+    assert_eq!((begins.len(), goes_on.len()), (2, 1), "{begins:?} {goes_on:?}");
+    let came = goes_on[0].start % PIECE;
+    assert!((1..3_000_000).contains(&came) && begins.iter().any(|range| range.end == goes_on[0].end), "{goes_on:?}");
 }
