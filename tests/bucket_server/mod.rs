@@ -213,8 +213,9 @@ fn pass_on(mut client: TcpStream, to: u16, kept: &Mutex<Vec<Request>>, treat: &D
     }
     let mut words = head.split(' ');
     let request = Request { method: words.next()?.to_owned(), target: words.next()?.to_owned(), range };
+    // Before anybody hears of it.
+    kept.lock().unwrap().push(request.clone());
     let treat = treat(&request);
-    kept.lock().unwrap().push(request);
     let mut body = reader.take(length);
     let refusal = match treat {
         Treat::Refuse(status) => Some((status, String::new())),
