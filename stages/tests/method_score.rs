@@ -6,15 +6,17 @@ mod stage_support;
 
 use std::{
     fs,
+    path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use serde_json::{Value, json};
 use stage_support::{Room, in_peace, model_folder, stories, toy};
 use twdag_stages::{
-    data::{ArrayKind, ArraySet, TokenSet},
+    data::{ArrayKind, ArraySet, Origin, TokenSet, TokenSetWriter},
     extend_rope::ExtendRope,
     model::Model,
     score::{Rest, Score, WindowPlan, Windows},
@@ -246,6 +248,85 @@ fn tokens_of_another_tokenizer_are_refused() {
     let error = room.score("no", 1, "", in_peace).expect_err("an error").to_string();
     let message = error.replace(model.to_str().expect("a path"), "MODEL");
     insta::assert_snapshot!(message, @r#"MODEL/tokenizer.json: the tokenizer of model `model` (BLAKE3 ed4c22b4a942…) is not the one that made `tokens` (BLAKE3 b1eb7ead6ce3…); tokenize with `tokenizer: "model"`, or choose a model with the same tokenizer"#);
+}
+
+/// A folder of [`stories`] whose tokenizer went through `change`.
+fn retold(place: &Path, change: impl Fn(&mut Value)) {
+    fs::create_dir_all(place).expect("a folder");
+    for name in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        fs::copy(stories().join(name), place.join(name)).expect("a copy");
+    }
+    let text = fs::read_to_string(stories().join("tokenizer.json")).expect("a tokenizer");
+    let mut tokenizer = serde_json::from_str(&text).expect("JSON");
+    change(&mut tokenizer);
+    fs::write(place.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+}
+
+/// What is done to a tokenizer.
+type Change<'a> = &'a dyn Fn(&mut Value);
+
+/// Adds a token after all others.
+fn added(tokenizer: &mut Value, content: &str, special: bool) {
+    let token = json!({"id": 512, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": special});
+    tokenizer["added_tokens"].as_array_mut().expect("a list").push(token);
+}
+
+/// Llama 3.2 beside Llama 3: what was reserved has a name, and other things than ids are spelled otherwise.
+#[test]
+fn a_tokenizer_that_gives_text_the_same_ids_will_do() {
+    let room = room_of(2, 32, 1);
+    retold(&room.path("reserved"), |tokenizer| added(tokenizer, "<|reserved|>", true));
+    let mut writer = TokenSetWriter::new(&room.path("tokens"), 32, false);
+    for number in 0..2 {
+        let ids: Vec<u32> = (0..32).map(|at| if at == 0 { 1 } else { 300 + at + number }).collect();
+        writer.push(&ids, Origin { document: 0, number }, None).expect("a sequence");
+    }
+    writer.finish(&room.path("reserved/tokenizer.json"), Some(1), 512, 1).expect("tokens.json");
+
+    let score = |name: &str, change: Change<'_>| {
+        retold(&room.path(name), change);
+        let warned = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&warned);
+        let settings = format!("(model: {name:?}, tokens: \"tokens\")");
+        let result = room.run::<Score>(&format!("{name}.scores"), 1, &settings, move |event| {
+            if let StageEvent::Warning { message, .. } = event {
+                heard.lock().expect("a list").push(message.clone());
+            }
+            false
+        });
+        let warned = warned.lock().expect("a list").clone();
+        (result.map_err(|error| error.to_string()), warned)
+    };
+    let plain = |tokenizer: &mut Value| {
+        added(tokenizer, "<|reserved|>", true);
+        tokenizer["post_processor"] = Value::Null;
+        for merge in tokenizer["model"]["merges"].as_array_mut().expect("merges") {
+            if let Some((left, right)) = merge.as_str().and_then(|merge| merge.split_once(' ')) {
+                *merge = json!([left, right]);
+            }
+        }
+    };
+    assert_eq!(score("spelled", &plain), (Ok(()), Vec::new()));
+    let (result, warned) = score("named", &|tokenizer| added(tokenizer, "<|pad|>", true));
+    assert_eq!(result, Ok(()));
+    insta::assert_snapshot!(warned.join("\n"), @"model `named` and `tokens` have tokenizers with the same ids for text, but 1 special tokens are named otherwise, the first of them 512: `<|pad|>` and `<|reserved|>`; text that spells one is misread");
+    assert_eq!(room.files("named.scores"), room.files("spelled.scores"));
+
+    let merges = |tokenizer: &mut Value| {
+        added(tokenizer, "<|reserved|>", true);
+        tokenizer["model"]["merges"].as_array_mut().expect("merges").swap(0, 1);
+    };
+    let bos = |tokenizer: &mut Value| {
+        added(tokenizer, "<|reserved|>", true);
+        tokenizer["added_tokens"][1]["special"] = false.into();
+    };
+    let ordinary = |tokenizer: &mut Value| added(tokenizer, "once upon", false);
+    let others: [(&str, Change<'_>); 3] = [("merges", &merges), ("bos", &bos), ("ordinary", &ordinary)];
+    for (name, change) in others {
+        let (result, _) = score(name, change);
+        assert!(result.expect_err(name).contains("is not the one that made `tokens`"), "{name}");
+    }
 }
 
 #[test]

@@ -38,6 +38,8 @@ fn known_models_have_the_parameters_that_their_makers_count() {
     ] {
         let outlook = model(repository);
         assert_eq!(outlook.bytes, Some(2 * parameters), "{repository}");
+        let extended = "ExtendRope(model: \"model\", context: 32768, method: Linear)";
+        assert_eq!(estimate(extended, &|_| outlook.clone()).outlook.bytes, outlook.bytes, "{repository}");
         let scored = estimate("Score(model: \"model\", tokens: \"tokens\")", &with(&outlook, 1, 2048));
         assert_eq!(scored.work.unwrap().parameters, parameters, "{repository}");
     }

@@ -12,6 +12,7 @@ mod layout;
 mod table;
 mod tensor_file;
 mod text_tokenizer;
+mod token_meaning;
 mod tokens;
 mod tokens_writer;
 
@@ -25,5 +26,6 @@ pub use layout::{PART_SEQUENCES, PartLayout, part_name};
 pub use table::rows_of;
 pub use tensor_file::{Element, TensorFile, TensorOut, write_tensors};
 pub use text_tokenizer::TextTokenizer;
+pub use token_meaning::renamed_special_tokens;
 pub use tokens::{GroundTruth, Origin, TokenSet, TokensMetadata};
 pub use tokens_writer::TokenSetWriter;

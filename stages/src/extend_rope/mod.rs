@@ -4,10 +4,7 @@ mod run;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    model::model_outlook,
-    stage::{Context, Estimate, Kind, Numerics, Outlooks, Reference, SettingError, StageError},
-};
+use crate::stage::{Context, Estimate, Kind, Numerics, Outlook, Outlooks, Reference, SettingError, StageError};
 
 /// Settings of an `ExtendRope` stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,7 +130,9 @@ impl Kind for ExtendRope {
     }
 
     fn estimate(&self, inputs: &Outlooks<'_>) -> Estimate {
-        Estimate { outlook: model_outlook(inputs(&self.model).config), work: None }
+        // Weights are copied as they are, of whatever type.
+        let Outlook { config, bytes, .. } = inputs(&self.model);
+        Estimate { outlook: Outlook { config, bytes, ..Outlook::default() }, work: None }
     }
 
     fn run(&self, context: &Context) -> Result<(), StageError> {

@@ -3,13 +3,14 @@
 use std::fs;
 
 use crate::{
-    data::TokenSet,
+    data::{TokenSet, renamed_special_tokens},
     model::Config,
     stage::{Context, Reference, StageError},
 };
 
 /// Refuses tokens that another tokenizer made than the one beside the model, and sequences for which its rotary embedding
-/// has no frequencies; warns of sequences that are longer than the context that the model is meant for. `length` is that of what the model is shown at once.
+/// has no frequencies; warns of sequences that are longer than the context that the model is meant for, and of special
+/// tokens that only are named otherwise. `length` is that of what the model is shown at once.
 pub fn suits(
     context: &Context,
     model: &Reference,
@@ -28,13 +29,22 @@ pub fn suits(
     })?;
     let found = blake3::hash(&bytes).to_hex();
     if *found.as_str() != *about.tokenizer {
-        let problem = format!(
-            "the tokenizer of model `{model}` (BLAKE3 {}…) is not the one that made `{tokens_name}` (BLAKE3 {}…); \
-             tokenize with `tokenizer: \"{model}\"`, or choose a model with the same tokenizer",
-            &found.as_str()[..12],
-            about.tokenizer.get(..12).unwrap_or(&about.tokenizer),
-        );
-        return Err(StageError::input(&path, problem));
+        let Some(renamed) = renamed_special_tokens(&path, &tokens.tokenizer(), about.bos)? else {
+            let problem = format!(
+                "the tokenizer of model `{model}` (BLAKE3 {}…) is not the one that made `{tokens_name}` (BLAKE3 {}…); \
+                 tokenize with `tokenizer: \"{model}\"`, or choose a model with the same tokenizer",
+                &found.as_str()[..12],
+                about.tokenizer.get(..12).unwrap_or(&about.tokenizer),
+            );
+            return Err(StageError::input(&path, problem));
+        };
+        if let Some((id, [here, there])) = renamed.first_key_value() {
+            context.warn(format!(
+                "model `{model}` and `{tokens_name}` have tokenizers with the same ids for text, but {} special tokens \
+                 are named otherwise, the first of them {id}: {here} and {there}; text that spells one is misread",
+                renamed.len()
+            ));
+        }
     }
     if about.vocabulary > config.vocab_size {
         let problem = format!(
