@@ -9,6 +9,8 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -302,6 +304,32 @@ fn what_other_tools_have_downloaded_is_used() {
     );
     let found = result(&place);
     assert!(found.iter().all(|(name, content)| *content == files[name]) && found.len() == 3);
+}
+
+/// No name can be given to a file of another file system, so its bytes are copied.
+#[test]
+fn a_cache_on_another_file_system_is_used() {
+    let place = place(r#"files: ["config.json", "original/weights.bin"]"#);
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() || device(memory) == device(&place.path("")) {
+        writeln!(std::io::stderr(), "SKIPPED: /dev/shm is no file system of its own").unwrap();
+        return;
+    }
+    let cache = tempfile::tempdir_in(memory).unwrap();
+    let blobs = cache.path().join("models--tiny-org--Tiny-1M/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let files = model().files;
+    let (config, weights) = (&files["config.json"], &files["original/weights.bin"]);
+    fs::write(blobs.join(git_name(config)), config).unwrap();
+    fs::write(blobs.join(sha256(weights)), weights).unwrap();
+
+    let hub = Hub::start(vec![model()], |_| Treat::Well);
+    let run = run_with(&place, &hub.endpoint, &[("HF_HUB_CACHE", cache.path().to_str().unwrap())]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(hub.files(), Vec::<String>::new());
+    let found = result(&place);
+    assert!(found.iter().all(|(name, content)| *content == files[name]) && found.len() == 2);
 }
 
 #[test]
