@@ -177,7 +177,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     // Whatever a panic leaves half-written lies in the output folder, which the next attempt empties.
     match catch_unwind(AssertUnwindSafe(|| compute(stage.as_ref(), job, &context))) {
         Ok(result) => result,
-        Err(panic) => Err(StageError::Bug(format!("the stage panicked: {}", panic_message(panic.as_ref())))),
+        Err(panic) => Err(StageError::Bug(panic_message(panic.as_ref()))),
     }
 }
 
@@ -223,14 +223,13 @@ fn part_size() -> Result<Option<u64>, StageError> {
     size.map(Some).ok_or_else(wrong)
 }
 
-/// What somebody said who fell over.
-pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    text.to_owned()
+    format!("the stage panicked: {text}")
 }
 
 /// The way to the driver. Nothing that goes wrong on it may harm the stage: if the driver is gone, [`die_with`] acts.

@@ -310,7 +310,7 @@ fn a_tokenizer_that_gives_text_the_same_ids_will_do() {
     assert_eq!(score("spelled", &plain), (Ok(()), Vec::new()));
     let (result, warned) = score("named", &|tokenizer| added(tokenizer, "<|pad|>", true));
     assert_eq!(result, Ok(()));
-    insta::assert_snapshot!(warned.join("\n"), @"model `named` and `tokens` have tokenizers with the same ids for text, but 1 special tokens are named otherwise, the first of them 512: `<|pad|>` and `<|reserved|>`; text that spells one is misread");
+    insta::assert_snapshot!(warned.join("\n"), @"model `named` and `tokens` have tokenizers with the same ids for text and other names of special tokens (1 of them, the first 512: `<|pad|>` and `<|reserved|>`); text that spells one is misread");
     assert_eq!(room.files("named.scores"), room.files("spelled.scores"));
 
     let merges = |tokenizer: &mut Value| {

@@ -5,9 +5,9 @@ use std::{
     path::PathBuf,
     process::Stdio,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::channel,
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::{Duration, SystemTime},
@@ -133,25 +133,38 @@ fn who_planned_a_moment_ago_finds_the_bytes_or_computes() {
 /// A stage that has the bytes of the last of [`CHAIN`] and another key.
 const COPY: &str = r#""copy": Command(run: ["sh", "-c", "cp $0/large $1/large; :", "{in.large}", "{out}"], inputs: {"large": "large"})"#;
 
-#[test]
-fn what_is_collected_while_a_result_is_published_that_shares_it_is_sent_again() {
-    let ((come, comes), (go, goes)) = (channel(), channel::<()>());
+/// The next segment that anybody publishes once it is awaited.
+struct Publication {
+    is_awaited: Arc<AtomicBool>,
+    /// It has come as far as the server, and stands still.
+    comes: Receiver<()>,
+    /// Lets it go on.
+    go: Sender<()>,
+}
+
+fn with_publication_stopped() -> Option<(Team, Publication)> {
+    let ((come, comes), (go, goes)) = (channel(), channel());
     let (come, goes) = (Mutex::new(come), Mutex::new(goes));
-    let is_armed = std::sync::Arc::new(AtomicBool::new(false));
-    let armed = std::sync::Arc::clone(&is_armed);
+    let is_awaited = Arc::new(AtomicBool::new(false));
+    let awaited = Arc::clone(&is_awaited);
     let team = Team::behind(move |request: &Request| {
         let is_publication = request.method == "PUT" && request.target.contains("/segments/");
-        if is_publication && armed.swap(false, Ordering::SeqCst) {
+        if is_publication && awaited.swap(false, Ordering::SeqCst) {
             come.lock().unwrap().send(()).unwrap();
             goes.lock().unwrap().recv().unwrap();
         }
         Treat::Well
     });
-    let Some(team) = team else { return };
+    Some((team?, Publication { is_awaited, comes, go }))
+}
+
+#[test]
+fn what_is_collected_while_a_result_is_published_that_shares_it_is_sent_again() {
+    let Some((team, Publication { is_awaited, comes, go })) = with_publication_stopped() else { return };
     team.machine(CHAIN).run(&[]);
     let member = team.machine(&[CHAIN, &[COPY]].concat());
     member.run_alone();
-    is_armed.store(true, Ordering::SeqCst);
+    is_awaited.store(true, Ordering::SeqCst);
     let (code, pushed) = thread::scope(|scope| {
         let push = scope.spawn(|| member.store("push"));
         // It was told that the large file is there, and is about to name it.
@@ -175,25 +188,13 @@ const SMALL_COPY: &str =
 
 #[test]
 fn a_content_that_is_elsewhere_by_now_is_not_published_where_it_was() {
-    let ((come, comes), (go, goes)) = (channel(), channel::<()>());
-    let (come, goes) = (Mutex::new(come), Mutex::new(goes));
-    let is_armed = std::sync::Arc::new(AtomicBool::new(false));
-    let armed = std::sync::Arc::clone(&is_armed);
-    let team = Team::behind(move |request: &Request| {
-        let is_publication = request.method == "PUT" && request.target.contains("/segments/");
-        if is_publication && armed.swap(false, Ordering::SeqCst) {
-            come.lock().unwrap().send(()).unwrap();
-            goes.lock().unwrap().recv().unwrap();
-        }
-        Treat::Well
-    });
-    let Some(team) = team else { return };
+    let Some((team, Publication { is_awaited, comes, go })) = with_publication_stopped() else { return };
     let maker = team.machine(CHAIN);
     maker.run_alone();
     assert_eq!(maker.store("push").0, Some(0));
     let member = team.machine(&[&CHAIN[..1], &[SMALL_COPY]].concat());
     member.run_alone();
-    is_armed.store(true, Ordering::SeqCst);
+    is_awaited.store(true, Ordering::SeqCst);
     thread::scope(|scope| {
         let push = scope.spawn(|| member.store("push"));
         comes.recv().unwrap();
@@ -251,8 +252,8 @@ fn members_that_run_while_others_collect_lose_no_result() {
 fn a_collector_that_is_killed_leaves_nothing_to_repair() {
     let (come, comes) = channel();
     let come = Mutex::new(come);
-    let is_armed = std::sync::Arc::new(AtomicBool::new(false));
-    let armed = std::sync::Arc::clone(&is_armed);
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let armed = Arc::clone(&is_armed);
     // Its first request that removes something never gets an answer.
     let team = Team::behind(move |request: &Request| {
         let removes = request.method == "DELETE" || request.method == "POST" && request.target.contains("delete");
@@ -287,23 +288,11 @@ fn a_collector_that_is_killed_leaves_nothing_to_repair() {
 
 #[test]
 fn what_is_published_while_collecting_says_what_is_lost_keeps_what_it_shares() {
-    let ((come, comes), (go, goes)) = (channel(), channel::<()>());
-    let (come, goes) = (Mutex::new(come), Mutex::new(goes));
-    let is_armed = std::sync::Arc::new(AtomicBool::new(false));
-    let armed = std::sync::Arc::clone(&is_armed);
-    let team = Team::behind(move |request: &Request| {
-        let is_publication = request.method == "PUT" && request.target.contains("/segments/");
-        if is_publication && armed.swap(false, Ordering::SeqCst) {
-            come.lock().unwrap().send(()).unwrap();
-            goes.lock().unwrap().recv().unwrap();
-        }
-        Treat::Well
-    });
-    let Some(team) = team else { return };
+    let Some((team, Publication { is_awaited, comes, go })) = with_publication_stopped() else { return };
     team.machine(CHAIN).run(&[]);
     let member = team.machine(&[CHAIN, &[COPY]].concat());
     member.run_alone();
-    is_armed.store(true, Ordering::SeqCst);
+    is_awaited.store(true, Ordering::SeqCst);
     thread::scope(|scope| {
         let collecting = scope.spawn(|| team.machine(CHAIN).collect(ALL));
         // It has chosen what goes, and is about to say so.

@@ -101,7 +101,8 @@ pub(super) fn bar() -> ProgressBar {
 }
 
 fn told(checked: &Checked, root: &str) -> String {
-    let lines: String = checked.findings.iter().map(line).collect();
+    let told = |Finding { sort, path: place, problem, repair }: &Finding| line(*sort, &path(place), problem, repair);
+    let lines: String = checked.findings.iter().map(told).collect();
     let count = |sort| checked.findings.iter().filter(|finding| finding.sort == sort).count();
     let verdict = if checked.is_whole() {
         paint(GOOD, "whole")
@@ -119,18 +120,13 @@ fn told(checked: &Checked, root: &str) -> String {
     )
 }
 
-fn line(finding: &Finding) -> String {
-    let (style, word) = style(finding.sort);
-    format!(
-        "  {} {}\n           {}; {}\n",
-        paint(style, word),
-        path(&finding.path),
-        finding.problem,
-        paint(FAINT, &finding.repair)
-    )
+/// A finding, where it is, and what was done.
+pub(super) fn line(sort: Sort, place: &str, problem: &str, repair: &str) -> String {
+    let (style, word) = style(sort);
+    format!("  {} {place}\n           {problem}; {}\n", paint(style, word), paint(FAINT, repair))
 }
 
-pub(super) fn style(sort: Sort) -> (Style, &'static str) {
+fn style(sort: Sort) -> (Style, &'static str) {
     match sort {
         Sort::Damaged => (BAD, "damaged "),
         Sort::Lost => (BAD, "lost    "),

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::check::{Arguments, bar, style};
+use super::check::{Arguments, bar, line};
 use crate::{
     blame::exit,
     cli::{
         arguments::StoreArguments,
         failure::Failure,
-        output::{self, BAD, FAINT, GOOD, paint},
+        output::{self, BAD, GOOD, paint},
         words::{bytes, quantity},
     },
     remote::{RemoteChecked, RemoteFinding},
@@ -47,7 +47,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn told(checked: &RemoteChecked, address: &str) -> String {
-    let lines: String = checked.findings.iter().map(line).collect();
+    let told = |RemoteFinding { sort, object, problem, repair }: &RemoteFinding| line(*sort, object, problem, repair);
+    let lines: String = checked.findings.iter().map(told).collect();
     let verdict = if checked.is_whole() {
         paint(GOOD, "whole")
     } else {
@@ -66,16 +67,5 @@ fn told(checked: &RemoteChecked, address: &str) -> String {
         quantity(checked.results, "results"),
         quantity(checked.contents, "contents"),
         bytes(checked.bytes as f64),
-    )
-}
-
-fn line(finding: &RemoteFinding) -> String {
-    let (style, word) = style(finding.sort);
-    format!(
-        "  {} {}\n           {}; {}\n",
-        paint(style, word),
-        finding.object,
-        finding.problem,
-        paint(FAINT, &finding.repair)
     )
 }

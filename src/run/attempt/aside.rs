@@ -1,10 +1,10 @@
 //! Which thread does what waits for the disk. Another one, so that signals and messages are heard meanwhile; or the
 //! driver's own, if it is little and nothing else goes on: to hand it over and back would take longer than to do it.
 
-use std::{fs, panic, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use super::{Assignment, Attempt, Trouble};
-use crate::{blame::Blame, run::worker::panic_message};
+use crate::blame::Blame;
 
 /// More files, or more bytes, are not little.
 const FILES: usize = 16;
@@ -54,8 +54,7 @@ impl Attempt {
             && is_quick()
             && let Some(_hold) = self.shared.store.hold_now()
         {
-            return panic::catch_unwind(panic::AssertUnwindSafe(work))
-                .unwrap_or_else(|panic| Err(fell_over(&panic_message(&*panic))));
+            return work();
         }
         blocking(work).await
     }
@@ -65,18 +64,7 @@ impl Attempt {
 pub(in crate::run) async fn blocking<T: Send + 'static, E: From<Trouble> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => {
-            let problem = match error.try_into_panic() {
-                Ok(panic) => panic_message(&*panic),
-                Err(error) => error.to_string(),
-            };
-            Err(fell_over(&problem).into())
-        }
-    }
-}
-
-fn fell_over(problem: &str) -> Trouble {
-    Trouble::new(format!("internal error: {problem}; please report it"), Blame::Bug)
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Trouble::new(format!("internal error: {error}; please report it"), Blame::Bug).into())
+    })
 }

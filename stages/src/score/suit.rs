@@ -40,8 +40,8 @@ pub fn suits(
         };
         if let Some((id, [here, there])) = renamed.first_key_value() {
             context.warn(format!(
-                "model `{model}` and `{tokens_name}` have tokenizers with the same ids for text, but {} special tokens \
-                 are named otherwise, the first of them {id}: {here} and {there}; text that spells one is misread",
+                "model `{model}` and `{tokens_name}` have tokenizers with the same ids for text and other names of special tokens \
+                 ({} of them, the first {id}: {here} and {there}); text that spells one is misread",
                 renamed.len()
             ));
         }
