@@ -5,7 +5,7 @@
 //! goes when somebody collects.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -86,11 +86,27 @@ pub struct RemoteFinding {
     pub repair: String,
 }
 
-/// What is read of an object: contents and their lengths, by where they begin.
+/// What is read of an object.
 #[derive(Default)]
 struct Wanted {
-    contents: BTreeMap<(u64, Digest), u64>,
+    contents: BTreeSet<Content>,
     bytes: u64,
+}
+
+/// What somebody says lies in an object. What others say of the same content counts for itself: a stranger's wrong word makes nobody
+/// else's wrong.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Content {
+    offset: u64,
+    digest: Digest,
+    size: u64,
+}
+
+impl Content {
+    fn of(placed: &Placed) -> Self {
+        let offset = if let Place::Packed(_, offset) = placed.place { offset } else { 0 };
+        Self { offset, digest: placed.digest, size: placed.size }
+    }
 }
 
 /// What is wrong with an object.
@@ -98,7 +114,7 @@ struct Wrong {
     sort: Sort,
     problem: String,
     /// The contents that cannot be had from there.
-    contents: HashSet<Digest>,
+    contents: HashSet<Content>,
 }
 
 impl Remote {
@@ -137,17 +153,16 @@ impl Remote {
             })
             .collect();
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
-        for Placed { digest, size, place } in placed.iter().flat_map(|(_, placed)| placed) {
-            let offset = if let Place::Packed(_, offset) = place { *offset } else { 0 };
-            let object = wanted.entry(place.object(digest)).or_default();
-            if object.contents.insert((offset, *digest), *size).is_none() {
-                object.bytes += size;
+        for placed in placed.iter().flat_map(|(_, placed)| placed) {
+            let object = wanted.entry(placed.place.object(&placed.digest)).or_default();
+            if object.contents.insert(Content::of(placed)) {
+                object.bytes = object.bytes.saturating_add(placed.size);
             }
         }
         let wrong = self.client.block_on(self.check_contents(&wanted, &mut checked, progress))??;
         let is_bad = |placed: &Placed| {
             let wrong = wrong.get(placed.place.object(&placed.digest).as_str());
-            wrong.is_some_and(|wrong| wrong.contents.contains(&placed.digest))
+            wrong.is_some_and(|wrong| wrong.contents.contains(&Content::of(placed)))
         };
         lost.extend(placed.iter().filter(|(_, placed)| placed.iter().any(is_bad)).map(|(name, _)| *name));
         for (object, Wrong { sort, problem, .. }) in wrong {
@@ -245,7 +260,7 @@ impl Remote {
         wanted: &Wanted,
         tell: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<Wrong>, RemoteError> {
-        let all = || wanted.contents.keys().map(|(_, digest)| *digest).collect();
+        let all = || wanted.contents.iter().copied().collect();
         let bytes = match self.client.get(object, MOST_OF_PACK).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(Some(gone(all()))),
@@ -256,11 +271,10 @@ impl Remote {
             let (begin, end) = (usize::try_from(offset).ok()?, usize::try_from(offset.checked_add(size)?).ok()?);
             (end <= bytes.len()).then(|| bytes.slice(begin..end))
         };
-        let is_bad = |offset: u64, digest: Digest, size: u64| {
-            slice(offset, size).is_none_or(|bytes| Digest::of(&bytes) != digest)
+        let is_bad = |content: &&Content| {
+            slice(content.offset, content.size).is_none_or(|bytes| Digest::of(&bytes) != content.digest)
         };
-        let bad = wanted.contents.iter().filter(|&(&(offset, digest), &size)| is_bad(offset, digest, size));
-        let bad: HashSet<Digest> = bad.map(|(&(_, digest), _)| digest).collect();
+        let bad: HashSet<Content> = wanted.contents.iter().filter(is_bad).copied().collect();
         tell(wanted.bytes);
         let problem = format!("{} of {} contents that are read from it are others", bad.len(), wanted.contents.len());
         Ok((!bad.is_empty()).then(|| damaged(problem, bad)))
@@ -272,8 +286,31 @@ impl Remote {
         wanted: &Wanted,
         tell: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<Wrong>, RemoteError> {
-        let Some((&(_, digest), &size)) = wanted.contents.first_key_value() else { return Ok(None) };
-        let all = HashSet::from([digest]);
+        let mut bad = None;
+        for content in &wanted.contents {
+            match self.check_content(object, *content, tell).await? {
+                // Nobody else finds it there.
+                Some(wrong) if wrong.sort == Sort::Lost => {
+                    return Ok(Some(Wrong { contents: wanted.contents.iter().copied().collect(), ..wrong }));
+                }
+                Some(wrong) => {
+                    bad.get_or_insert_with(|| Wrong { contents: HashSet::new(), ..wrong }).contents.insert(*content)
+                }
+                None => false,
+            };
+        }
+        Ok(bad)
+    }
+
+    /// Reads an object that is one content.
+    async fn check_content(
+        &self,
+        object: &str,
+        content: Content,
+        tell: &(dyn Fn(u64) + Sync),
+    ) -> Result<Option<Wrong>, RemoteError> {
+        let Content { digest, size, .. } = content;
+        let all = HashSet::from([content]);
         let starts = (0..size.div_ceil(PIECE)).map(|piece| piece * PIECE);
         let pieces = stream::iter(starts)
             .map(|start| self.client.get_piece(object, start..(start + PIECE).min(size)))
@@ -331,10 +368,10 @@ fn understood(survey: &Survey<'_>, dry_run: bool, checked: &mut RemoteChecked) -
     lost
 }
 
-fn gone(contents: HashSet<Digest>) -> Wrong {
+fn gone(contents: HashSet<Content>) -> Wrong {
     Wrong { sort: Sort::Lost, problem: "it is no longer there".to_owned(), contents }
 }
 
-fn damaged(problem: String, contents: HashSet<Digest>) -> Wrong {
+fn damaged(problem: String, contents: HashSet<Content>) -> Wrong {
     Wrong { sort: Sort::Damaged, problem, contents }
 }

@@ -201,6 +201,28 @@ fn bytes_that_cannot_be_read_are_not_called_lost() {
 }
 
 #[test]
+fn a_false_word_about_a_content_makes_no_true_one_false() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(CHAIN);
+    machine.run_alone();
+    machine.store("push");
+    // A copy of a result that says of a pack, or of a file in it, where a content does not lie.
+    rewrite(&team.files("segments")[0], |text| {
+        let operations = text.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let is_packed = |operation: &Value| operation["publish"]["packed"][0]["files"][0][1].is_u64();
+        let mut copy = operations.into_iter().find(is_packed).unwrap();
+        let offset = &mut copy["publish"]["packed"][0]["files"][0][1];
+        *offset = (offset.as_u64().unwrap() + 1).into();
+        copy["publish"]["again"] = 1.into();
+        format!("{}\n{copy}\n", text.trim_end())
+    });
+    let (code, checked) = team.machine(CHAIN).check(&[]);
+    assert_eq!((code, &checked["lost"], &checked["results"]), (Some(1), &json!(1), &json!(3)), "{checked}");
+    let (code, checked) = team.machine(CHAIN).check(&[]);
+    assert_eq!((code, &checked["whole"], &checked["results"]), (Some(0), &json!(true), &json!(3)), "{checked}");
+}
+
+#[test]
 fn only_who_is_trusted_says_what_is_lost() {
     let team = Team::in_a_folder();
     let member = team.machine(CHAIN);
