@@ -3,7 +3,7 @@
 
 Prints rows of a Markdown table. Cases: `small` (push and pull of 1,000 small outputs: of one stage, and of 1,000 stages),
 `check` (which of 10,000 stages are there, from an empty machine; and a run with nothing to do), `large` (a file of 2 GiB up and
-down, beside s5cmd where it is installed). Requests are those that twdag counts. A machine is an empty workspace; what is
+down, beside s5cmd where it is installed, and the memory that takes). Requests are those that twdag counts. A machine is an empty workspace; what is
 compared runs in turns, and each turn begins with empty file system buffers to write.
 """
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from orchestrator import JOBS, ROOT, machine, once, remove, shown, write, write_large
+from orchestrator import JOBS, ROOT, machine, once, peak, remove, shown, write, write_large
 
 CASES = ["small", "check", "large"]
 BUCKET = "bench"
@@ -197,6 +197,14 @@ def large(options, table, parent, server):
     for work, figures in [("2 GiB up", up), ("2 GiB down", down)]:
         for side, found in figures.items():
             table.row(work, side, found)
+    team.address = f"s3://{BUCKET}/large-peak"
+    peaks = {"up": peak(team.command("store", "push", "graph.ron"), first)}
+    second = team.machine(stages)
+    os.link(source, os.path.join(second, "large"))
+    peaks["down"] = peak(team.command("store", "pull", "graph.ron"), second)
+    remove(os.path.join(second, "artifacts"))
+    told = {way: "not known, as GNU time is not installed" if mib is None else f"{mib:.0f} MiB" for way, mib in peaks.items()}
+    print(f"\npeak memory of twdag: 2 GiB up {told['up']}, down {told['down']}", flush=True)
 
 
 def main():

@@ -14,6 +14,7 @@ mod ci;
 mod claims;
 mod collecting;
 mod credentials;
+mod damage;
 mod example;
 mod faults;
 mod keeping;
