@@ -57,6 +57,7 @@ pub fn plan<'a>(graph: &Graph, targets: &[usize], tiers: impl Into<Tiers<'a>>) -
     // Each time, there is one result less that counts as there.
     loop {
         if let Some(plan) = try_to_plan(graph, targets, &tiers)? {
+            tiers.keep();
             return Ok(plan);
         }
     }

@@ -209,9 +209,9 @@ impl Index {
 
     /// The publication to use: the first of that result whose bytes are not lost.
     pub(super) fn usable(&self, key: &Key, keys: &Keys, lost: &HashSet<Digest>) -> Option<&Published> {
-        let artifact = self.published(key, keys)?.artifact;
-        let is_it = |published: &&Published| published.artifact == artifact && keys.accept(published);
-        self.published.get(key)?.iter().filter(is_it).find(|published| !self.is_lost(published, keys, lost))
+        let mut accepted = self.published.get(key)?.iter().filter(|published| keys.accept(published)).peekable();
+        let artifact = accepted.peek()?.artifact;
+        accepted.find(|published| published.artifact == artifact && !self.is_lost(published, keys, lost))
     }
 
     /// Whether the bytes of a publication are gone, as this machine or somebody who is trusted has found.

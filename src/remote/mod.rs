@@ -65,7 +65,7 @@ pub use signing::{Keys, PublicKey, SigningKey};
 pub use tiers::{Found, Tiers};
 pub use voucher::Attribution;
 
-use self::{client::Client, index::Index};
+use self::{client::Client, index::Index, known::Notes};
 use crate::{
     digest::{ArtifactId, Digest, Key},
     store::Store,
@@ -132,6 +132,8 @@ struct State {
     asked: Option<Instant>,
     /// When the last reading began that went to the end of the log.
     read: Option<Instant>,
+    /// What is known without a request, read when first needed.
+    notes: Option<Notes>,
     /// Publications of which bytes are missing or wrong there; noted on this machine, and read when first needed.
     lost: Option<HashSet<Digest>>,
     /// How many publications of a result this process has found to be lost.
@@ -259,7 +261,7 @@ impl Remote {
     /// What is known here of the result of an action, without a request.
     pub fn known(&self, store: &Store, key: &Key) -> Option<Known> {
         let mut state = self.state();
-        let State { index, lost, unreachable, .. } = &mut *state;
+        let State { index, notes, lost, unreachable, .. } = &mut *state;
         if unreachable.contains(key) {
             return None;
         }
@@ -267,13 +269,22 @@ impl Remote {
         if let Some(index) = index {
             return index.usable(key, &self.keys, lost).and_then(|published| published.open(key).ok());
         }
-        let noted = known::noted(store, &self.folder(), key);
-        noted.filter(|known| self.keys.accept(&known.published) && !lost.contains(&known.published.name()))
+        let noted = notes.get_or_insert_with(|| Notes::read(store, &self.folder())).find(key);
+        noted.filter(|known| self.keys.vouch(&known.published) && !lost.contains(&known.published.name()))
     }
 
-    /// Keeps what is known of a result, so that the next plan needs no request.
-    pub fn note(&self, store: &Store, known: &Known) {
-        known::note(store, &self.folder(), known);
+    /// Notes what is known of a result, so that the next plan needs no request; [`Remote::keep_notes`] keeps that.
+    fn note(&self, store: &Store, known: &Known) {
+        let State { index, notes, .. } = &mut *self.state();
+        // Otherwise it was a note that said so.
+        if index.is_some() {
+            notes.get_or_insert_with(|| Notes::read(store, &self.folder())).add(known);
+        }
+    }
+
+    /// Keeps what was noted.
+    fn keep_notes(&self, store: &Store) {
+        self.state().notes.iter_mut().for_each(|notes| notes.keep(store, &self.folder()));
     }
 
     /// From now on the publication counts as not there: its bytes are gone, or others.
@@ -290,7 +301,6 @@ impl Remote {
         if *losses > MOST_LOSSES {
             state.unreachable.insert(key);
         }
-        known::forget(store, &self.folder(), &key);
     }
 
     /// The publications of which bytes are missing or wrong there, as far as this machine knows.

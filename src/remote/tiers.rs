@@ -61,6 +61,11 @@ impl<'a> Tiers<'a> {
         Ok(Found::There(record))
     }
 
+    /// Keeps what lookups have found, so that the next ones need no request.
+    pub fn keep(&self) {
+        self.remote.into_iter().for_each(|remote| remote.keep_notes(self.store));
+    }
+
     /// Whether references can point into a result: its list of files is here, or comes now. If it does not come, the remote store
     /// does not have the result any more, as far as later looks are concerned.
     pub fn can_look_into(&self, artifact: &ArtifactId) -> bool {

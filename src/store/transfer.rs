@@ -182,6 +182,17 @@ impl Store {
         local::replace(&self.derived(below), bytes)
     }
 
+    /// Appends to such a file, in one write. It may end within these bytes after a kill, or where others append at the same time.
+    pub fn append_derived(&self, below: impl AsRef<Path>, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.derived(below);
+        folder::parent(&path)?;
+        let append = || {
+            let mut file = File::options().append(true).create(true).open(&path)?;
+            failpoint::write("derived.write", &mut file, bytes)
+        };
+        append().map_err(StoreError::io("write", &path))
+    }
+
     /// Locks such a file until it is dropped, and waits for other processes of this machine that have locked it.
     pub fn lock_derived(&self, below: impl AsRef<Path>) -> Result<fs::File, StoreError> {
         let path = self.derived(below);

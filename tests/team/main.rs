@@ -19,6 +19,7 @@ mod example;
 mod faults;
 mod keeping;
 mod losses;
+mod notes;
 mod place;
 mod runs;
 mod sharing;
