@@ -1,7 +1,7 @@
 //! Results from a remote store into the store of this machine. Every byte is checked before it is in a file that counts.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -9,10 +9,16 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{Known, Remote, RemoteError, segment::Slice, subtrees::Subtrees, voucher::Brought};
+use super::{
+    Known, Remote, RemoteError,
+    place::{Place, Placed, files_of},
+    segment::Slice,
+    subtrees::Subtrees,
+    voucher::Brought,
+};
 use crate::{
     digest::{Digest, Key},
-    store::{self, Arrivals, Arrived, Incoming, Manifest, Store, StoreError},
+    store::{self, Arrivals, Arrived, Manifest, Store, StoreError},
 };
 
 /// So many packs and large objects are on their way at the same time.
@@ -46,7 +52,7 @@ pub(super) enum Trouble {
 /// A result on its way.
 struct Job {
     known: Known,
-    incoming: Incoming,
+    manifest: Manifest,
 }
 
 /// Content that is needed.
@@ -111,7 +117,6 @@ impl Remote {
     /// Fetches what is published first of each result; those of which there is another publication to try.
     fn pull_first(&self, store: &Store, keys: &[Key], pulled: &mut Pulled) -> Result<Vec<Key>, RemoteError> {
         let (mut jobs, mut again) = (Vec::new(), Vec::new());
-        let mut arrivals: Option<Arrivals> = None;
         let lost = |known: &Known, problem: String, again: &mut Vec<Key>, pulled: &mut Pulled| {
             let key = known.record.key;
             self.lose(store, known);
@@ -126,29 +131,21 @@ impl Remote {
                 continue;
             };
             match self.manifest(store, &mut known).cloned() {
-                Ok(manifest) => {
-                    let arrivals = match &mut arrivals {
-                        Some(arrivals) => arrivals,
-                        none => none.insert(store.arrivals(&key)?),
-                    };
-                    jobs.push(Job { incoming: arrivals.expect(manifest), known });
-                }
+                Ok(manifest) => jobs.push(Job { known, manifest }),
                 Err(_) if self.known(store, &key).is_some() => again.push(key),
                 Err(error) => pulled.missing.push((key, error.to_string())),
             }
         }
-        let (wanted, unplaced) = wanted(store, &mut jobs);
-        for (known, error) in unplaced {
-            lost(&known, error.to_string(), &mut again, pulled);
-        }
+        let Some(first) = jobs.first() else { return Ok(again) };
+        let arrivals = store.arrivals(&first.known.record.key)?;
+        let wanted = wanted(store, &arrivals, &jobs);
         let failed =
             if wanted.is_empty() { HashMap::new() } else { self.client.block_on(self.fetch(store, &wanted))? };
         let mut whole = Vec::new();
         for job in jobs {
             let key = job.known.record.key;
             match job
-                .incoming
-                .manifest()
+                .manifest
                 .files()
                 .iter()
                 .find_map(|entry| Some((&wanted.get(&entry.digest)?.of, failed.get(&entry.digest)?)))
@@ -163,7 +160,7 @@ impl Remote {
                 }
             }
         }
-        self.admit(store, whole, pulled);
+        self.admit(store, &arrivals, &whole, pulled);
         let came = wanted.iter().filter(|(digest, _)| !failed.contains_key(digest));
         pulled.bytes += came.map(|(_, wanted)| wanted.size).sum::<u64>();
         Ok(again)
@@ -278,11 +275,9 @@ impl Remote {
 
     /// Takes results in, all at once: the disk takes as long for one as for a thousand. One that cannot be taken in counts as
     /// not there, and keeps no other from it.
-    fn admit(&self, store: &Store, jobs: Vec<Job>, pulled: &mut Pulled) {
-        let (known, incoming): (Vec<Known>, Vec<Incoming>) =
-            jobs.into_iter().map(|Job { known, incoming }| (known, incoming)).unzip();
-        let arrived = known.iter().zip(incoming).map(|(known, incoming)| Arrived {
-            incoming,
+    fn admit(&self, store: &Store, arrivals: &Arrivals, jobs: &[Job], pulled: &mut Pulled) {
+        let arrived = jobs.iter().map(|Job { known, manifest }| Arrived {
+            manifest,
             record: &known.record,
             origin: Brought::new(&self.address, known),
         });
@@ -292,16 +287,16 @@ impl Remote {
             self.give_up(key);
             pulled.missing.push((key, problem));
         };
-        let admitted = match store.admit(&arrived) {
+        let admitted = match store.admit(arrivals, &arrived) {
             Ok(admitted) => admitted,
             Err(error) => {
-                for known in &known {
-                    refuse(known.record.key, refused(&error), pulled);
+                for job in jobs {
+                    refuse(job.known.record.key, refused(&error), pulled);
                 }
                 return;
             }
         };
-        for (key, admitted) in known.iter().map(|known| known.record.key).zip(admitted) {
+        for (key, admitted) in jobs.iter().map(|job| job.known.record.key).zip(admitted) {
             match admitted {
                 Ok(()) => pulled.fetched.push(key),
                 // What this machine had before has lost files, so that this one stands in its place.
@@ -313,47 +308,27 @@ impl Remote {
     }
 }
 
-/// The content that is not here, and the results that have no room here. Those are taken out of the jobs.
-fn wanted(store: &Store, jobs: &mut Vec<Job>) -> (BTreeMap<Digest, Wanted>, Vec<(Known, StoreError)>) {
+/// The content that is not here.
+fn wanted(store: &Store, arrivals: &Arrivals, jobs: &[Job]) -> BTreeMap<Digest, Wanted> {
     let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
-    let mut unplaced = Vec::new();
-    for job in std::mem::take(jobs) {
-        match missing(store, &job) {
-            Ok(missing) => {
-                for (digest, size, packed, place) in missing {
-                    let of = job.known.record.key;
-                    let new = || Wanted { size, packed, of, places: Vec::new(), subtrees: None };
-                    let wanted = wanted.entry(digest).or_insert_with(new);
-                    wanted.places.push(place);
-                    if wanted.subtrees.is_none() {
-                        let text = job.known.published.subtrees.get(&digest);
-                        wanted.subtrees = text.and_then(|text| Subtrees::from_text(text, &digest, size));
-                    }
-                }
-                jobs.push(job);
+    for Job { known, manifest } in jobs {
+        let (of, published) = (known.record.key, &known.published);
+        // Each content is named once there.
+        let mut seen = HashSet::new();
+        let entries = manifest.files().iter().filter(|entry| seen.insert(entry.digest));
+        for (entry, Placed { digest, size, place }) in entries.zip(files_of(published, manifest)) {
+            if !wanted.contains_key(&digest) && store.content(entry).is_some() {
+                continue;
             }
-            Err(error) => unplaced.push((job.known, error)),
+            let wanted = wanted.entry(digest).or_insert_with(|| {
+                let packed = if let Place::Packed(pack, offset) = place { Some((pack, offset)) } else { None };
+                Wanted { size, packed, of, places: vec![arrivals.place(&digest)], subtrees: None }
+            });
+            if wanted.subtrees.is_none() {
+                let text = published.subtrees.get(&digest);
+                wanted.subtrees = text.and_then(|text| Subtrees::from_text(text, &digest, size));
+            }
         }
     }
-    (wanted, unplaced)
-}
-
-/// The files of a result that are not here: their content, its size, where in which pack it lies, and where it has to be put.
-#[allow(clippy::type_complexity, reason = "the names of a type would say no more")]
-fn missing(store: &Store, job: &Job) -> Result<Vec<(Digest, u64, Option<(Digest, u64)>, PathBuf)>, StoreError> {
-    let packed = &job.known.published.packed;
-    let places: HashMap<u32, (Digest, u64)> = packed
-        .iter()
-        .flat_map(|packed| packed.files.iter().map(|&(file, offset)| (file, (packed.pack, offset))))
-        .collect();
-    // Where content lies is told of the first file that has it.
-    let mut first: HashMap<Digest, u32> = HashMap::new();
-    let mut missing = Vec::new();
-    for (number, entry) in job.incoming.manifest().files().iter().enumerate() {
-        let number = *first.entry(entry.digest).or_insert(number as u32);
-        if store.content(entry).is_none() {
-            missing.push((entry.digest, entry.size, places.get(&number).copied(), job.incoming.place(entry)?));
-        }
-    }
-    Ok(missing)
+    wanted
 }

@@ -11,6 +11,8 @@ use super::{Store, StoreError, sealed};
 use crate::digest::{ArtifactId, Digest};
 
 const VERSION: u32 = 1;
+/// Longer names of files or folders fit on no usual disk.
+const LONGEST_NAME: usize = 255;
 
 /// The files of an artifact in the byte order of their paths. Its canonical JSON is what an [`ArtifactId`] is the
 /// digest of; empty folders are not kept.
@@ -85,11 +87,21 @@ impl Manifest {
     /// Reads the list of files of this artifact from somewhere else; says what is wrong if it is not exactly that, or may
     /// not be.
     pub fn of_artifact(artifact: &ArtifactId, bytes: &[u8]) -> Result<Self, String> {
-        if Digest::of(bytes) == *artifact.digest() {
-            Self::parse(bytes)
-        } else {
-            Err("its bytes are not those of its digest".to_owned())
+        if Digest::of(bytes) != *artifact.digest() {
+            return Err("its bytes are not those of its digest".to_owned());
         }
+        let manifest = Self::parse(bytes)?;
+        let files = &manifest.files;
+        let is_file = |path: &str| files.binary_search_by(|file| (*file.path).cmp(path)).is_ok();
+        for Entry { path, .. } in files {
+            if path.split('/').any(|part| part.len() > LONGEST_NAME) {
+                return Err(format!("it names a file `{path}`, and no name has more than {LONGEST_NAME} bytes"));
+            }
+            if let Some((end, _)) = path.match_indices('/').find(|(end, _)| is_file(&path[..*end])) {
+                return Err(format!("it names `{}` as a file and as a folder", &path[..end]));
+            }
+        }
+        Ok(manifest)
     }
 
     /// The digest of what a reference `"stage/path"` points to: the whole artifact, or a file or folder inside.

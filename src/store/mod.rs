@@ -64,7 +64,7 @@ pub use provenance::{COMMIT, Provenance};
 pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput, RecordedPart, RecordedReference};
 pub use source::SourceState;
-pub use transfer::{Arrivals, Arrived, Incoming, put};
+pub use transfer::{Arrivals, Arrived, put};
 pub use witness::Witnesses;
 
 use rustix::fs::Access;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rayon::prelude::*;
+use tempfile::TempPath;
 
 use super::{Entry, Store, StoreError, folder, hash::hash_open, sealed::Existing, seals::Seals};
 use crate::{digest::Digest, failpoint};
@@ -258,6 +259,27 @@ impl Store {
             Err(error) => return Err(StoreError::io("write", &to)(error)),
         }
         fs::symlink_metadata(&to).map(|metadata| metadata.ino()).map_err(StoreError::io("read", &to))
+    }
+
+    /// As [`Store::adopt`], for a sealed file that has no other name and need not keep this one; what the object is then.
+    pub(super) fn move_in(&self, from: &Path, digest: &Digest, size: u64) -> Result<fs::Metadata, StoreError> {
+        let to = self.object(digest);
+        failpoint::pass("object.link").map_err(StoreError::io("write", &to))?;
+        let unmoved = |error: tempfile::PathPersistError| (error.error.kind(), error.path);
+        let file = TempPath::try_from_path(from).map_err(StoreError::io("find", from))?;
+        let moved = match file.persist_noclobber(&to).map_err(unmoved) {
+            Err((io::ErrorKind::NotFound, file)) => {
+                folder::parent(&to)?;
+                file.persist_noclobber(&to).map_err(unmoved)
+            }
+            moved => moved,
+        };
+        if let Err((_, file)) = moved {
+            // There is one, or the file system can do neither this nor link.
+            self.adopt(from, &Entry { path: digest.to_string(), digest: *digest, size, executable: false })?;
+            failpoint::pass("ingest.discard").and_then(|()| file.close()).map_err(StoreError::io("remove", from))?;
+        }
+        fs::symlink_metadata(&to).map_err(StoreError::io("read", &to))
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! The store knows nothing of what an origin says.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Record, Store, StoreError, folder,
+    Record, Store, StoreError,
     sealed::{self, Draft, Existing},
 };
 use crate::digest::{Digest, Key};
@@ -43,11 +46,11 @@ impl Store {
     /// Notes where a record comes from that is about to be taken in; what has to be flushed before that.
     pub(super) fn keep_origin(&self, record: &Record, origin: &impl Serialize) -> Result<Vec<PathBuf>, StoreError> {
         let path = self.origin_path(record)?;
-        let shelf = folder::parent(&path)?;
         let bytes = sealed::seal(&Noted { key: record.key, origin }).map_err(|error| self.no_origin(&error))?;
         let draft = Draft::write(&path, &bytes).map_err(StoreError::io("write", &path))?;
         draft.put(Existing::Replace).map_err(StoreError::io("write", &path))?;
-        Ok(vec![path.clone(), shelf.to_owned(), self.root().join(ROOM), self.root().to_owned()])
+        let folders = path.ancestors().skip(1).take(3).map(Path::to_owned);
+        Ok([path.clone()].into_iter().chain(folders).collect())
     }
 
     /// Where a record of this store comes from.

@@ -1,11 +1,11 @@
 //! What other places need to give results to this store and to take them from it.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rayon::prelude::*;
@@ -16,45 +16,21 @@ use super::{
     sealed,
 };
 use crate::{
-    digest::{ArtifactId, Key},
+    digest::{ArtifactId, Digest, Key},
     failpoint,
 };
 
-/// Results that come into the store together, in a folder that goes with the last of them.
+/// The longest path that systems take.
+const LONGEST_PATH: usize = 4_095;
+
+/// Contents that come into the store together, in a folder that goes with this, and with what is left there.
 #[derive(Debug)]
-pub struct Arrivals {
-    folder: Arc<CheckFolder>,
-    count: usize,
-}
+pub struct Arrivals(CheckFolder);
 
 impl Arrivals {
-    /// One more result. What was put into its folder goes if [`Store::admit`] does not follow.
-    pub fn expect(&mut self, manifest: Manifest) -> Incoming {
-        self.count += 1;
-        let folder = self.folder.path().join(self.count.to_string());
-        Incoming { _within: Arc::clone(&self.folder), folder, manifest }
-    }
-}
-
-/// A result on its way into the store: a folder that its files are put into.
-#[derive(Debug)]
-pub struct Incoming {
-    _within: Arc<CheckFolder>,
-    folder: PathBuf,
-    manifest: Manifest,
-}
-
-impl Incoming {
-    /// Where a file of the result has to be put. The folder that it lies in is there.
-    pub fn place(&self, entry: &Entry) -> Result<PathBuf, StoreError> {
-        let path = self.folder.join(&entry.path);
-        folder::parent(&path)?;
-        Ok(path)
-    }
-
-    /// The files that the result has.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+    /// Where a content has to be put.
+    pub fn place(&self, digest: &Digest) -> PathBuf {
+        self.0.path().join(digest.to_string())
     }
 }
 
@@ -66,11 +42,14 @@ pub fn put(place: &Path, bytes: &[u8]) -> io::Result<()> {
     object::mark(&file)
 }
 
+/// What became of the contents that have come: the object, as it was when it had got its name.
+type Came = HashMap<Digest, Result<fs::Metadata, StoreError>>;
+
 /// A result whose files have come.
 #[derive(Debug)]
 pub struct Arrived<'a, O> {
-    /// Its files, each in its place with the content that the list names, unless the store has that.
-    pub incoming: Incoming,
+    /// Its files, of which the content of each lies in its place, unless the store has it.
+    pub manifest: &'a Manifest,
     /// How it came about.
     pub record: &'a Record,
     /// Where it comes from; see [`Store::origin`].
@@ -91,13 +70,14 @@ impl Store {
 
     /// Begins to take results in that come from somewhere else, the first of them that of this action.
     pub fn arrivals(&self, key: &Key) -> Result<Arrivals, StoreError> {
-        Ok(Arrivals { folder: Arc::new(self.check_folder(key)?), count: 0 })
+        self.check_folder(key).map(Arrivals)
     }
 
     /// Takes results in and records them as [`Store::publish`] does: the files of all, then one flush, then the records. The
     /// caller has compared the files with their digests. Says what came of each, in their order; an error concerns all.
     pub fn admit<O: Serialize + Sync>(
         &self,
+        arrivals: &Arrivals,
         arrived: &[Arrived<'_, O>],
     ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         if arrived.is_empty() {
@@ -105,7 +85,11 @@ impl Store {
         }
         let _hold = self.hold()?;
         self.need(arrived.iter().map(|arrived| arrived.record.artifact))?;
-        let taken: Vec<_> = arrived.par_iter().map(|arrived| self.take_in(arrived)).collect();
+        let digests: HashSet<&Digest> =
+            arrived.iter().flat_map(|arrived| arrived.manifest.files()).map(|entry| &entry.digest).collect();
+        let receive = |&digest: &&Digest| Some((*digest, self.receive(arrivals, digest).transpose()?));
+        let came: Came = digests.par_iter().filter_map(receive).collect();
+        let taken: Vec<_> = arrived.par_iter().map(|arrived| self.take_in(arrived, &came)).collect();
         let artifacts: Vec<ArtifactId> =
             arrived.iter().zip(&taken).filter(|(_, taken)| taken.is_ok()).map(|(one, _)| one.record.artifact).collect();
         let added = self.seals().count();
@@ -125,51 +109,75 @@ impl Store {
 
     /// Gives the files of a result their names, and notes where it comes from; the record, which has no name yet, and what
     /// has to be on the disk before it has one.
-    fn take_in<O: Serialize>(&self, arrived: &Arrived<'_, O>) -> Result<(Unpublished, Vec<PathBuf>), StoreError> {
-        let Arrived { incoming: Incoming { folder, manifest, .. }, record, origin } = arrived;
+    fn take_in<O: Serialize>(
+        &self,
+        arrived: &Arrived<'_, O>,
+        came: &Came,
+    ) -> Result<(Unpublished, Vec<PathBuf>), StoreError> {
+        let Arrived { manifest, record, origin } = arrived;
         let artifact = manifest.artifact();
+        let refuse = |problem: String| StoreError::Artifact { artifact: record.artifact, problem };
         if artifact != record.artifact {
-            let problem = "its files came in as others".to_owned();
-            return Err(StoreError::Artifact { artifact: record.artifact, problem });
+            return Err(refuse("its files came in as others".to_owned()));
         }
+        self.can_show(&artifact, manifest).map_err(refuse)?;
         let list = self.draft_manifest(manifest, &artifact)?;
-        let receive = |entry: &Entry| self.receive(&folder.join(&entry.path), entry);
-        let inodes = manifest.files().par_iter().map(receive).collect::<Result<Vec<u64>, _>>()?;
-        if let Some(list) = list {
-            list.put(sealed::Existing::Replace).map_err(StoreError::io("write", folder))?;
+        let mut new = Vec::new();
+        for entry in manifest.files() {
+            match came.get(&entry.digest) {
+                None => self.look(entry).map(drop).map_err(refuse)?,
+                Some(Ok(found)) if found.len() == entry.size => new.push((&entry.digest, found)),
+                Some(Ok(found)) => {
+                    let (path, size) = (&entry.path, entry.size);
+                    return Err(refuse(format!(
+                        "`{path}` has {} bytes, and its list of files says {size}",
+                        found.len()
+                    )));
+                }
+                Some(Err(error)) => return Err(refuse(error.to_string())),
+            }
         }
-        // Only now: each name that a file gains or loses changes its change time.
-        self.seals().hold_back();
-        self.note(manifest.files().iter().zip(inodes));
+        if let Some(list) = list {
+            list.put(sealed::Existing::Replace).map_err(StoreError::io("write", self.root()))?;
+        }
+        {
+            let mut seals = self.seals();
+            seals.hold_back();
+            for (digest, found) in new {
+                seals.add(digest, found);
+            }
+        }
         let noted = self.keep_origin(record, origin).inspect_err(|_| self.abandon())?;
         // A record that cannot be written gives up what was held back itself.
         Ok((self.draft(record)?, noted))
     }
 
-    /// Makes a file that lies in its place an object; its inode. One that is not there is in the store already.
-    fn receive(&self, place: &Path, entry: &Entry) -> Result<u64, StoreError> {
+    /// Makes a content that lies in its place an object, and says what the file is then; nothing if it does not lie there.
+    fn receive(&self, arrivals: &Arrivals, digest: &Digest) -> Result<Option<fs::Metadata>, StoreError> {
+        let place = arrivals.place(digest);
         let found = match place.symlink_metadata() {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let missing = |problem| StoreError::io("read", place)(io::Error::other(problem));
-                return self.look(entry).map_err(missing);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", place)(error)),
         };
-        if found.len() != entry.size {
-            let problem = format!("it has {} bytes, and its list of files says {}", found.len(), entry.size);
-            return Err(StoreError::io("read", place)(io::Error::other(problem)));
-        }
-        if !object::is_sealed(&found, entry.size) || entry.executable {
+        if !object::is_sealed(&found, found.len()) {
             failpoint::pass("ingest.seal")
-                .and_then(|()| object::seal(place, entry.executable))
-                .map_err(StoreError::io("protect", place))?;
+                .and_then(|()| object::seal(&place, false))
+                .map_err(StoreError::io("protect", &place))?;
         }
-        let inode = self.adopt(place, entry)?;
-        failpoint::pass("ingest.discard")
-            .and_then(|()| fs::remove_file(place))
-            .map_err(StoreError::io("remove", place))?;
-        Ok(inode)
+        self.move_in(&place, digest, found.len()).map(Some)
+    }
+
+    /// Whether a folder can show an artifact on this machine; says why not.
+    fn can_show(&self, artifact: &ArtifactId, manifest: &Manifest) -> Result<(), String> {
+        let view = self.root().join("local/views").join(artifact.to_string());
+        let room = LONGEST_PATH.saturating_sub(view.as_os_str().len() + 1);
+        match manifest.files().iter().find(|entry| entry.path.len() > room) {
+            Some(entry) => {
+                Err(format!("it names a file by {} letters, and there is room for {room}", entry.path.len()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A file for what others derive; losing it costs time, not truth.
