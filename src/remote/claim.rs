@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Whoever was second so often to take a claim over waits for nobody any more: two who compute the same are better than none.
 const MOST_ROUNDS: u32 = 4;
+/// So many claims are written anew, or taken away, at the same time.
+const AT_ONCE: usize = 16;
+/// So many are taken away before it is looked whether others have to be written anew.
+const MOST_ENDED: usize = 64;
 /// So many characters of what an owner says of itself are shown.
 const SHOWN: usize = 200;
 
@@ -350,56 +356,65 @@ fn keep(remote: &Remote, shared: &Shared, ended: &Receiver<Ended>, every: Durati
         // Also while much ends: what is held must not fall silent for that.
         if next <= Instant::now() {
             let keys: Vec<Key> = lock(&shared.held).keys().copied().collect();
-            for key in &keys {
-                write_anew(remote, shared, key, every);
-            }
+            at_once(remote, keys, |key| write_anew(remote, shared, key, every));
             next = Instant::now() + every;
         }
         match ended.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok((key, held)) => take_away(remote, &key, held),
+            Ok(first) => {
+                let ended = [first].into_iter().chain(ended.try_iter().take(MOST_ENDED - 1));
+                at_once(remote, ended, |(key, held)| take_away(remote, key, held));
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
+/// Does something for each of many claims, some at the same time: a run may have thousands that wait for their results to be given,
+/// and one after the other they would fall silent.
+fn at_once<T, F: Future<Output = ()>>(remote: &Remote, claims: impl IntoIterator<Item = T>, work: impl FnMut(T) -> F) {
+    let all = stream::iter(claims).for_each_concurrent(AT_ONCE, work);
+    // Where no request can be made, claims fall silent.
+    let _ = remote.client.block_on(all);
+}
+
 /// Whether a claim is still there. Others may have taken it over.
-fn is_mine(remote: &Remote, content: &Content) -> Result<bool, RemoteError> {
-    let there = remote.client.block_on(find(remote, &content.key))??;
+async fn is_mine(remote: &Remote, content: &Content) -> Result<bool, RemoteError> {
+    let there = find(remote, &content.key).await?;
     Ok(there.is_some_and(|there| there.nonce == content.nonce))
 }
 
-fn write_anew(remote: &Remote, shared: &Shared, key: &Key, every: Duration) {
-    let Some((mut content, written)) = lock(&shared.held).get(key).map(|held| (held.content.clone(), held.written))
+async fn write_anew(remote: &Remote, shared: &Shared, key: Key, every: Duration) {
+    let Some((mut content, written)) = lock(&shared.held).get(&key).map(|held| (held.content.clone(), held.written))
     else {
         return;
     };
     content.beat += 1;
     // What was not written for long may be somebody else's.
-    let is_mine = if written.elapsed() < every * 2 { Ok(true) } else { is_mine(remote, &content) };
+    let is_mine = if written.elapsed() < every * 2 { Ok(true) } else { is_mine(remote, &content).await };
     match is_mine {
         Ok(true) => {}
         Ok(false) => {
-            lock(&shared.held).remove(key);
+            lock(&shared.held).remove(&key);
             return;
         }
         Err(_) => return,
     }
-    let put = |bytes| remote.client.block_on(remote.client.put(&name(key), bytes)).and_then(|done| done);
-    if write(&content, &remote.keys).and_then(put).is_ok()
-        && let Some(held) = lock(&shared.held).get_mut(key)
+    let Ok(bytes) = write(&content, &remote.keys) else { return };
+    if remote.client.put(&name(&key), bytes).await.is_ok()
+        && let Some(held) = lock(&shared.held).get_mut(&key)
     {
         (held.content, held.written) = (content, Instant::now());
     }
 }
 
-fn take_away(remote: &Remote, key: &Key, held: Held) {
+async fn take_away(remote: &Remote, key: Key, held: Held) {
     let Held { content, election, .. } = held;
     // Looked at first: another machine, or another process of this one, may have it by now. What stays falls silent, and is taken
     // over by whoever wants the action.
-    let mine = is_mine(remote, &content).is_ok_and(|mine| mine).then(|| name(key));
+    let mine = is_mine(remote, &content).await.is_ok_and(|mine| mine).then(|| name(&key));
     for object in mine.into_iter().chain(election) {
-        let _ = remote.client.block_on(remote.client.delete(&object));
+        let _ = remote.client.delete(&object).await;
     }
 }
 

@@ -1,11 +1,13 @@
 //! Of several machines that want the same stage at the same time, one computes it.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
-    sync::{Arc, Mutex, mpsc::channel},
+    sync::{Arc, Condvar, Mutex, mpsc::channel},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -20,6 +22,9 @@ use crate::{
     place::{CHAIN, Machine, Team},
     run_support::Ran,
 };
+
+/// Longer than anything here takes, and shorter than a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A run that goes on, of which the events are read as they come.
 struct Running {
@@ -398,4 +403,35 @@ fn eight_machines_at_once_compute_every_stage_once() {
         };
         assert!(ran.iter().all(|one| artifacts(one) == artifacts(&ran[0])), "{ran:#?}");
     }
+}
+
+#[test]
+fn many_claims_are_written_anew_at_the_same_time() {
+    const STAGES: usize = 30;
+    const TOGETHER: usize = 8;
+    // A result is given when so many claims are being written anew at the same moment.
+    let meeting = Arc::new((Mutex::new((0, false)), Condvar::new()));
+    let (shared, seen) = (Arc::clone(&meeting), Mutex::new(HashSet::new()));
+    let team = Team::behind(move |request| {
+        let (lock, changed) = &*shared;
+        let is_put = request.method == "PUT";
+        let is_again =
+            is_put && request.target.contains("/claims/") && !seen.lock().unwrap().insert(request.target.clone());
+        if is_again || is_put && request.target.contains("/packs/") {
+            let mut met = lock.lock().unwrap();
+            met.0 += usize::from(is_again);
+            met.1 |= met.0 >= TOGETHER;
+            changed.notify_all();
+            let (mut met, _) = changed.wait_timeout_while(met, DEADLINE, |(_, have_met)| !*have_met).unwrap();
+            met.0 -= usize::from(is_again);
+        }
+        Treat::Well
+    });
+    let Some(team) = team else { return };
+    let stage = |number| format!(r#""s{number}": Command(run: ["sh", "-c", "echo {number} > $0/out", "{{out}}"])"#);
+    let stages: Vec<String> = (0..STAGES).map(stage).collect();
+    let machine = team.machine(&stages.iter().map(String::as_str).collect::<Vec<_>>());
+    let ran = machine.run(&["--remote-heartbeat", "0.2s"]);
+    assert!(meeting.0.lock().unwrap().1, "one claim waits for the other");
+    assert_eq!((ran.code, &ran.event("remote-summary", "")["stored"]), (Some(0), &STAGES.into()), "{ran:#?}");
 }
