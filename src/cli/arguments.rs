@@ -10,7 +10,7 @@ use crate::{
     lock::Lock,
     plan::{self, Plan, PlannedStage},
     run::resources::Totals,
-    store::Store,
+    store::{Store, ask_for_name},
 };
 
 /// The graph, its parameters and the store.
@@ -146,6 +146,7 @@ impl GraphOptions {
 
 /// Reads and checks a graph.
 pub(super) fn load(path: &Path, options: &GraphOptions) -> Result<Graph, Failure> {
+    ask_for_name(path);
     Ok(Graph::load(path, &options.overrides())?)
 }
 

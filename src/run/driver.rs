@@ -34,6 +34,7 @@ use super::{
         Announced, AnnouncedStatus, NotReproducible, PartCounts, RunEvent, RunOutcome, StageOutcome, StageSummary,
     },
     journal::Journal,
+    owner,
     process::{Lease, Wish},
     resources::{Budget, Totals},
     securing::Securing,
@@ -151,12 +152,7 @@ impl<'a> Driver<'a> {
         let count = plan.stages.len();
         let tasks = tasks::of_plan(&graph, &plan, &store, &budget);
         let rules = Rules { jobs: budget.jobs, keep_going: options.keep_going };
-        let owner = format!(
-            "the run of {} in process {} on {}",
-            graph.path.display(),
-            std::process::id(),
-            rustix::system::uname().nodename().to_string_lossy()
-        );
+        let owner = owner::of_run(&graph.path);
         Self {
             scheduler: Scheduler::new(tasks, &budget.capacity, rules),
             given: vec![None; graph.nodes().len()],
@@ -198,6 +194,9 @@ impl<'a> Driver<'a> {
         self.announce();
         self.tell_damage();
         self.tell_of_sharing();
+        if let Some(message) = self.shared.store.doubt_of_locks() {
+            self.event(RunEvent::RunWarning { message });
+        }
         let deviating = self.deviating();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];

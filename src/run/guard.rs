@@ -20,7 +20,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 
-use super::process::program;
+use super::{owner, process::program};
 use crate::{
     digest::Key,
     store::{ClaimAttempt, Store},
@@ -121,6 +121,8 @@ pub fn stand(input: impl Read) {
 fn is_clean(store: &Store, key: &Key) -> bool {
     match store.claim(key, "the guard of a run that was killed") {
         Ok(ClaimAttempt::Held(_claim)) => end_programs(&store.scratch_path(key)),
+        // Another machine that shares the store has taken the action up, and cannot end programs here.
+        Ok(ClaimAttempt::Busy(owner)) if !owner::is_here(&owner) => end_programs(&store.scratch_path(key)),
         Ok(ClaimAttempt::Busy(_)) | Err(_) => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File},
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -15,7 +15,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Entry, Store, StoreError, folder, hash, origin, seals::Seals, verdict};
+use super::{Entry, Store, StoreError, folder, hash, lock::open_to_lock, origin, seals::Seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// A half-written file outside the rooms that a check has to itself is nobody's after this time.
@@ -297,8 +297,11 @@ impl Store {
     fn claims(&self, free: fn(&Path) -> Result<(), StoreError>) -> Result<HashSet<String>, StoreError> {
         let mut held = HashSet::new();
         for path in folder::entries(&self.local("claims"))? {
-            let Ok(file) = File::open(&path) else { continue };
-            if file.try_lock().is_ok() {
+            let is_free = match open_to_lock(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.is_ok_and(|file| file.try_lock().is_ok()),
+            };
+            if is_free {
                 free(&path)?;
             } else {
                 held.insert(path.file_stem().unwrap_or_default().to_string_lossy().into_owned());

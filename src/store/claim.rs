@@ -2,14 +2,20 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
 use super::{Store, StoreError, folder};
 use crate::{digest::Key, failpoint};
+
+/// How often, and with which pause, another machine's words are waited for.
+const WORDS_TAKE: usize = 25;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to compute an action. It lasts until this and every duplicate of its file is closed, by whatever means
 /// its owners end: hand a duplicate to the worker, and the claim holds as long as the worker works.
@@ -61,18 +67,34 @@ impl Store {
                 let cut = |file: &File| if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
                 cut(&file)
                     .and_then(|()| failpoint::write("claim.write", &mut file, owner.as_bytes()))
+                    .and_then(|()| self.show_others(&file))
                     .and_then(|()| file.seek(SeekFrom::End(0)))
                     .map_err(StoreError::io("write", &path))?;
                 Ok(ClaimAttempt::Held(Claim { file }))
             }
             Err(TryLockError::WouldBlock) => {
-                let mut owner = Vec::new();
-                file.read_to_end(&mut owner).map_err(StoreError::io("read", &path))?;
-                let owner = String::from_utf8_lossy(&owner).trim().to_owned();
+                let owner = self.words_of_owner(file, &path).map_err(StoreError::io("read", &path))?;
                 Ok(ClaimAttempt::Busy(if owner.is_empty() { "another process".to_owned() } else { owner }))
             }
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
         }
+    }
+
+    /// What the owner of a claim says of itself. One on another machine has the lock for some requests before its words are with
+    /// the server.
+    fn words_of_owner(&self, mut file: File, path: &Path) -> io::Result<String> {
+        for _ in 0..WORDS_TAKE {
+            let mut words = Vec::new();
+            file.read_to_end(&mut words)?;
+            let words = String::from_utf8_lossy(&words).trim().to_owned();
+            if !words.is_empty() || self.is_on_this_machine() {
+                return Ok(words);
+            }
+            thread::sleep(PAUSE);
+            // To open it has the system ask what it holds.
+            file = File::open(path)?;
+        }
+        Ok(String::new())
     }
 
     fn claim_file(&self, name: &str) -> PathBuf {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::{
@@ -174,6 +175,9 @@ impl StoreError {
 }
 
 fn advice(source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) {
+        return "; the file system keeps no locks: mount it with NFS version 4, or with version 3 where `rpc.statd` runs here and on the server";
+    }
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and run again: what was computed stays where it is"

@@ -121,17 +121,26 @@ fn flush_one(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(StoreError::io("flush", path))
 }
 
+/// Whether the file system of a file or folder is known to be one of this machine's. The file is not opened.
+#[cfg(target_os = "linux")]
+#[allow(clippy::unnecessary_cast, reason = "the type of this field differs between systems")]
+pub(super) fn is_known(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| WHOLE.contains(&(found.f_type as i64)))
+}
+
 #[cfg(target_os = "linux")]
 fn whole(root: &Path) -> Option<File> {
-    let file = File::open(root).ok()?;
-    let kind = rustix::fs::fstatfs(&file).ok()?.f_type;
-    #[allow(clippy::unnecessary_cast, reason = "the type of this field differs between systems")]
-    WHOLE.contains(&(kind as i64)).then_some(file)
+    is_known(root).then(|| File::open(root).ok()).flatten()
 }
 
 #[cfg(target_os = "linux")]
 fn sync(file: &File) -> io::Result<()> {
     Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_known(_path: &Path) -> bool {
+    false
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -10,7 +10,7 @@ use std::{
 
 use walkdir::WalkDir;
 
-use super::StoreError;
+use super::{StoreError, network};
 use crate::failpoint;
 
 /// Makes a rename into `folder` survive a power cut.
@@ -29,13 +29,13 @@ pub(super) fn parent(path: &Path) -> Result<&Path, StoreError> {
 
 /// Removes a folder with all it holds, read-only folders too; nothing to remove is fine.
 pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
-    match fs::remove_dir_all(folder) {
+    match network::remove_folder(folder) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             for entry in WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
                 // Folders come before what they hold, so each can be opened by the time the walk enters it.
                 let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
             }
-            match fs::remove_dir_all(folder) {
+            match network::remove_folder(folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 other => other.map_err(StoreError::io("remove", folder)),
             }
@@ -81,7 +81,7 @@ fn each(folder: &Path, with: impl Fn(&Path, bool) -> Result<(), StoreError>) -> 
 }
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {
-    fs::remove_file(path).map_err(StoreError::io("remove", path))
+    network::remove_file(path).map_err(StoreError::io("remove", path))
 }
 
 /// What lies in a folder, sorted; nothing if there is no such folder.
@@ -121,7 +121,7 @@ pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
     failpoint::pass("collect.remove").map_err(StoreError::io("remove", path))?;
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => remove(path),
-        Ok(_) => match fs::remove_file(path) {
+        Ok(_) => match network::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
             _ => Ok(()),
         },
@@ -149,6 +149,9 @@ pub(super) fn output_files(folder: &Path) -> Result<Vec<OutputFile>, StoreError>
             .filter(|name| !name.contains(char::is_control))
             .ok_or_else(|| StoreError::output(path, "the name must be UTF-8 text without control characters"))?;
         let kind = entry.file_type();
+        if kind.is_file() && network::is_removed(path) {
+            continue;
+        }
         if kind.is_symlink() {
             return Err(StoreError::output(path, "is a symbolic link; a stage must write the file itself"));
         } else if kind.is_file() {

@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use super::{Record, Store, StoreError, folder};
+use super::{Record, Store, StoreError, folder, network};
 use crate::digest::{ArtifactId, Digest};
 
 /// How much lies in one room.
@@ -108,7 +108,11 @@ pub(super) struct Stock {
 
 impl Stock {
     fn sort_out(&mut self, path: PathBuf) {
-        if folder::is_draft(&path) { self.drafts.push(path) } else { self.foreign.push(path) }
+        if folder::is_draft(&path) {
+            self.drafts.push(path);
+        } else if !network::is_removed(&path) {
+            self.foreign.push(path);
+        }
     }
 }
 

@@ -7,11 +7,16 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
-    path::PathBuf,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     sync::PoisonError,
 };
 
-use super::{Store, StoreError, folder};
+use super::{
+    Store, StoreError, folder,
+    lock::{Sort, open_to_lock},
+};
 use crate::{digest::ArtifactId, failpoint};
 
 /// While one is held, nothing is collected.
@@ -47,21 +52,24 @@ pub struct InUse {
 impl Store {
     /// Keeps collectors out until the hold is dropped; waits for one that is at work.
     pub fn hold(&self) -> Result<Hold, StoreError> {
-        self.lock(File::lock_shared)
+        self.lock(|file, path| self.wait_for_lock(file, path, Sort::Shared))
     }
 
     /// As [`Store::hold`], without waiting; nothing if somebody collects at the moment.
     pub fn hold_now(&self) -> Option<Hold> {
-        self.lock(|file| file.try_lock_shared().map_err(Into::into)).ok()
+        let lock = |file: &File, path: &Path| {
+            file.try_lock_shared().map_err(|error| StoreError::io("lock", path)(error.into()))
+        };
+        self.lock(lock).ok()
     }
 
     /// Waits until nobody holds the store, and keeps everybody out.
     pub(super) fn alone(&self) -> Result<Hold, StoreError> {
         self.release();
-        self.lock(File::lock)
+        self.lock(|file, path| self.wait_for_lock(file, path, Sort::Alone))
     }
 
-    fn lock(&self, lock: fn(&File) -> std::io::Result<()>) -> Result<Hold, StoreError> {
+    fn lock(&self, lock: impl Fn(&File, &Path) -> Result<(), StoreError>) -> Result<Hold, StoreError> {
         let path = self.local("lock");
         let file = File::options()
             .read(true)
@@ -70,7 +78,7 @@ impl Store {
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
-        lock(&file).map_err(StoreError::io("lock", &path))?;
+        lock(&file, &path)?;
         Ok(Hold { _lock: file })
     }
 
@@ -107,6 +115,7 @@ impl Store {
             None => lease.insert(self.begin_lease()?),
         };
         failpoint::write("run.lease", &mut lease.file, lines.as_bytes())
+            .and_then(|()| self.show_others(&lease.file))
             .map_err(StoreError::io("write", &lease.path))?;
         Ok(lease)
     }
@@ -116,12 +125,14 @@ impl Store {
         fs::create_dir_all(&leases).map_err(StoreError::io("create", &leases))?;
         let (file, path) = tempfile::Builder::new()
             .prefix(&format!("{}-", std::process::id()))
+            // Whoever else may write to the store must be able to see that the lease is held.
+            .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(&leases)
             .map_err(StoreError::io("write into", &leases))?
             .keep()
             .map_err(|error| StoreError::io("write into", &leases)(error.error))?;
         let lease = Lease { path, file, held: BTreeSet::new() };
-        lease.file.lock().map_err(StoreError::io("lock", &lease.path))?;
+        self.wait_for_lock(&lease.file, &lease.path, Sort::Alone)?;
         Ok(lease)
     }
 
@@ -130,7 +141,11 @@ impl Store {
     pub(super) fn leased(&self, sweep: bool) -> Result<InUse, StoreError> {
         let mut in_use = InUse::default();
         for path in folder::entries(&self.local("leases"))? {
-            let Ok(file) = File::open(&path) else { continue };
+            let file = match open_to_lock(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // What it keeps is unknown.
+                opened => opened.map_err(StoreError::io("open", &path))?,
+            };
             match file.try_lock() {
                 Ok(()) => {
                     if sweep {

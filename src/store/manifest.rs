@@ -145,7 +145,7 @@ impl Store {
     /// Like [`Store::manifest`]; the error says in plain words what is wrong.
     pub(super) fn read_manifest(&self, artifact: &ArtifactId) -> Result<Manifest, String> {
         let path = self.named("trees", artifact.digest());
-        let (bytes, inode) = sealed::read(&path).map_err(|error| match error.kind() {
+        let (bytes, inode) = self.look_twice(&path, sealed::read).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "its list of files is not in the store".to_owned(),
             _ => format!("{} cannot be read: {error}", path.display()),
         })?;

@@ -163,7 +163,7 @@ impl Store {
 
     fn stat(&self, entry: &Entry) -> Result<(PathBuf, fs::Metadata), String> {
         let path = self.object(&entry.digest);
-        match fs::symlink_metadata(&path) {
+        match self.look_twice(&path, |path| fs::symlink_metadata(path)) {
             Ok(metadata) => Ok((path, metadata)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(format!("the content of `{}` is no longer in the store", entry.path))

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Store, StoreError, local};
+use super::{Store, StoreError, local, lock::Sort};
 use crate::failpoint;
 
 /// A file of the store that is other than it must be. What it held is computed again by whoever needs it.
@@ -63,7 +63,7 @@ impl Store {
         // Only who has this lock takes files away, so that nobody takes a good one that has just come.
         let lock = self.local("quarantine.lock");
         let lock_file = fs::File::create(&lock).map_err(StoreError::io("open", &lock))?;
-        lock_file.lock().map_err(StoreError::io("lock", &lock))?;
+        self.wait_for_lock(&lock_file, &lock, Sort::Alone)?;
         let Ok(metadata) = path.symlink_metadata() else { return Ok(Moved::Gone) };
         if metadata.ino() != inode {
             return Ok(Moved::Gone);

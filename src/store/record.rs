@@ -194,7 +194,7 @@ impl Store {
 
     pub(super) fn read_record(&self, key: &Key) -> Result<Option<Record>, String> {
         let path = self.named("actions", key.digest());
-        let (bytes, inode) = match sealed::read(&path) {
+        let (bytes, inode) = match self.look_twice(&path, sealed::read) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),

@@ -11,7 +11,7 @@ use std::{
 use globset::{GlobBuilder, GlobMatcher};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{Store, StoreError, folder, hash, stat_index::Identity};
+use super::{Store, StoreError, folder, hash, network, stat_index::Identity};
 use crate::{canon, digest::Digest};
 
 /// What `stat` says of the files of a source.
@@ -33,8 +33,10 @@ impl Store {
     /// was last hashed is not read.
     pub fn digest_source(&self, path: &Path, files: &[String]) -> Result<Digest, StoreError> {
         let path = &std::path::absolute(path).map_err(StoreError::io("find", path))?;
-        let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-        let digest = if metadata.is_dir() { self.digest_folder(path, files) } else { self.digest_file(path) };
+        let look = Look::at(path);
+        let metadata = look.metadata(path)?;
+        let digest =
+            if metadata.is_dir() { self.digest_folder(path, files, look) } else { self.digest_file(path, look) };
         let saved = self.stat_index.lock().unwrap_or_else(PoisonError::into_inner).save();
         // The error that says more wins.
         let digest = digest?;
@@ -45,13 +47,14 @@ impl Store {
     /// that nothing was written in between, not even what was taken back again.
     pub fn source_state(&self, path: &Path, files: &[String]) -> Result<SourceState, StoreError> {
         let path = std::path::absolute(path).map_err(StoreError::io("find", path))?;
-        let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+        let look = Look::at(&path);
+        let metadata = look.metadata(&path)?;
         if !metadata.is_dir() {
             return Ok(SourceState(BTreeMap::from([(path, Identity::of(&metadata))])));
         }
         let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
         let found = chosen(&path, &patterns)?.files.into_iter().map(|(_, path)| {
-            let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+            let metadata = look.metadata(&path)?;
             Ok((path, Identity::of(&metadata)))
         });
         found.collect::<Result<_, StoreError>>().map(SourceState)
@@ -78,7 +81,7 @@ impl Store {
         Ok((!ignored_links).then_some(state))
     }
 
-    fn digest_folder(&self, folder: &Path, files: &[String]) -> Result<Digest, StoreError> {
+    fn digest_folder(&self, folder: &Path, files: &[String], look: Look) -> Result<Digest, StoreError> {
         let patterns = files.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>, _>>()?;
         let mut found = chosen(folder, &patterns)?.files;
         if found.is_empty() {
@@ -92,16 +95,15 @@ impl Store {
         found.sort();
         let digests = found
             .into_iter()
-            .map(|(name, path)| self.digest_file(&path).map(|digest| (name, digest)))
+            .map(|(name, path)| self.digest_file(&path, look).map(|digest| (name, digest)))
             .collect::<Result<Vec<_>, _>>()?;
         let bytes = canon::encode(&digests)
             .map_err(|error| StoreError::Bug { path: folder.to_owned(), problem: error.to_string() })?;
         Ok(Digest::of(&bytes))
     }
 
-    fn digest_file(&self, path: &Path) -> Result<Digest, StoreError> {
-        let look = || fs::metadata(path).map_err(|error| unreadable(path, &error));
-        let metadata = look()?;
+    fn digest_file(&self, path: &Path, look: Look) -> Result<Digest, StoreError> {
+        let metadata = look.metadata(path)?;
         if !metadata.is_file() {
             return Err(StoreError::source_file(path, "is no file (a socket, pipe or device)"));
         }
@@ -112,13 +114,34 @@ impl Store {
         }
         let started = SystemTime::now();
         let (digest, _) = hash::hash(path)?;
-        if Identity::of(&look()?) != identity {
+        if Identity::of(&look.metadata(path)?) != identity {
             return Err(StoreError::source_file(path, "changed while it was read; run again when it is complete"));
         }
         if identity.is_settled(started) {
             index().add(path, identity, digest);
         }
         Ok(digest)
+    }
+}
+
+/// How the files of a source are looked at.
+#[derive(Clone, Copy)]
+struct Look {
+    /// Whether others may change them without this machine being told.
+    asks: bool,
+}
+
+impl Look {
+    fn at(source: &Path) -> Self {
+        network::ask_for_name(source);
+        Self { asks: network::is_elsewhere(source) }
+    }
+
+    fn metadata(self, path: &Path) -> Result<fs::Metadata, StoreError> {
+        if self.asks {
+            network::ask(path);
+        }
+        fs::metadata(path).map_err(|error| unreadable(path, &error))
     }
 }
 
@@ -199,6 +222,9 @@ fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Chosen, StoreError> {
         }
         let name = folder::relative(folder, path)
             .ok_or_else(|| StoreError::source_file(path, "the name is not UTF-8 text; rename the file"))?;
+        if kind.is_file() && network::is_removed(path) {
+            continue;
+        }
         let is_folder_link = kind.is_symlink() && path.is_dir();
         if is_folder_link && reaches(&name) {
             return Err(StoreError::source_file(

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, hash::hash, local, object, record::Unpublished,
-    sealed,
+    CheckFolder, Entry, Manifest, Record, Store, StoreError, folder, hash::hash, local, lock, object,
+    record::Unpublished, sealed,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -207,7 +207,7 @@ impl Store {
         folder::parent(&path)?;
         let file = fs::File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
-        file.lock().map_err(StoreError::io("lock", &path))?;
+        self.wait_for_lock(&file, &path, lock::Sort::Alone)?;
         Ok(file)
     }
 

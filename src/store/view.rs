@@ -9,7 +9,7 @@ use std::{
 
 use walkdir::WalkDir;
 
-use super::{Manifest, Store, StoreError, folder, hash::hash_open, object};
+use super::{Manifest, Store, StoreError, folder, hash::hash_open, network, object};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
@@ -87,9 +87,16 @@ impl Store {
         for _ in 0..16 {
             match failpoint::pass("view.rename").and_then(|()| fs::rename(building, view)) {
                 Ok(()) => return Ok(()),
-                Err(_) if self.is_whole(view, manifest) => return Ok(()),
-                Err(error) if view.symlink_metadata().is_err() => return Err(StoreError::io("create", view)(error)),
-                Err(_) => discard(view)?,
+                Err(error) => {
+                    self.ask_for_folder(view);
+                    if self.is_whole(view, manifest) {
+                        return Ok(());
+                    }
+                    if view.symlink_metadata().is_err() {
+                        return Err(StoreError::io("create", view)(error));
+                    }
+                    discard(view)?;
+                }
             }
         }
         Err(StoreError::io("replace", view)(io::Error::other("something else keeps writing there")))
@@ -101,7 +108,7 @@ impl Store {
         let mut found = Vec::with_capacity(manifest.files().len());
         for entry in WalkDir::new(view).min_depth(1) {
             let Ok(entry) = entry else { return false };
-            if entry.file_type().is_dir() {
+            if entry.file_type().is_dir() || network::is_removed(entry.path()) {
                 continue;
             }
             let (Some(name), Ok(metadata)) = (folder::relative(view, entry.path()), entry.metadata()) else {

@@ -26,9 +26,9 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{AtFlags, CWD, Stat, statat};
+use rustix::fs::{AtFlags, CWD};
 
-use super::{Store, StoreError, stat_index::Identity};
+use super::{Store, StoreError, network, stat_index::Identity};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// The rooms whose files are named by digests.
@@ -204,9 +204,17 @@ impl<'a> List<'a> {
     /// Whether a share of each part is as it was.
     fn agrees(&self, rooms: &[File], share: (usize, usize), go_on: impl Fn() -> bool) -> bool {
         let outside = &self.outside[range(self.outside.len(), share)];
+        let mut asked = None;
         let mut agree = outside.iter().all(|(path, identity)| {
-            let found = statat(CWD, OsStr::from_bytes(path), AtFlags::empty());
-            go_on() && found.is_ok_and(|stat| encode_stat(&stat) == **identity)
+            let path = Path::new(OsStr::from_bytes(path));
+            let folder = path.parent();
+            if asked != folder {
+                // On a network file system the name may be another file's by now.
+                folder.into_iter().for_each(network::ask);
+                asked = folder;
+            }
+            let found = network::identity(CWD, path, AtFlags::empty());
+            go_on() && found.is_ok_and(|found| encode(&found) == **identity)
         });
         let mut name = [0; 65];
         for (folder, entries) in rooms.iter().zip(self.inside) {
@@ -215,9 +223,9 @@ impl<'a> List<'a> {
                 && entries[part.start * INSIDE..part.end * INSIDE].chunks_exact(INSIDE).all(|entry| {
                     let (digest, identity) = entry.split_at(DIGEST);
                     write_name(digest, &mut name);
-                    let found = statat(folder, &name[..], AtFlags::SYMLINK_NOFOLLOW);
+                    let found = network::identity(folder, &name[..], AtFlags::SYMLINK_NOFOLLOW);
                     // The inode is the one of a file, so that the sort of what is found need not be looked at.
-                    go_on() && found.is_ok_and(|stat| encode_stat(&stat) == *identity)
+                    go_on() && found.is_ok_and(|found| encode(&found) == *identity)
                 });
         }
         agree
@@ -259,18 +267,6 @@ fn encode(identity: &Identity) -> [u8; IDENTITY] {
     let Identity { device, inode, size, modified, changed } = *identity;
     // Nanoseconds of 64 bits last until the year 2262.
     pack([device, inode, size, modified as u64, changed as u64])
-}
-
-#[allow(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
-fn encode_stat(stat: &Stat) -> [u8; IDENTITY] {
-    let time = |seconds: i64, rest: u64| (seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(rest);
-    pack([
-        stat.st_dev as u64,
-        stat.st_ino as u64,
-        stat.st_size as u64,
-        time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
-        time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
-    ])
 }
 
 fn pack(fields: [u64; 5]) -> [u8; IDENTITY] {

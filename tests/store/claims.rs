@@ -1,7 +1,13 @@
 //! Claims and ingestion between real processes, and what is left of them after `kill -9`.
 
-use std::{fs, io::Read, process::Command};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    process::{Command, Stdio},
+};
 
+use rustix::process::{Pid, Signal, kill_process};
 use twdag::{
     digest::Digest,
     store::{Claim, ClaimAttempt},
@@ -110,4 +116,34 @@ fn stale_words_of_an_owner_do_no_harm() {
     let claim = held(&place);
     assert_eq!(owner(&place), "this test");
     drop(claim);
+}
+
+#[test]
+fn the_guard_of_a_dead_run_ends_its_programs_although_another_machine_has_taken_the_action_up() {
+    let place = Place::new();
+    let scratch = place.store.scratch(&key("x")).unwrap();
+    let other = "the run of graph.ron in process 1 on a-machine-of-another-name";
+    let ClaimAttempt::Held(_claim) = place.store.claim(&key("x"), other).unwrap() else { panic!("busy") };
+    let mut program = Command::new("sleep").arg("600").env("TMPDIR", scratch.join("kept")).spawn().unwrap();
+    let mut guard = Command::new(env!("CARGO_BIN_EXE_twdag")).arg("guard").stdin(Stdio::piped()).spawn().unwrap();
+    let mut pipe = guard.stdin.take().unwrap();
+    // What a run says before it is killed.
+    pipe.write_all(format!("{}\n+{}\n", place.store.root().display(), key("x")).as_bytes()).unwrap();
+    drop(pipe);
+    assert!(guard.wait().unwrap().success());
+    kill_process(Pid::from_child(&program), Signal::TERM).unwrap();
+    assert_eq!(program.wait().unwrap().signal(), Some(Signal::KILL.as_raw()), "the guard was first");
+}
+
+#[test]
+fn whoever_may_write_to_a_store_can_see_that_a_lease_is_held() {
+    let place = Place::new();
+    let artifact = place.ingest(&[("file", "content")]);
+    place.store.need([artifact]).unwrap();
+    let usual = place.path("usual");
+    fs::write(&usual, "").unwrap();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode();
+    let leases = fs::read_dir(place.store.root().join("local/leases")).unwrap();
+    let modes: Vec<u32> = leases.map(|lease| mode(&lease.unwrap().path())).collect();
+    assert_eq!(modes, [mode(&usual)]);
 }

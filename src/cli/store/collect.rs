@@ -18,7 +18,7 @@ use crate::{
         arguments::StoreArguments,
         failure::Failure,
         output::{self, FAINT, NOTE, STRONG, paint, table},
-        remote::RemotePlace,
+        remote::{RemotePlace, warn},
         words::{bytes, duration, quantity},
     },
     run::history,
@@ -119,6 +119,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         }
     }
     let (max_size, dry_run) = (arguments.max_size, arguments.dry_run);
+    store.doubt_of_locks().iter().for_each(warn);
     let collected = store.collect(Retention { roots, since, max_size, dry_run })?;
     if arguments.json {
         output::json(&Document { store: store.root().display().to_string(), dry_run, collected });
