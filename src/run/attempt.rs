@@ -160,13 +160,33 @@ impl Attempt {
             Assignment::Join(parts) => (parts.clock, parts.began),
             Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
         };
-        let log = mine.job.log.clone();
-        let result = attempt.run(*mine, clock, began).await;
-        Ok(result.unwrap_or_else(|trouble| Answer::Failed {
-            trouble,
-            log: Some(log),
-            seconds: clock.elapsed().as_secs_f64(),
-        }))
+        let (log, action) = (mine.job.log.clone(), mine.action.clone());
+        match Arc::clone(&attempt).run(*mine, clock, began).await {
+            Ok(answer) => Ok(answer),
+            Err(trouble) => {
+                let is_about_result = trouble.two_results.is_some() || trouble.deviation.is_some();
+                if !is_about_result
+                    && let Some(given) = attempt.aside(false, move |attempt| attempt.made_elsewhere(&action)).await?
+                {
+                    return Ok(Answer::Cached(given));
+                }
+                Ok(Answer::Failed { trouble, log: Some(log), seconds: clock.elapsed().as_secs_f64() })
+            }
+        }
+    }
+
+    /// The result of an action that has failed here, if another machine has recorded it meanwhile: one that had taken this one for
+    /// dead, and its folders for its own.
+    fn made_elsewhere(&self, action: &Action) -> Result<Option<Given>, Trouble> {
+        let store = &self.shared.store;
+        if store.is_on_this_machine() {
+            return Ok(None);
+        }
+        let _hold = store.hold()?;
+        Ok(match self.find(action)? {
+            Some(Looked::Cached(given)) => Some(given),
+            _ => None,
+        })
     }
 
     fn node(&self) -> usize {
@@ -326,7 +346,7 @@ impl Attempt {
             settings,
             inputs,
             workspace: graph.workspace.clone(),
-            output: folder.join("output"),
+            output: folder.join(&self.shared.output),
             scratch: folder.join("kept"),
             logs,
             log,

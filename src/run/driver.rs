@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     blame::Blame,
-    digest::Key,
+    digest::{Digest, Key},
     graph::{Graph, Policy},
     lock::Lock,
     plan::{Plan, PlannedStage, Status},
@@ -138,6 +138,15 @@ struct Driver<'a> {
     telling: Telling<'a>,
 }
 
+/// Where other machines use the store, one that was taken for dead may come back while another one computes its stage: they shall not
+/// write to the same folder.
+fn output_name(store: &Store, owner: &str) -> String {
+    if store.is_on_this_machine() {
+        return "output".to_owned();
+    }
+    format!("output-{}", Digest::of(owner.as_bytes()))
+}
+
 impl<'a> Driver<'a> {
     fn new(
         graph: Graph,
@@ -153,6 +162,7 @@ impl<'a> Driver<'a> {
         let tasks = tasks::of_plan(&graph, &plan, &store, &budget);
         let rules = Rules { jobs: budget.jobs, keep_going: options.keep_going };
         let owner = owner::of_run(&graph.path);
+        let output = output_name(&store, &owner);
         Self {
             scheduler: Scheduler::new(tasks, &budget.capacity, rules),
             given: vec![None; graph.nodes().len()],
@@ -171,6 +181,7 @@ impl<'a> Driver<'a> {
                 plan,
                 folder,
                 owner,
+                output,
                 lock: options.lock.take(),
                 isolation: options.isolation,
                 strays: Strays::adopt(),

@@ -4,7 +4,7 @@
 use std::{io, path::Path};
 
 use super::{
-    Entry, Manifest, Store, StoreError, folder, hash, object,
+    Entry, Manifest, Store, StoreError, folder, hash, network, object,
     sealed::{self, Draft},
 };
 use crate::{digest::ArtifactId, failpoint};
@@ -31,6 +31,9 @@ impl Store {
         let mut inodes = Vec::with_capacity(paths.len());
         for (path, entry) in paths.iter().zip(manifest.files()) {
             inodes.push(self.adopt(path, entry)?);
+            if !self.is_on_this_machine() {
+                network::ask(path);
+            }
             let metadata = path.symlink_metadata().map_err(StoreError::io("read", path))?;
             if !object::is_sealed(&metadata, entry.size) {
                 return Err(StoreError::output(path, "was written to after the stage had ended; run it again"));

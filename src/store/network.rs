@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 impl Store {
     /// Whether nobody else's machine can write to the store: its file system is one of this machine's disks or memory.
-    pub(super) fn is_on_this_machine(&self) -> bool {
+    pub fn is_on_this_machine(&self) -> bool {
         self.flushes_everything()
     }
 

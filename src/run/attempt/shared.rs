@@ -42,6 +42,8 @@ pub(in crate::run) struct Shared {
     pub(in crate::run) isolation: Isolation,
     pub(in crate::run) folder: PathBuf,
     pub(in crate::run) owner: String,
+    /// The name of the folder inside an action's scratch folder that its programs write to.
+    pub(in crate::run) output: String,
     pub(in crate::run) strays: Strays,
     pub(in crate::run) guard: Mutex<Option<Guard>>,
     /// Workers that wait for another job.
