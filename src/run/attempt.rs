@@ -135,14 +135,20 @@ struct Mine {
 impl Attempt {
     /// Carries the attempt out and answers.
     pub(super) async fn carry_out(self) {
-        let (task, messages) = (self.task, self.shared.messages.clone());
+        let (task, shared) = (self.task, Arc::clone(&self.shared));
         let started = Instant::now();
         let answer = match caught(self.look_up_and_run()).await {
             Ok(answer) => answer,
             Err(trouble) => Answer::Failed { trouble, log: None, seconds: started.elapsed().as_secs_f64() },
         };
         // Without a driver there is nobody to answer.
-        let _ = messages.send(Message::Answer(task, answer));
+        let _ = shared.messages.send(Message::Answer(task, answer));
+        if !shared.left_over().is_empty() {
+            // First the driver hears the answer, then begins whoever has waited for it: a worker is at that by now.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            shared.tidy();
+        }
     }
 
     async fn look_up_and_run(self) -> Result<Answer, Trouble> {

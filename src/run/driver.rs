@@ -189,6 +189,7 @@ impl<'a> Driver<'a> {
                 idle: Mutex::default(),
                 recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
                 securing: Securing::default(),
+                left_over: Mutex::default(),
                 crew: Arc::default(),
                 messages,
             }),
@@ -230,6 +231,7 @@ impl<'a> Driver<'a> {
         let mut patience: Option<Instant> = None;
         loop {
             if let Some(outcome) = self.carry_out(std::mem::take(&mut effects)) {
+                self.tidy();
                 let (secured, is_stopped) = self.secure_all(&mut signals).await;
                 self.share_all(&mut signals, is_stopped).await;
                 return Ok(self.finish(outcome, secured));

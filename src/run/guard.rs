@@ -6,12 +6,14 @@
 //!
 //! It knows those programs by their environment: TMPDIR leads into the scratch folder of the action, which no other
 //! program has. While somebody holds the claim of the action, its programs are in good hands.
+//!
+//! Which actions are at work stands in a file that has no name and lies in memory: the driver writes there, and nobody is woken by it.
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    os::unix::{ffi::OsStrExt, fs::FileExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     thread,
@@ -35,23 +37,30 @@ const LIFE: Duration = Duration::from_mins(1);
 /// Those who are killed leave children of their own to be looked at.
 const ROUNDS: usize = 100;
 
+/// A key as text, and the end of its line.
+const LINE: usize = 65;
+
 /// The driver's end of a guard.
 pub(super) struct Guard {
     child: Child,
     pipe: ChildStdin,
+    /// A line for each action at work; lines of blanks are for others to use.
+    list: File,
+    lines: Vec<Option<Key>>,
 }
 
 impl Guard {
     /// Starts a guard for stages of this store.
     pub(super) fn start(store: &Store) -> io::Result<Self> {
         let mut command = Command::new(program()?);
-        command.arg0(NAME).arg("guard").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let list = unnamed()?;
+        command.arg0(NAME).arg("guard").stdin(Stdio::piped()).stdout(list.try_clone()?).stderr(Stdio::null());
         let mut child = command.process_group(0).spawn()?;
         let mut pipe = child.stdin.take().ok_or_else(|| io::Error::other("the guard has no standard input"))?;
         // Through the pipe and not as an argument, which would be part of the name that it is killed by.
         pipe.write_all(store.root().as_os_str().as_bytes())?;
         pipe.write_all(b"\n")?;
-        Ok(Self { child, pipe })
+        Ok(Self { child, pipe, list, lines: Vec::new() })
     }
 
     /// Its process.
@@ -60,19 +69,24 @@ impl Guard {
     }
 
     /// From now on a worker computes the action.
-    pub(super) fn begin(&mut self, key: &Key) {
-        // A guard that is gone guards nothing; the run goes on without.
-        self.tell(&format!("+{key}\n"));
+    pub(super) fn begin(&mut self, key: &Key) -> io::Result<()> {
+        let free = self.lines.iter().position(Option::is_none);
+        let line = free.unwrap_or_else(|| {
+            self.lines.push(None);
+            self.lines.len() - 1
+        });
+        self.list.write_all_at(format!("{key}\n").as_bytes(), (line * LINE) as u64)?;
+        self.lines[line] = Some(*key);
+        Ok(())
     }
 
     /// The worker and all that it had started have ended.
     pub(super) fn end(&mut self, key: &Key) {
-        self.tell(&format!("-{key}\n"));
-    }
-
-    /// In one write, since each wakes the guard.
-    fn tell(&mut self, line: &str) {
-        let _ = self.pipe.write_all(line.as_bytes());
+        if let Some(line) = self.lines.iter().position(|begun| begun.as_ref() == Some(key)) {
+            self.lines[line] = None;
+            // If it stays, the guard looks for programs that are gone.
+            let _ = self.list.write_all_at(&[b' '; LINE - 1], (line * LINE) as u64);
+        }
     }
 
     /// The run is over.
@@ -83,27 +97,32 @@ impl Guard {
     }
 }
 
-/// The guard's own life: listens to the driver until that is gone, then ends what it left behind.
-pub fn stand(input: impl Read) {
+/// A file that goes with the last who has it open.
+#[cfg(target_os = "linux")]
+fn unnamed() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("twdag actions at work", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unnamed() -> io::Result<File> {
+    tempfile::tempfile()
+}
+
+/// The guard's own life: waits until the driver is gone, then ends what that left behind: the actions that `list` names then.
+pub fn stand(input: impl Read, list: &File) {
     // Neither matters enough to fail.
     let _ = fs::write("/proc/self/comm", NAME);
     let mut lines = BufReader::new(input).split(b'\n').map_while(Result::ok);
     let Some(root) = lines.next() else { return };
     let root = PathBuf::from(std::ffi::OsStr::from_bytes(&root));
-    let mut keys = BTreeSet::new();
-    for line in lines {
-        let line = String::from_utf8_lossy(&line);
-        match (line.split_at_checked(1), line.as_ref()) {
-            (_, "end") => return,
-            (Some(("+", key)), _) => keys.extend(key.parse::<Key>().ok()),
-            (Some(("-", key)), _) => {
-                if let Ok(key) = key.parse::<Key>() {
-                    keys.remove(&key);
-                }
-            }
-            _ => {}
-        }
+    if lines.next().is_some_and(|line| line == b"end") {
+        return;
     }
+    let mut text = Vec::new();
+    // Its offset is shared with whoever has opened it, and nobody moves that.
+    let Ok(_) = (&*list).read_to_end(&mut text) else { return };
+    let named = text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.parse().ok());
+    let mut keys: BTreeSet<Key> = named.collect();
     if keys.is_empty() {
         return;
     }

@@ -4,6 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -69,6 +70,7 @@ pub(super) struct Securing {
 
 struct Thread {
     results: Sender<Recorded>,
+    is_last: Arc<AtomicBool>,
     handle: JoinHandle<Secured>,
 }
 
@@ -80,14 +82,16 @@ impl Securing {
             Some(started) => started,
             empty => {
                 let (results, inbox) = channel();
-                let of_thread = Arc::clone(store);
-                let handle = thread::Builder::new().name("secure".to_owned()).spawn(move || secure(&of_thread, &inbox));
+                let (of_thread, is_last) = (Arc::clone(store), Arc::<AtomicBool>::default());
+                let ending = Arc::clone(&is_last);
+                let work = move || secure(&of_thread, &inbox, &ending);
+                let handle = thread::Builder::new().name("secure".to_owned()).spawn(work);
                 // Without the thread whoever has recorded the result does it.
                 let Ok(handle) = handle else {
                     store.secure(&[recorded.artifact])?;
                     return Ok(recorded.remember(store));
                 };
-                empty.insert(Thread { results, handle })
+                empty.insert(Thread { results, is_last, handle })
             }
         };
         // It ends before there are no more results only if it fell over, which `finish` tells.
@@ -98,8 +102,10 @@ impl Securing {
     /// Waits until all results are on the disk.
     pub(super) fn finish(&self) -> Secured {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Thread { results, handle }) = thread else { return Secured::default() };
+        let Some(Thread { results, is_last, handle }) = thread else { return Secured::default() };
         drop(results);
+        is_last.store(true, Ordering::Relaxed);
+        handle.thread().unpark();
         handle.join().unwrap_or_else(|_| {
             let message = "internal error: the thread that puts results on the disk fell over; please report it";
             Secured { failed: Some((Vec::new(), message.to_owned())), warnings: Vec::new() }
@@ -108,14 +114,17 @@ impl Securing {
 }
 
 /// What goes wrong with some does not keep others from being tried.
-fn secure(store: &Store, inbox: &Receiver<Recorded>) -> Secured {
+fn secure(store: &Store, inbox: &Receiver<Recorded>, is_last: &AtomicBool) -> Secured {
     let mut all = Secured::default();
     while let Ok(first) = inbox.recv() {
-        let mut results = vec![first];
         let until = Instant::now() + GATHERING;
-        while let Ok(next) = inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            results.push(next);
+        // Not by waiting for the next one, which would wake this thread with each.
+        while !is_last.load(Ordering::Relaxed)
+            && let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+        {
+            thread::park_timeout(rest);
         }
+        let results: Vec<Recorded> = std::iter::once(first).chain(inbox.try_iter()).collect();
         all.warnings.extend(results.iter().filter_map(|recorded| recorded.remember(store)));
         let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
         if let Err(error) = store.secure(&artifacts) {

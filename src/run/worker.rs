@@ -1,9 +1,10 @@
 //! The process in which stages run, one after another. It may crash, be killed or run out of memory: the driver goes on.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     io::{self, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileExt, net::UnixStream},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -51,6 +52,7 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
     let cancel = Arc::new(AtomicBool::new(false));
     let mut strays = None;
     let mut last = None;
+    let memory = File::open("/proc/self/statm");
     while let Some(Handed { job, claim, log }) = channel::receive(&mut channel, &cancel)? {
         rustix::stdio::dup2_stderr(&log)?;
         let prepared = if strays.is_some() { Ok(()) } else { prepare(&job, &cancel) };
@@ -69,7 +71,7 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
         }
         let ready = verdict == Verdict::Succeeded
             && strays.as_ref().is_some_and(Strays::end_and_wait)
-            && is_small()
+            && memory.as_ref().is_ok_and(is_small)
             && !cancel.load(Ordering::Relaxed);
         drop(claim);
         let mut words = vec![Line::Verdict(verdict.clone())];
@@ -85,10 +87,12 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
     Ok(last)
 }
 
-/// Whether the process holds little memory of its own; `false` where that cannot be told.
-fn is_small() -> bool {
+/// Whether the process holds little memory of its own, by what the system tells of it; `false` where that cannot be told.
+fn is_small(memory: &File) -> bool {
     let pages = || -> Option<usize> {
-        let text = fs::read_to_string("/proc/self/statm").ok()?;
+        let mut text = [0; 128];
+        let length = memory.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(&text[..length]).ok()?;
         let mut numbers = text.split_whitespace().skip(1).map_while(|number| number.parse::<usize>().ok());
         let (resident, shared) = (numbers.next()?, numbers.next()?);
         Some(resident.saturating_sub(shared))

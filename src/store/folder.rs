@@ -69,7 +69,7 @@ pub(super) fn mode(path: &Path) -> Result<u32, StoreError> {
 
 /// Does something with all that a folder holds; removes it if it is no folder. A link is none, wherever it leads.
 fn each(folder: &Path, with: impl Fn(&Path, bool) -> Result<(), StoreError>) -> Result<(), StoreError> {
-    if folder.is_symlink() || !folder.is_dir() {
+    if !folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return remove_file(folder);
     }
     for entry in fs::read_dir(folder).map_err(StoreError::io("read", folder))? {

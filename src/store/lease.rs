@@ -10,7 +10,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{digest::ArtifactId, failpoint};
 /// While one is held, nothing is collected.
 #[derive(Debug)]
 pub struct Hold {
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// The open and locked file of a lease.
@@ -52,7 +52,7 @@ pub struct InUse {
 impl Store {
     /// Keeps collectors out until the hold is dropped; waits for one that is at work.
     pub fn hold(&self) -> Result<Hold, StoreError> {
-        self.lock(|file, path| self.wait_for_lock(file, path, Sort::Shared))
+        self.share(|file, path| self.wait_for_lock(file, path, Sort::Shared))
     }
 
     /// As [`Store::hold`], without waiting; nothing if somebody collects at the moment.
@@ -60,7 +60,19 @@ impl Store {
         let lock = |file: &File, path: &Path| {
             file.try_lock_shared().map_err(|error| StoreError::io("lock", path)(error.into()))
         };
-        self.lock(lock).ok()
+        self.share(lock).ok()
+    }
+
+    /// The hold that this process has already, or one of its own: a small stage asks for several, one inside another.
+    fn share(&self, lock: impl Fn(&File, &Path) -> Result<(), StoreError>) -> Result<Hold, StoreError> {
+        let held = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = held().upgrade() {
+            return Ok(Hold { lock });
+        }
+        // Not while others are kept from asking: this may wait for a collector.
+        let hold = self.lock(lock)?;
+        *held() = Arc::downgrade(&hold.lock);
+        Ok(hold)
     }
 
     /// Waits until nobody holds the store, and keeps everybody out.
@@ -79,7 +91,7 @@ impl Store {
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
         lock(&file, &path)?;
-        Ok(Hold { _lock: file })
+        Ok(Hold { lock: Arc::new(file) })
     }
 
     /// Ends the hold that opening the store began. What is needed later must be leased before.

@@ -47,8 +47,9 @@ mod view;
 mod witness;
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, Weak},
 };
 
 pub use answer::{Answer, may_have_answer};
@@ -81,6 +82,8 @@ pub struct Store {
     seals: Mutex<seals::Seals>,
     damage: Mutex<Vec<Damage>>,
     opened: Mutex<Option<Hold>>,
+    /// The lock of the last hold, as long as somebody has it.
+    held: Mutex<Weak<File>>,
     lease: Mutex<Option<lease::Lease>>,
     flusher: flush::Flusher,
     /// Scratch folders of finished actions, empty, for others to use.
@@ -107,6 +110,7 @@ impl Store {
             seals,
             damage: Mutex::default(),
             opened: Mutex::default(),
+            held: Mutex::default(),
             lease: Mutex::default(),
             flusher: flush::Flusher::default(),
             spare: Mutex::default(),

@@ -4,7 +4,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{Assignment, Attempt, Trouble};
-use crate::blame::Blame;
+use crate::{blame::Blame, store::Hold};
 
 /// More files, or more bytes, are not little.
 const FILES: usize = 16;
@@ -43,20 +43,20 @@ impl Attempt {
         is_little: bool,
         work: impl FnOnce(&Self) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T, Trouble> {
+        if let Some(_hold) = self.is_done_here(is_little) {
+            return work(self);
+        }
         let attempt = Arc::clone(self);
-        let work = move || work(&attempt);
+        blocking(move || work(&attempt)).await
+    }
+
+    /// What keeps collectors out meanwhile, if work is to be done on this thread.
+    pub(super) fn is_done_here(&self, is_little: bool) -> Option<Hold> {
         // One is held by what the attempts share.
         let is_alone = || Arc::strong_count(&self.shared.crew) == 2;
         // A disk that must be asked for each file takes its time, and so may somebody who collects.
         let is_quick = || self.shared.store.can_publish_early();
-        if is_little
-            && is_alone()
-            && is_quick()
-            && let Some(_hold) = self.shared.store.hold_now()
-        {
-            return work();
-        }
-        blocking(work).await
+        if is_little && is_alone() && is_quick() { self.shared.store.hold_now() } else { None }
     }
 }
 

@@ -6,9 +6,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use twdag_stages::command::FOLDERS;
 
-use super::{Assignment, Attempt, Given, Message, Mine, Trouble};
+use super::{Assignment, Attempt, Given, Message, Mine, Trouble, blocking, shared::LeftOver};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
@@ -46,7 +45,17 @@ impl Attempt {
         let _turn = self.shared.recording.acquire().await;
         // The programs of the stage have ended, so that what they had is free.
         let _ = self.shared.messages.send(Message::Worked(self.task));
-        self.aside(is_little, move |attempt| attempt.take_in(mine, clock, began, notices)).await
+        if let Some(_hold) = self.is_done_here(is_little) {
+            // What is left over can wait until the next stage is at work.
+            return self.take_in(mine, clock, began, notices);
+        }
+        let attempt = Arc::clone(&self);
+        blocking(move || {
+            let artifact = attempt.take_in(mine, clock, began, notices);
+            attempt.shared.tidy();
+            artifact
+        })
+        .await
     }
 
     fn take_in(
@@ -110,10 +119,9 @@ impl Attempt {
             return published.map(|()| artifact).map_err(Trouble::from);
         }
         let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
-        if kept.is_none()
-            && let Err(error) = store.discard_scratch(&mine.key, &FOLDERS)
-        {
-            self.warn(format!("the stage is done, but its work folder stays: {error}"));
+        if kept.is_none() {
+            let (stage, key, turn) = (self.name().to_owned(), mine.key, mine.claim);
+            self.shared.left_over().push(LeftOver { stage, key, _turn: turn });
         }
         let agreed = self.agree_on_result(&mine.action, artifact);
         if is_early {

@@ -4,11 +4,11 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
-use twdag_stages::stage::Isolation;
+use twdag_stages::{command::FOLDERS, stage::Isolation};
 
 use super::Message;
 use crate::{
@@ -17,12 +17,14 @@ use crate::{
     lock::Lock,
     plan::{Action, Plan},
     run::{
+        event::RunEvent,
         guard::Guard,
         job::Job,
         process::{Lease, Worker},
         securing::{self, Securing},
         sharing::Sharing,
         strays::Strays,
+        turn::Turn,
     },
     store::Store,
 };
@@ -51,12 +53,39 @@ pub(in crate::run) struct Shared {
     /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
     pub(in crate::run) recording: Semaphore,
     pub(in crate::run) securing: Securing,
+    /// Work folders of what is recorded, which are of no use any more.
+    pub(in crate::run) left_over: Mutex<Vec<LeftOver>>,
     /// Each attempt that is under way holds one of it.
     pub(in crate::run) crew: Arc<()>,
     pub(in crate::run) messages: UnboundedSender<Message>,
 }
 
+/// A work folder of an action whose result is recorded.
+pub(in crate::run) struct LeftOver {
+    pub(super) stage: String,
+    pub(super) key: Key,
+    /// Until the folder is gone, nobody else begins there.
+    pub(super) _turn: Arc<Turn>,
+}
+
 impl Shared {
+    pub(super) fn left_over(&self) -> MutexGuard<'_, Vec<LeftOver>> {
+        self.left_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes work folders that are of no use any more.
+    pub(in crate::run) fn tidy(&self) {
+        // In a statement of its own, so that others may add to them meanwhile.
+        let left_over = std::mem::take(&mut *self.left_over());
+        for LeftOver { stage, key, _turn } in left_over {
+            if let Err(error) = self.store.discard_scratch(&key, &FOLDERS) {
+                let message = format!("the stage is done, but its work folder stays: {error}");
+                // Without a driver there is nobody to warn.
+                let _ = self.messages.send(Message::Event(RunEvent::StageWarning { stage, message }));
+            }
+        }
+    }
+
     /// Keeps what a stage was keyed by; a warning if that fails.
     pub(in crate::run) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
         securing::remember(&self.store, &self.graph.name, stage, action)
@@ -71,8 +100,7 @@ impl Shared {
             started.id().into_iter().for_each(|guard| self.strays.spare(guard));
             *guard = Some(started);
         }
-        guard.iter_mut().for_each(|guard| guard.begin(key));
-        Ok(())
+        guard.iter_mut().try_for_each(|guard| guard.begin(key))
     }
 
     /// A worker that is at a job by now, if one waits that was started with this lease.

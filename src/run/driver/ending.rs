@@ -9,6 +9,7 @@ use super::{Driver, Summary};
 use crate::{
     blame::Blame,
     run::{
+        attempt::Message,
         event::{RunEvent, RunOutcome, StageOutcome, StageSummary},
         securing::Secured,
         sharing::Sharing,
@@ -17,6 +18,16 @@ use crate::{
 };
 
 impl Driver<'_> {
+    /// Removes what the last stages have left over.
+    pub(super) fn tidy(&mut self) {
+        self.shared.tidy();
+        while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Event(event) = message {
+                self.event(event);
+            }
+        }
+    }
+
     /// Waits until the disk has all results, or a signal arrives; says whether one has.
     pub(super) async fn secure_all(&mut self, signals: &mut Signals) -> (Secured, bool) {
         let shared = Arc::clone(&self.shared);
