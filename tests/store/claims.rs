@@ -125,10 +125,14 @@ fn the_guard_of_a_dead_run_ends_its_programs_although_another_machine_has_taken_
     let other = "the run of graph.ron in process 1 on a-machine-of-another-name";
     let ClaimAttempt::Held(_claim) = place.store.claim(&key("x"), other).unwrap() else { panic!("busy") };
     let mut program = Command::new("sleep").arg("600").env("TMPDIR", scratch.join("kept")).spawn().unwrap();
-    let mut guard = Command::new(env!("CARGO_BIN_EXE_twdag")).arg("guard").stdin(Stdio::piped()).spawn().unwrap();
+    // What a run says before it is killed, and the list of what is at work.
+    let list = place.path("list");
+    fs::write(&list, format!("{:64}\n{}\n", "", key("x"))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twdag"));
+    command.arg("guard").stdin(Stdio::piped()).stdout(fs::File::open(&list).unwrap());
+    let mut guard = command.spawn().unwrap();
     let mut pipe = guard.stdin.take().unwrap();
-    // What a run says before it is killed.
-    pipe.write_all(format!("{}\n+{}\n", place.store.root().display(), key("x")).as_bytes()).unwrap();
+    pipe.write_all(format!("{}\n", place.store.root().display()).as_bytes()).unwrap();
     drop(pipe);
     assert!(guard.wait().unwrap().success());
     kill_process(Pid::from_child(&program), Signal::TERM).unwrap();
