@@ -7,8 +7,8 @@ mod shared;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    path::PathBuf,
+    fs::{self, File},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -171,10 +171,13 @@ impl Attempt {
             Ok(answer) => Ok(answer),
             Err(trouble) => {
                 let is_about_result = trouble.two_results.is_some() || trouble.deviation.is_some();
-                if !is_about_result
-                    && let Some(given) = attempt.aside(false, move |attempt| attempt.made_elsewhere(&action)).await?
-                {
-                    return Ok(Answer::Cached(given));
+                if !is_about_result {
+                    match attempt.aside(false, move |attempt| attempt.made_elsewhere(&action)).await {
+                        Ok(Some(given)) => return Ok(Answer::Cached(given)),
+                        Err(other) if other.deviation.is_some() => return Err(other),
+                        // Why the stage failed is worth more than that nothing can be found out about others.
+                        Ok(None) | Err(_) => {}
+                    }
                 }
                 Ok(Answer::Failed { trouble, log: Some(log), seconds: clock.elapsed().as_secs_f64() })
             }
@@ -345,6 +348,7 @@ impl Attempt {
         let settings = serde_json::to_string(node.stage.settings())
             .map_err(|error| Trouble::new(format!("settings cannot be handed over: {error}"), Blame::Bug))?;
         let folder = store.scratch(key)?;
+        self.empty_outputs_of_others(&folder)?;
         Ok(Job {
             stage: node.name.clone(),
             work,
@@ -363,6 +367,24 @@ impl Attempt {
             guarded: true,
             driver: std::process::id(),
         })
+    }
+
+    /// Removes what earlier runs wrote, where each run has an output folder of its own. One of them that lives fails for that, and takes the
+    /// result of this one.
+    fn empty_outputs_of_others(&self, folder: &Path) -> Result<(), Trouble> {
+        if self.shared.store.is_on_this_machine() {
+            return Ok(());
+        }
+        let unread = || Trouble::system("look into a work folder");
+        for entry in fs::read_dir(folder).map_err(unread())? {
+            let entry = entry.map_err(unread())?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("output") && *name != *self.shared.output {
+                // What cannot be removed takes room, and harms nothing else.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
     }
 
     /// A worker that is at the job.

@@ -8,7 +8,7 @@ mod telling;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -140,11 +140,12 @@ struct Driver<'a> {
 
 /// Where other machines use the store, one that was taken for dead may come back while another one computes its stage: they shall not
 /// write to the same folder.
-fn output_name(store: &Store, owner: &str) -> String {
+fn output_name(store: &Store, folder: &Path) -> String {
     if store.is_on_this_machine() {
         return "output".to_owned();
     }
-    format!("output-{}", Digest::of(owner.as_bytes()))
+    // No two runs of a store have one folder.
+    format!("output-{}", Digest::of(folder.as_os_str().as_encoded_bytes()))
 }
 
 impl<'a> Driver<'a> {
@@ -162,7 +163,7 @@ impl<'a> Driver<'a> {
         let tasks = tasks::of_plan(&graph, &plan, &store, &budget);
         let rules = Rules { jobs: budget.jobs, keep_going: options.keep_going };
         let owner = owner::of_run(&graph.path);
-        let output = output_name(&store, &owner);
+        let output = output_name(&store, &folder);
         Self {
             scheduler: Scheduler::new(tasks, &budget.capacity, rules),
             given: vec![None; graph.nodes().len()],
@@ -402,6 +403,8 @@ impl<'a> Driver<'a> {
             Answer::Split(parts) => self.in_parts(task, parts),
             answer if part.is_some() => self.part_over(task, &answer),
             Answer::Cached(given) => {
+                // Another machine may have joined the parts.
+                self.part_counts[task] = self.split.remove(&task).map(|split| split.parts.counts());
                 self.have(task, given);
                 Happened::Cached(task)
             }

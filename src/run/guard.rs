@@ -69,15 +69,15 @@ impl Guard {
     }
 
     /// From now on a worker computes the action.
-    pub(super) fn begin(&mut self, key: &Key) -> io::Result<()> {
+    pub(super) fn begin(&mut self, key: &Key) {
         let free = self.lines.iter().position(Option::is_none);
         let line = free.unwrap_or_else(|| {
             self.lines.push(None);
             self.lines.len() - 1
         });
-        self.list.write_all_at(format!("{key}\n").as_bytes(), (line * LINE) as u64)?;
         self.lines[line] = Some(*key);
-        Ok(())
+        // Without that the action is not guarded; the run goes on.
+        let _ = self.list.write_all_at(format!("{key}\n").as_bytes(), (line * LINE) as u64);
     }
 
     /// The worker and all that it had started have ended.
@@ -100,7 +100,9 @@ impl Guard {
 /// A file that goes with the last who has it open.
 #[cfg(target_os = "linux")]
 fn unnamed() -> io::Result<File> {
-    Ok(rustix::fs::memfd_create("twdag actions at work", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+    let in_memory = rustix::fs::memfd_create("twdag actions at work", rustix::fs::MemfdFlags::CLOEXEC);
+    // Some systems allow none.
+    in_memory.map_or_else(|_| tempfile::tempfile(), |file| Ok(file.into()))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -97,6 +97,17 @@ impl Store {
         Ok(String::new())
     }
 
+    /// Whether a claim is still that of its owner, who goes by these words. Where other machines use the store, one that was not heard of
+    /// for long has lost its claims without being told.
+    pub fn is_claimed_by(&self, key: &Key, owner: &str) -> Result<bool, StoreError> {
+        if self.is_on_this_machine() {
+            return Ok(true);
+        }
+        let path = self.claim_file(&key.to_string());
+        let words = File::open(&path).and_then(|file| self.words_of_owner(file, &path));
+        Ok(words.map_err(StoreError::io("read", &path))? == owner.trim())
+    }
+
     fn claim_file(&self, name: &str) -> PathBuf {
         self.local("claims").join(format!("{name}.lock"))
     }

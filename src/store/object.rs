@@ -93,7 +93,7 @@ fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Optio
 }
 
 /// What a function says of each file, in their order; on all cores if the files are so many that this is worth waking them.
-fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said + Send + Sync) -> Vec<Said> {
+pub(super) fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said + Send + Sync) -> Vec<Said> {
     if files.len() < MANY_TO_STAT { files.iter().map(say).collect() } else { files.par_iter().map(say).collect() }
 }
 
@@ -276,8 +276,15 @@ impl Store {
         };
         if let Err((_, file)) = moved {
             // There is one, or the file system can do neither this nor link.
-            self.adopt(from, &Entry { path: digest.to_string(), digest: *digest, size, executable: false })?;
+            let inode =
+                self.adopt(from, &Entry { path: digest.to_string(), digest: *digest, size, executable: false })?;
             failpoint::pass("ingest.discard").and_then(|()| file.close()).map_err(StoreError::io("remove", from))?;
+            let found = fs::symlink_metadata(&to).map_err(StoreError::io("read", &to))?;
+            if found.ino() != inode {
+                let replaced = io::Error::other("it was replaced in this moment; run again");
+                return Err(StoreError::io("read", &to)(replaced));
+            }
+            return Ok(found);
         }
         fs::symlink_metadata(&to).map_err(StoreError::io("read", &to))
     }

@@ -3,13 +3,13 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use walkdir::WalkDir;
 
-use super::{Manifest, Store, StoreError, folder, hash::hash_open, network, object};
+use super::{Entry, Manifest, Store, StoreError, folder, hash::hash_open, network, object};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
@@ -42,7 +42,14 @@ impl Store {
         let build = || self.build(&building, &manifest);
         let (inodes, built) = if are_many_links(&manifest) {
             // What one thread links others look at: nobody sees the view before all is known to be whole.
-            rayon::join(look, build)
+            let (inodes, built) = rayon::join(look, build);
+            let linked = |inodes: &Vec<u64>| self.holds_each(&building, manifest.files(), inodes);
+            let is_same = inodes.as_ref().is_ok_and(linked) || built.is_err();
+            let replaced = || {
+                let problem = "an object of it was replaced while it was put together; run again".to_owned();
+                StoreError::Artifact { artifact: *artifact, problem }
+            };
+            (inodes.and_then(|inodes| if is_same { Ok(inodes) } else { Err(replaced()) }), built)
         } else {
             // What is copied is not hashed a second time if it was looked at before.
             let inodes = look();
@@ -56,6 +63,16 @@ impl Store {
         }
         self.note(manifest.files().iter().zip(inodes?));
         put.map(|()| view)
+    }
+
+    /// Whether files below a folder are those that were looked at under these inodes, or hold the same.
+    fn holds_each(&self, folder: &Path, entries: &[Entry], inodes: &[u64]) -> bool {
+        let holds = |(entry, inode): &(&Entry, &u64)| {
+            let path = folder.join(&entry.path);
+            let Ok(metadata) = path.symlink_metadata() else { return false };
+            metadata.ino() == **inode || self.holds(&path, &metadata, entry).unwrap_or(false)
+        };
+        object::for_each(&entries.iter().zip(inodes).collect::<Vec<_>>(), holds).into_iter().all(|holds| holds)
     }
 
     fn build(&self, building: &Path, manifest: &Manifest) -> Result<(), StoreError> {

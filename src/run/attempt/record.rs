@@ -45,14 +45,19 @@ impl Attempt {
         let _turn = self.shared.recording.acquire().await;
         // The programs of the stage have ended, so that what they had is free.
         let _ = self.shared.messages.send(Message::Worked(self.task));
+        let mut left_over = None;
         if let Some(_hold) = self.is_done_here(is_little) {
-            // What is left over can wait until the next stage is at work.
-            return self.take_in(mine, clock, began, notices);
+            let artifact = self.take_in(mine, clock, began, notices, &mut left_over);
+            // That can wait until the next stage is at work.
+            self.shared.left_over().extend(left_over);
+            return artifact;
         }
         let attempt = Arc::clone(&self);
         blocking(move || {
-            let artifact = attempt.take_in(mine, clock, began, notices);
-            attempt.shared.tidy();
+            let artifact = attempt.take_in(mine, clock, began, notices, &mut left_over);
+            if let Some(left_over) = left_over {
+                attempt.shared.discard(left_over);
+            }
             artifact
         })
         .await
@@ -64,6 +69,7 @@ impl Attempt {
         clock: Instant,
         began: Timestamp,
         mut notices: Vec<String>,
+        left_over: &mut Option<LeftOver>,
     ) -> Result<ArtifactId, Trouble> {
         let store = &self.shared.store;
         let (part, parts) = match &self.assignment {
@@ -87,6 +93,11 @@ impl Attempt {
         }
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;
+        if !store.is_claimed_by(&mine.key, &self.shared.owner)? {
+            let message = "another machine took this stage for its own, as this one had not been heard of, and may have written to its folders; \
+                           the result was thrown away; run again";
+            return Err(Trouble::new(message, Blame::Environment));
+        }
         let artifact = store.ingest(&mine.job.output)?;
         store.need([artifact]).inspect_err(|_| store.abandon())?;
         let starts_programs = self.graph_node().stage.kind().starts_programs;
@@ -121,7 +132,7 @@ impl Attempt {
         let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
         if kept.is_none() {
             let (stage, key, turn) = (self.name().to_owned(), mine.key, mine.claim);
-            self.shared.left_over().push(LeftOver { stage, key, _turn: turn });
+            *left_over = Some(LeftOver { stage, key, _turn: turn });
         }
         let agreed = self.agree_on_result(&mine.action, artifact);
         if is_early {

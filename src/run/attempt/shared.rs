@@ -77,12 +77,16 @@ impl Shared {
     pub(in crate::run) fn tidy(&self) {
         // In a statement of its own, so that others may add to them meanwhile.
         let left_over = std::mem::take(&mut *self.left_over());
-        for LeftOver { stage, key, _turn } in left_over {
-            if let Err(error) = self.store.discard_scratch(&key, &FOLDERS) {
-                let message = format!("the stage is done, but its work folder stays: {error}");
-                // Without a driver there is nobody to warn.
-                let _ = self.messages.send(Message::Event(RunEvent::StageWarning { stage, message }));
-            }
+        for left_over in left_over {
+            self.discard(left_over);
+        }
+    }
+
+    pub(super) fn discard(&self, LeftOver { stage, key, _turn }: LeftOver) {
+        if let Err(error) = self.store.discard_scratch(&key, &FOLDERS) {
+            let message = format!("`{stage}` is done, but its work folder stays: {error}");
+            // Of the run, since the stage may be told to be over. Without a driver there is nobody to warn.
+            let _ = self.messages.send(Message::Event(RunEvent::RunWarning { message }));
         }
     }
 
@@ -100,7 +104,8 @@ impl Shared {
             started.id().into_iter().for_each(|guard| self.strays.spare(guard));
             *guard = Some(started);
         }
-        guard.iter_mut().try_for_each(|guard| guard.begin(key))
+        guard.iter_mut().for_each(|guard| guard.begin(key));
+        Ok(())
     }
 
     /// A worker that is at a job by now, if one waits that was started with this lease.
