@@ -1,6 +1,7 @@
 //! The index: all that the segments say, read up to some number.
 
 use std::{
+    cell::RefCell,
     cmp::Ordering,
     collections::{HashMap, HashSet},
     fs,
@@ -45,6 +46,9 @@ pub(super) struct Index {
     checkpoint: u64,
     /// For each action, in the order in which they were published.
     published: HashMap<Key, Vec<Published>>,
+    /// Where the first one stands that the keys vouch for, once that was asked: to read it and verify a signature takes longer than
+    /// all else. An index is always asked with the same keys, and no publication comes before others.
+    accepted: RefCell<HashMap<Key, usize>>,
     differing: Vec<(Key, ArtifactId)>,
     losses: Losses,
     /// What was found wrong there and passed over.
@@ -204,14 +208,21 @@ impl Index {
 
     /// The result of an action: the first one that the keys vouch for.
     pub(super) fn published(&self, key: &Key, keys: &Keys) -> Option<&Published> {
-        self.published.get(key)?.iter().find(|published| keys.accept(published))
+        let published = self.published.get(key)?;
+        let known = self.accepted.borrow().get(key).copied();
+        let first = known.or_else(|| published.iter().position(|published| keys.accept(published)))?;
+        self.accepted.borrow_mut().insert(*key, first);
+        published.get(first)
     }
 
     /// The publication to use: the first of that result whose bytes are not lost.
     pub(super) fn usable(&self, key: &Key, keys: &Keys, lost: &HashSet<Digest>) -> Option<&Published> {
-        let mut accepted = self.published.get(key)?.iter().filter(|published| keys.accept(published)).peekable();
-        let artifact = accepted.peek()?.artifact;
-        accepted.find(|published| published.artifact == artifact && !self.is_lost(published, keys, lost))
+        let first = self.published(key, keys)?;
+        if !self.is_lost(first, keys, lost) {
+            return Some(first);
+        }
+        let is_it = |published: &&Published| published.artifact == first.artifact && keys.accept(published);
+        self.published.get(key)?.iter().filter(is_it).find(|published| !self.is_lost(published, keys, lost))
     }
 
     /// Whether the bytes of a publication are gone, as this machine or somebody who is trusted has found.
