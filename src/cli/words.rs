@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::output::{NOTE, paint};
+use crate::digest::{ArtifactId, Key};
 
 /// `0.4 s`, `45 s`, `2 min 05 s`, `1 h 02 min`.
 pub(super) fn duration(seconds: f64) -> String {
@@ -15,6 +16,14 @@ pub(super) fn duration(seconds: f64) -> String {
         60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
     }
+}
+
+/// That a result took the place of another one, whose bytes a remote store had lost.
+pub(super) fn replacement(key: &Key, published: &ArtifactId, found: &ArtifactId, store: &str) -> String {
+    format!(
+        "action {key} gave {found} here, and {published} before, whose bytes {store} has lost: it is not reproducible, and the new \
+         result counts there from now on"
+    )
 }
 
 /// A count of something: `12,345 tokens`, `3.2 MB`.

@@ -124,6 +124,7 @@ impl Remote {
         if !retention.dry_run {
             collected.revived = survey.revive(kept.clone())?;
         }
+        let pins: Vec<Root> = kept.iter().filter(|root| root.sort == RootSort::Pin).cloned().collect();
         let dangling = survey.dangling()?;
         let mut condemned = condemn(&survey, kept, retention, &mut collected);
         condemned.extend(dangling);
@@ -132,13 +133,15 @@ impl Remote {
             let lost = survey.there.iter().filter(|published| condemned.contains(&published.name()));
             let lost: Vec<Published> = lost.cloned().collect();
             problems.extend(self.declare_lost(store, &lost, Why::Collected)?);
-            // Who has said since then that it keeps something is heard.
+            // Who has said since then that it keeps something is heard, and what is pinned may have the place of what has just gone.
             let later = self.client.block_on(self.client.list(roots::ROOM))??;
             let new = self.roots(later.iter().filter(|listed| !listing.contains(listed)))?;
             survey.look()?;
             survey.refuse_unread(&new.unread)?;
-            collected.revived += survey.revive(new.told.into_iter().map(|told| told.root).collect())?;
+            let new = new.told.into_iter().map(|told| told.root);
+            collected.revived += survey.revive(pins.iter().cloned().chain(new).collect())?;
         }
+        problems.extend(survey.superseded(&pins));
         let mut sweep = Sweep::new(survey, condemned, collected);
         sweep.contents()?;
         sweep.rest(&stale)?;
@@ -176,7 +179,9 @@ impl Remote {
                  this machine; collect in their workspace, with a key that they trust",
             ));
         }
-        if !survey.there.is_empty() && !survey.there.iter().any(|published| self.keys.accept(published)) {
+        // Also what was given up tells whose store it is, and may come back.
+        let any_used = survey.there.iter().chain(&survey.gone).any(|published| self.keys.accept(published));
+        if !survey.there.is_empty() && !any_used {
             return Err(self.unheard(
                 "no result there is signed with one of the `trusted_keys` of this workspace, so that all of them would go; \
                  collect in the workspace of those who use it",

@@ -46,9 +46,9 @@ pub(super) struct Index {
     checkpoint: u64,
     /// For each action, in the order in which they were published.
     published: HashMap<Key, Vec<Published>>,
-    /// Where the first one stands that the keys vouch for, once that was asked: to read it and verify a signature takes longer than
-    /// all else. An index is always asked with the same keys, and no publication comes before others.
-    accepted: RefCell<HashMap<Key, usize>>,
+    /// Whether the keys vouch for a publication, by its action and its place there, once that was asked: to read it and verify a signature
+    /// takes longer than all else. An index is always asked with the same keys, and publications come after all others of their action.
+    accepted: RefCell<HashMap<(Key, usize), bool>>,
     differing: Vec<(Key, ArtifactId)>,
     losses: Losses,
     /// What was found wrong there and passed over.
@@ -206,23 +206,56 @@ impl Index {
         self.published.len()
     }
 
-    /// The result of an action: the first one that the keys vouch for.
+    /// The result of an action: the first one that the keys vouch for and whose bytes the log does not call lost. If it calls all of
+    /// them lost, the first one, until another one comes.
     pub(super) fn published(&self, key: &Key, keys: &Keys) -> Option<&Published> {
-        let published = self.published.get(key)?;
-        let known = self.accepted.borrow().get(key).copied();
-        let first = known.or_else(|| published.iter().position(|published| keys.accept(published)))?;
-        self.accepted.borrow_mut().insert(*key, first);
-        published.get(first)
+        let mut accepted = self.accepted(key, keys);
+        let first = accepted.next()?;
+        if !self.losses.has(first, keys) {
+            return Some(first);
+        }
+        accepted.find(|published| !self.losses.has(published, keys)).or(Some(first))
+    }
+
+    /// The results of an action that the keys vouch for, in their order.
+    fn accepted<'a>(&'a self, key: &Key, keys: &'a Keys) -> impl Iterator<Item = &'a Published> {
+        let key = *key;
+        let published = self.published.get(&key).into_iter().flatten().enumerate();
+        published.filter(move |(place, published)| self.accepts(key, *place, published, keys)).map(|(_, it)| it)
+    }
+
+    fn accepts(&self, key: Key, place: usize, published: &Published, keys: &Keys) -> bool {
+        let known = self.accepted.borrow().get(&(key, place)).copied();
+        known.unwrap_or_else(|| {
+            let is_accepted = keys.accept(published);
+            self.accepted.borrow_mut().insert((key, place), is_accepted);
+            is_accepted
+        })
+    }
+
+    /// Whether results of an action were published and the log calls all of them lost, so that another one may come.
+    pub(super) fn is_vacant(&self, key: &Key, keys: &Keys) -> bool {
+        self.published(key, keys).is_some_and(|published| self.losses.has(published, keys))
+    }
+
+    /// Whether an action ever had this result, as far as the keys vouch for it.
+    pub(super) fn had(&self, key: &Key, artifact: ArtifactId, keys: &Keys) -> bool {
+        self.accepted(key, keys).any(|published| published.artifact == artifact)
     }
 
     /// The publication to use: the first of that result whose bytes are not lost.
     pub(super) fn usable(&self, key: &Key, keys: &Keys, lost: &HashSet<Digest>) -> Option<&Published> {
-        let first = self.published(key, keys)?;
-        if !self.is_lost(first, keys, lost) {
-            return Some(first);
-        }
-        let is_it = |published: &&Published| published.artifact == first.artifact && keys.accept(published);
-        self.published.get(key)?.iter().filter(is_it).find(|published| !self.is_lost(published, keys, lost))
+        let mut accepted = self.accepted(key, keys);
+        let first = accepted.find(|published| !self.losses.has(published, keys))?;
+        let is_it =
+            |published: &&Published| published.artifact == first.artifact && !self.is_lost(published, keys, lost);
+        std::iter::once(first).chain(accepted).find(is_it)
+    }
+
+    /// Whether a result is published that lies where this publication says it does, and the log does not call it lost.
+    pub(super) fn has_at_same_places(&self, lost: &Published, keys: &Keys) -> bool {
+        let is_it = |there: &Published| there.lies_like(lost) && !self.losses.has(there, keys) && keys.accept(there);
+        self.published.get(&lost.key).is_some_and(|published| published.iter().any(is_it))
     }
 
     /// Whether the bytes of a publication are gone, as this machine or somebody who is trusted has found.
@@ -240,9 +273,15 @@ impl Index {
         self.published.values().flatten()
     }
 
-    /// How often results of an action were published.
-    pub(super) fn count(&self, key: &Key) -> u64 {
-        self.published.get(key).map_or(0, |published| published.len() as u64)
+    /// A publication as another one than all of its action were: none that was called lost bears its name, whatever others have
+    /// written there.
+    pub(super) fn anew(&self, published: &Published, keys: &Keys) -> Published {
+        let again = self.published.get(&published.key).map_or(0, |published| published.len() as u64);
+        let mut new = Published { again, ..published.clone() };
+        while self.losses.has(&new, keys) {
+            new.again += 1;
+        }
+        new
     }
 
     /// Whether anybody has published a result of an action.

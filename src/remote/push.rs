@@ -46,6 +46,8 @@ pub struct Pushed {
     pub there: usize,
     /// Results that it has another one of.
     pub conflicts: Vec<Conflict>,
+    /// Results that it had another one of, whose bytes were lost. They count from now on, and are among those that are stored.
+    pub replaced: Vec<Conflict>,
     /// Results that it did not get, and why.
     pub failed: Vec<(Key, String)>,
     /// Results that are not given, and why: they came from elsewhere, and nobody who is trusted vouches for them.
@@ -59,7 +61,7 @@ pub struct Pushed {
 pub struct Conflict {
     /// The action.
     pub key: Key,
-    /// The published result, which stays.
+    /// The published result, which stays unless its bytes were lost.
     pub published: ArtifactId,
     /// The result of this machine.
     pub found: ArtifactId,
@@ -152,7 +154,7 @@ impl Remote {
         };
         let publications: Vec<Published> = offers.iter().map(publish).collect();
         for publications in in_segments(&publications) {
-            let mut chosen = (Vec::new(), Vec::new());
+            let mut chosen = Chosen::default();
             let mut collected = HashSet::new();
             let committed = self.with_index(store, async |index| {
                 index
@@ -166,17 +168,17 @@ impl Remote {
                             collected = publications.iter().filter(is_gone).map(|published| published.key).collect();
                         }
                         let offered = publications.iter().filter(|published| !collected.contains(&published.key));
-                        let operations;
-                        (operations, chosen) = choose(index, offered, &self.keys, &lost);
-                        operations
+                        chosen = choose(index, offered, &self.keys, &lost);
+                        std::mem::take(&mut chosen.operations)
                     })
                     .await
             });
             match committed {
                 Ok(((), problems)) => {
                     pushed.problems.extend(problems);
-                    pushed.stored.append(&mut chosen.0);
-                    pushed.conflicts.append(&mut chosen.1);
+                    pushed.stored.append(&mut chosen.stored);
+                    pushed.conflicts.append(&mut chosen.conflicts);
+                    pushed.replaced.append(&mut chosen.replaced);
                     let problem =
                         "files that it shares with others were collected from the remote store meanwhile; push again";
                     pushed.failed.extend(collected.into_iter().map(|key| (key, problem.to_owned())));
@@ -399,46 +401,64 @@ enum There {
     Lost,
     /// Another one is.
     Other(ArtifactId),
+    /// Others were, and the log calls all of them lost; the first.
+    OthersLost(ArtifactId),
     /// None is.
     Nothing,
 }
 
 /// How a result stands to what is published.
 fn state_of(index: &Index, new: &Published, keys: &Keys, lost: &HashSet<Digest>) -> There {
-    match index.published(&new.key, keys) {
-        Some(existing) if existing.artifact != new.artifact => There::Other(existing.artifact),
-        Some(_) if index.usable(&new.key, keys, lost).is_some() => There::Same,
-        Some(_) => There::Lost,
-        None if index.has(new, keys, lost) => There::Same,
-        None => There::Nothing,
+    let Some(existing) = index.published(&new.key, keys) else {
+        return if index.has(new, keys, lost) { There::Same } else { There::Nothing };
+    };
+    // That this machine alone misses bytes lets no other result come: the others have the first one still.
+    if index.is_vacant(&new.key, keys) {
+        let had = index.had(&new.key, new.artifact, keys);
+        return if had { There::Lost } else { There::OthersLost(existing.artifact) };
     }
+    if existing.artifact != new.artifact {
+        return There::Other(existing.artifact);
+    }
+    if index.usable(&new.key, keys, lost).is_some() { There::Same } else { There::Lost }
 }
 
-/// What of some results there is to publish, and what came of them then: those that are stored, and those that the index
-/// has others of.
+/// What of some results there is to publish, and what came of them then.
+#[derive(Default)]
+struct Chosen {
+    operations: Vec<Operation>,
+    /// Those that are stored.
+    stored: Vec<Key>,
+    /// Those that the index has others of.
+    conflicts: Vec<Conflict>,
+    /// Those that it had others of.
+    replaced: Vec<Conflict>,
+}
+
 fn choose<'a>(
     index: &Index,
     publications: impl Iterator<Item = &'a Published>,
     keys: &Keys,
     lost: &HashSet<Digest>,
-) -> (Vec<Operation>, (Vec<Key>, Vec<Conflict>)) {
-    let (mut operations, mut stored, mut conflicts) = (Vec::new(), Vec::new(), Vec::new());
+) -> Chosen {
+    let mut chosen = Chosen::default();
     for published in publications {
         let Published { key, artifact, .. } = *published;
-        match state_of(index, published, keys, lost) {
-            There::Same => stored.push(key),
-            There::Other(existing) => {
-                conflicts.push(Conflict { key, published: existing, found: artifact });
-                if !index.differing().contains(&(key, artifact)) {
-                    operations.push(Operation::Differs { key, artifact });
-                }
-            }
-            There::Lost | There::Nothing => {
-                let again = index.count(&key);
-                operations.push(Operation::Publish(Box::new(Published { again, ..published.clone() })));
-                stored.push(key);
+        let there = state_of(index, published, keys, lost);
+        if let There::Other(existing) | There::OthersLost(existing) = there {
+            let conflict = Conflict { key, published: existing, found: artifact };
+            let is_other = matches!(there, There::Other(_));
+            (if is_other { &mut chosen.conflicts } else { &mut chosen.replaced }).push(conflict);
+            if !index.differing().contains(&(key, artifact)) {
+                chosen.operations.push(Operation::Differs { key, artifact });
             }
         }
+        if matches!(there, There::Lost | There::OthersLost(_) | There::Nothing) {
+            chosen.operations.push(Operation::Publish(Box::new(index.anew(published, keys))));
+        }
+        if !matches!(there, There::Other(_)) {
+            chosen.stored.push(key);
+        }
     }
-    (operations, (stored, conflicts))
+    chosen
 }

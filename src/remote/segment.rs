@@ -121,6 +121,13 @@ impl Published {
         }
     }
 
+    /// Whether its bytes are told to lie where those of another publication of the same result do. What is published besides may name
+    /// any other place, in good faith or not.
+    pub(super) fn lies_like(&self, other: &Self) -> bool {
+        let told = |published: &Self| (published.manifest.is_some(), published.list);
+        self.artifact == other.artifact && told(self) == told(other) && self.packed == other.packed
+    }
+
     /// What was published for an action; says what is wrong with it otherwise.
     pub(super) fn open(&self, key: &Key) -> Result<Known, String> {
         if self.key != *key {

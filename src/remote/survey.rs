@@ -284,6 +284,26 @@ impl Survey<'_> {
         number.and_then(|number| self.segments.get(number)).copied().unwrap_or(self.now)
     }
 
+    /// Says which pins keep a result that is lost and whose place another one has taken: nothing brings it back.
+    pub(super) fn superseded(&self, pins: &[Root]) -> BTreeSet<String> {
+        let state = self.remote.state();
+        let (Some(index), keys) = (&state.index, &self.remote.keys) else { return BTreeSet::new() };
+        let is_superseded = |published: &&Published| {
+            let counts = index.published(&published.key, keys).map(|counts| counts.artifact);
+            keys.accept(published) && counts != Some(published.artifact) && !index.is_vacant(&published.key, keys)
+        };
+        let mut told = BTreeSet::new();
+        for published in self.gone.iter().filter(is_superseded) {
+            for pin in pins.iter().filter(|pin| pin.artifacts.contains(&published.artifact)) {
+                told.insert(format!(
+                    "{}: its result of action {} is lost, and another result of it counts now; it keeps nothing of that action",
+                    pin.name, published.key
+                ));
+            }
+        }
+        told
+    }
+
     /// Publishes anew what was said to be lost, is kept by somebody and still whole; how many results that are.
     pub(super) fn revive(&mut self, mut roots: Vec<Root>) -> Result<u64, RemoteError> {
         let keys = &self.remote.keys;
@@ -300,12 +320,13 @@ impl Survey<'_> {
                 told.entry(artifact).and_modify(|last| *last = time.max(*last)).or_insert(time);
             }
         }
-        let none = HashSet::new();
+        // What lies elsewhere may not be what it is told to be, whoever says so: the places alone tell that it is there already.
         let is_wanted = |index: &Index, published: &Published| {
+            let counts = || index.published(&published.key, keys).map(|counts| counts.artifact);
             keys.accept(published)
                 && !index.is_damaged(published, keys)
-                && index.usable(&published.key, keys, &none).is_none()
-                && index.published(&published.key, keys).is_some_and(|first| first.artifact == published.artifact)
+                && !index.has_at_same_places(published, keys)
+                && (counts() == Some(published.artifact) || index.is_vacant(&published.key, keys))
         };
         let is_kept = |published: &&Published| {
             let is_new = |told: &SystemTime| *told > before(self.lost_at(published), self.retention.grace);
@@ -313,8 +334,14 @@ impl Survey<'_> {
         };
         let mut wanted: Vec<Published> = self.gone.iter().filter(is_kept).cloned().collect();
         wanted.retain(|published| self.remote.state().index.as_ref().is_some_and(|index| is_wanted(index, published)));
-        let mut whole: HashMap<Key, Published> = HashMap::new();
+        // Of an action that has several lost results, the first that is whole comes back, and no other.
+        let mut whole: HashMap<Key, Vec<Published>> = HashMap::new();
         for published in wanted {
+            let chosen = whole.get(&published.key).map_or(&[][..], Vec::as_slice);
+            let is_other = chosen.first().is_some_and(|chosen| chosen.artifact != published.artifact);
+            if is_other || chosen.iter().any(|chosen| chosen.lies_like(&published)) {
+                continue;
+            }
             let Ok(known) = published.open(&published.key) else { continue };
             let manifest = match known.manifest.clone() {
                 Some(manifest) => manifest,
@@ -328,32 +355,28 @@ impl Survey<'_> {
             if objects.iter().all(|object| self.names.contains(object))
                 && self.missing(objects.into_iter().collect())?.is_empty()
             {
-                whole.insert(published.key, published);
+                whole.entry(published.key).or_default().push(published);
             }
         }
-        let whole: Vec<Published> = whole.into_values().collect();
-        let mut revived = 0;
+        let whole: Vec<Published> = whole.into_values().flatten().collect();
+        let mut revived: HashSet<Key> = HashSet::new();
         for whole in in_segments(&whole) {
-            let mut count = 0;
+            let mut now = Vec::new();
             let done = self.remote.with_index(self.store, async |index| {
                 index
                     .commit(&self.remote.client, |index| {
                         let wanted = whole.iter().filter(|published| is_wanted(index, published));
-                        let anew = wanted.map(|published| {
-                            let again = index.count(&published.key);
-                            Operation::Publish(Box::new(Published { again, ..published.clone() }))
-                        });
-                        let operations: Vec<Operation> = anew.collect();
-                        count = operations.len() as u64;
-                        operations
+                        let anew: Vec<Published> = wanted.map(|published| index.anew(published, keys)).collect();
+                        now = anew.iter().map(|published| published.key).collect();
+                        anew.into_iter().map(Box::new).map(Operation::Publish).collect()
                     })
                     .await
             });
             self.problems.extend(done?.1);
-            revived += count;
+            revived.extend(now);
         }
         self.look()?;
         self.refuse_unread(&[])?;
-        Ok(revived)
+        Ok(revived.len() as u64)
     }
 }

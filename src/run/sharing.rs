@@ -17,7 +17,7 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     plan::{Plan, Status},
-    remote::{Claim, Claimed, Claims, Heartbeat, Pulled, Pushed, Remote, RemoteError},
+    remote::{Claim, Claimed, Claims, Conflict, Heartbeat, Pulled, Pushed, Remote, RemoteError},
     store::Store,
 };
 
@@ -41,6 +41,9 @@ pub struct RemoteSummary {
     pub stored_bytes: u64,
     /// Results that it has another one of, which stays.
     pub conflicts: Vec<Differing>,
+    /// Results that it had another one of, whose bytes were lost, so that this one counts from now on.
+    #[serde(default)]
+    pub replaced: Vec<Differing>,
     /// Results that it should have got and did not.
     pub failed: usize,
     /// Why, or why it was not used at all.
@@ -58,6 +61,12 @@ pub struct Differing {
     pub published: ArtifactId,
     /// The result of this machine.
     pub found: ArtifactId,
+}
+
+impl From<Conflict> for Differing {
+    fn from(Conflict { key, published, found }: Conflict) -> Self {
+        Self { key, published, found }
+    }
 }
 
 /// A remote store that a run uses.
@@ -105,6 +114,7 @@ struct Given {
     stored: usize,
     bytes: u64,
     conflicts: Vec<Differing>,
+    replaced: Vec<Differing>,
     failed: usize,
     problem: Option<String>,
     warnings: Vec<String>,
@@ -320,7 +330,7 @@ impl Sharing {
     pub(super) fn count(&self) {
         let mut state = self.state();
         let Some((offered, given)) = state.last.take() else { return };
-        let Given { settled, stored, bytes, conflicts, failed, problem, warnings } =
+        let Given { settled, stored, bytes, conflicts, replaced, failed, problem, warnings } =
             std::mem::take(&mut *given.lock().unwrap_or_else(PoisonError::into_inner));
         let left = offered.saturating_sub(settled);
         let stopped = (left > 0).then(|| "the run was stopped before all results were given".to_owned());
@@ -329,6 +339,7 @@ impl Sharing {
         summary.stored += stored;
         summary.stored_bytes += bytes;
         summary.conflicts.extend(conflicts);
+        summary.replaced.extend(replaced);
         summary.failed += failed + left;
         summary.problem = summary.problem.take().or(problem).or(stopped);
     }
@@ -365,7 +376,7 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, claims: &Claims, 
         let pushed = remote.push(store, keys);
         let mut given = given();
         let failed = match pushed {
-            Ok(Pushed { stored, bytes, conflicts, failed, withheld, problems, .. }) => {
+            Ok(Pushed { stored, bytes, conflicts, replaced, failed, withheld, problems, .. }) => {
                 given.settled += keys.len() - failed.len();
                 given.stored += stored.len();
                 given.bytes += bytes;
@@ -373,12 +384,8 @@ fn give(remote: &Remote, store: &Store, inbox: &Receiver<Key>, claims: &Claims, 
                 let withheld = withheld.into_iter();
                 let told = withheld.map(|(key, why)| format!("the result of action {key} is not given: {why}"));
                 given.warnings.extend(told);
-                let conflicts = conflicts.into_iter();
-                given.conflicts.extend(conflicts.map(|conflict| Differing {
-                    key: conflict.key,
-                    published: conflict.published,
-                    found: conflict.found,
-                }));
+                given.conflicts.extend(conflicts.into_iter().map(Differing::from));
+                given.replaced.extend(replaced.into_iter().map(Differing::from));
                 given.problem = failed.first().map(|(_, problem)| problem.clone());
                 failed.into_iter().map(|(key, _)| key).collect()
             }

@@ -134,15 +134,15 @@ fn who_planned_a_moment_ago_finds_the_bytes_or_computes() {
 const COPY: &str = r#""copy": Command(run: ["sh", "-c", "cp $0/large $1/large; :", "{in.large}", "{out}"], inputs: {"large": "large"})"#;
 
 /// The next segment that anybody publishes once it is awaited.
-struct Publication {
-    is_awaited: Arc<AtomicBool>,
+pub(crate) struct Publication {
+    pub(crate) is_awaited: Arc<AtomicBool>,
     /// It has come as far as the server, and stands still.
-    comes: Receiver<()>,
+    pub(crate) comes: Receiver<()>,
     /// Lets it go on.
-    go: Sender<()>,
+    pub(crate) go: Sender<()>,
 }
 
-fn with_publication_stopped() -> Option<(Team, Publication)> {
+pub(crate) fn with_publication_stopped() -> Option<(Team, Publication)> {
     let ((come, comes), (go, goes)) = (channel(), channel());
     let (come, goes) = (Mutex::new(come), Mutex::new(goes));
     let is_awaited = Arc::new(AtomicBool::new(false));

@@ -21,6 +21,7 @@ mod keeping;
 mod losses;
 mod notes;
 mod place;
+mod reviving;
 mod runs;
 mod sharing;
 mod signatures;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A stage that gives something else on each machine.
-const CLOCK: &[&str] =
+pub(crate) const CLOCK: &[&str] =
     &[r#""clock": Command(run: ["sh", "-c", "cat /proc/sys/kernel/random/uuid > $0/time", "{out}"])"#];
 
 /// Makes a key; its file and its public half.

@@ -4,7 +4,7 @@ use super::pace::Pace;
 use crate::{
     cli::{
         output::{BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
-        words::{bytes, damage, duration, path, rate, share, short, stages as count_stages},
+        words::{bytes, damage, duration, path, rate, replacement, share, short, stages as count_stages},
     },
     run::{
         event::{Announced, AnnouncedStatus, RunEvent, RunOutcome, StageOutcome, StageSummary},
@@ -124,12 +124,15 @@ pub(in crate::cli) fn complaint(event: &RunEvent) -> Option<String> {
             format!("{}: stage `{stage}`: {message}\n", paint(NOTE, "warning"))
         }
         RunEvent::StoreDamaged { path: at, problem, quarantine } => damage(at, problem, quarantine.as_deref()),
-        RunEvent::RemoteSummary(RemoteSummary { store, conflicts, problem, failed, .. }) => {
+        RunEvent::RemoteSummary(RemoteSummary { store, conflicts, replaced, problem, failed, .. }) => {
             let differing = conflicts.iter().map(|Differing { key, published, found }| {
                 format!(
                     "{}: action {key} gave {found} here, and {published} in {store}, which stays there\n",
                     paint(BAD, "not reproducible")
                 )
+            });
+            let replaced = replaced.iter().map(|Differing { key, published, found }| {
+                format!("{}: {}\n", paint(NOTE, "warning"), replacement(key, published, found, store))
             });
             let problem = problem.iter().map(|problem| match failed {
                 0 => format!("{}: {problem}\n", paint(NOTE, "warning")),
@@ -138,7 +141,7 @@ pub(in crate::cli) fn complaint(event: &RunEvent) -> Option<String> {
                     paint(NOTE, "warning")
                 ),
             });
-            return Some(differing.chain(problem).collect()).filter(|text: &String| !text.is_empty());
+            return Some(differing.chain(replaced).chain(problem).collect()).filter(|text: &String| !text.is_empty());
         }
         RunEvent::RunWarning { message } => format!("{}: {message}\n", paint(NOTE, "warning")),
         RunEvent::RunStopping { signal, waiting_for, kill } if *kill => {

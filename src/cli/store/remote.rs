@@ -12,7 +12,7 @@ use crate::{
         failure::Failure,
         output::{self, BAD, FAINT, GOOD, NOTE, STRONG, paint, table},
         remote::{RemoteOptions, plan_with, warn},
-        words::{bytes, stages as count_stages},
+        words::{bytes, replacement, stages as count_stages},
     },
     digest::{ArtifactId, Key},
     graph::Graph,
@@ -28,8 +28,9 @@ use crate::{
   twdag store push graphs/quickstart.ron train_dense --json
 
 What is there already is not sent again. A result that differs from the published one is not sent: the exit code is 3
-then, and 1 if something could not be stored. A signing key signs what this machine has computed; what it has fetched
-from elsewhere keeps the signature that it came with, and is withheld if nobody who is trusted has signed it.")]
+then, and 1 if something could not be stored. Where the log says that the bytes of the published one are lost, the new
+one takes its place, which is told. A signing key signs what this machine has computed; what it has fetched from
+elsewhere keeps the signature that it came with, and is withheld if nobody who is trusted has signed it.")]
 pub(super) struct PushArguments {
     #[command(flatten)]
     common: Common,
@@ -139,6 +140,7 @@ struct Moved {
     failed: Vec<Failed>,
     withheld: Vec<Failed>,
     conflicts: Vec<Conflict>,
+    replaced: Vec<Conflict>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +171,9 @@ impl Moved {
                     "{}: action {key} gave {found} here and {published} where it was published, which stays\n",
                     paint(BAD, "not reproducible")
                 ));
+            }
+            for Conflict { key, published, found } in &self.replaced {
+                warn(replacement(key, published, found, &self.remote_store));
             }
         }
         match (self.conflicts.is_empty(), self.failed.is_empty()) {
@@ -210,6 +215,7 @@ pub(super) fn push(arguments: &PushArguments) -> Result<u8, Failure> {
         failed: Moved::failed(pushed.failed),
         withheld: Moved::failed(pushed.withheld),
         conflicts: pushed.conflicts,
+        replaced: pushed.replaced,
     };
     let absent = plan.stages.iter().filter(|stage| stage.artifact.is_none()).count();
     let absent =
@@ -251,6 +257,7 @@ pub(super) fn pull(arguments: &PullArguments) -> Result<u8, Failure> {
         failed: Moved::failed(pulled.missing),
         withheld: Vec::new(),
         conflicts: Vec::new(),
+        replaced: Vec::new(),
     };
     let absent = plan.stages.len() - here - keys.len();
     let absent = if absent == 0 { String::new() } else { format!(", {} in neither store", count_stages(absent)) };
