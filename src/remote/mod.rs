@@ -25,6 +25,7 @@ mod collect;
 mod collect_tests;
 mod error;
 mod folder;
+mod identity;
 mod index;
 mod known;
 mod large;
@@ -45,7 +46,7 @@ mod voucher;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt, fs,
+    fmt,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -210,17 +211,6 @@ impl Remote {
         let (began, problems) = self.with_index_of(&mut state, store, read)?;
         state.read = Some(began);
         Ok(problems)
-    }
-
-    /// What this machine's store is told from others by.
-    fn identity(&self, store: &Store) -> Result<Digest, RemoteError> {
-        let path = self.folder().join("identity");
-        if let Some(known) = fs::read_to_string(store.derived(&path)).ok().and_then(|text| text.trim().parse().ok()) {
-            return Ok(known);
-        }
-        let new = signing::random().map_err(RemoteError::System)?;
-        store.keep_derived(path, format!("{new}\n").as_bytes())?;
-        Ok(new)
     }
 
     /// Has requests made with the index, and keeps a copy of it if there is more in it then.

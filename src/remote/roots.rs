@@ -122,7 +122,8 @@ impl Remote {
             artifacts: pin.stages.iter().map(|stage| stage.artifact).collect(),
         });
         let pins: Vec<Named> = pins.collect();
-        let note = self.folder().join("pins-told");
+        // Of each number that it has had: what it said under another one stands for itself.
+        let note = self.folder().join("told").join(self.identity(store)?.to_string());
         if !pins.is_empty() {
             // First the note: who is killed then says once too often that nothing is pinned any more.
             store.keep_derived(&note, b"")?;

@@ -13,6 +13,7 @@ mod checking;
 mod ci;
 mod claims;
 mod collecting;
+mod copies;
 mod credentials;
 mod damage;
 mod example;
