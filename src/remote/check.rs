@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    store::{Hashing, Record, Sort, Store},
+    store::{Hashing, Sort, Store},
 };
 
 /// So many objects are read at the same time.
@@ -140,6 +140,8 @@ impl Remote {
         };
         let mut survey = self.survey(store, &retention)?;
         survey.look()?;
+        // Of what this version does not wholly know nobody can say whether it is whole.
+        survey.leave_partly_known();
         let mut checked = RemoteChecked::default();
         let mut lost = understood(&survey, dry_run, &mut checked);
         self.check_rest(&survey, dry_run, &mut checked)?;
@@ -337,13 +339,11 @@ impl Remote {
 fn understood(survey: &Survey<'_>, dry_run: bool, checked: &mut RemoteChecked) -> HashSet<Digest> {
     let mut lost = HashSet::new();
     let repair = if dry_run { WOULD_BE_LOST } else { LOST };
-    for Unread { object, problem, publication } in &survey.unread {
+    for Unread { object, problem, publication, is_later } in &survey.unread {
         let published = survey.there.iter().find(|published| Some(published.name()) == *publication);
         match published {
             None => checked.add(Sort::Damaged, object, problem, SEGMENT),
-            Some(published) if Record::other_version(published.record.as_bytes()).is_some() => {
-                checked.add(Sort::Damaged, object, problem, LATER);
-            }
+            Some(_) if *is_later => checked.add(Sort::Damaged, object, problem, LATER),
             Some(published) => {
                 checked.add(Sort::Damaged, object, problem, repair);
                 lost.insert(published.name());

@@ -17,7 +17,9 @@ use super::{
     RemoteError,
     client::{AT_ONCE, Client, Created},
     losses::{self, Losses},
-    segment::{Decoded, Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, decode, decode_all, encode},
+    segment::{
+        Decoded, Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, Reading, decode, decode_all, encode,
+    },
     signing::{Keys, Meaning},
 };
 use crate::{
@@ -64,16 +66,21 @@ pub(super) struct Heard {
     pub(super) published: HashMap<Digest, u64>,
     /// Publications that somebody said to be lost, and the segment that said so last.
     pub(super) lost: HashMap<Digest, u64>,
+    /// Publications that say more than this version knows.
+    pub(super) partly_known: HashSet<Digest>,
     /// Segments that are missing, damaged, or say what this version does not know.
     pub(super) unread: Vec<(u64, String)>,
 }
 
 impl Heard {
     fn take(&mut self, number: u64, decoded: &Decoded) {
-        for operation in &decoded.operations {
+        for (place, operation) in decoded.operations.iter().enumerate() {
             match operation {
                 Operation::Publish(published) => {
                     self.published.entry(published.name()).or_insert(number);
+                    if decoded.partly_known.contains(&place) {
+                        self.partly_known.insert(published.name());
+                    }
                 }
                 Operation::Lost(statement) => {
                     self.lost.extend(losses::named(statement).into_iter().map(|name| (name, number)));
@@ -81,9 +88,10 @@ impl Heard {
                 Operation::Differs { .. } => {}
             }
         }
-        if decoded.unknown > 0 {
-            let lines = if decoded.unknown == 1 { "a line" } else { "lines" };
-            self.unread.push((number, format!("{lines} that this version of twdag does not know")));
+        let unread = [(decoded.unknown, "does not know"), (decoded.partly_known.len(), "does not wholly know")];
+        for (count, knows) in unread.into_iter().filter(|(count, _)| *count > 0) {
+            let lines = if count == 1 { "a line" } else { "lines" };
+            self.unread.push((number, format!("{lines} that this version of twdag {knows}")));
         }
     }
 }
@@ -369,8 +377,9 @@ impl Index {
 
     /// Takes the next segment in. One that is damaged or missing is passed over: its results count as not there.
     fn take(&mut self, number: u64, found: &Found) {
+        let reading = if self.heard.is_some() { Reading::Whole } else { Reading::Known };
         let read = match found {
-            Found::Bytes(bytes) => decode_all(bytes, MOST).and_then(|decoded| {
+            Found::Bytes(bytes) => decode_all(bytes, MOST, reading).and_then(|decoded| {
                 let heading = decoded.heading;
                 let is_it = heading.number == number && (number == 1 || heading.origin == self.origin);
                 if is_it { Ok(decoded) } else { Err("it belongs to another place".to_owned()) }

@@ -9,6 +9,7 @@ use super::{
     RemoteError,
     segment::Published,
     signing::{Keys, Meaning, PublicKey, Statement},
+    understood,
 };
 use crate::digest::Digest;
 
@@ -65,6 +66,12 @@ pub(super) fn statement(
 /// The publications that a statement names.
 pub(super) fn named(statement: &Statement) -> Vec<Digest> {
     serde_json::from_str(&statement.text).map_or_else(|_| Vec::new(), |content: Content| content.lost)
+}
+
+/// Whether this version knows all that a statement says.
+pub(super) fn is_wholly_known(statement: &Statement) -> bool {
+    let text = statement.text.as_bytes();
+    serde_json::from_slice::<Content>(text).is_ok_and(|content| understood::is_wholly_known(text, &content))
 }
 
 impl Losses {

@@ -42,6 +42,7 @@ mod subtrees;
 mod survey;
 mod sweep;
 mod tiers;
+mod understood;
 mod voucher;
 
 use std::{

@@ -14,6 +14,7 @@ use super::{
     index::Index,
     signing::{Keys, Meaning, PublicKey, SigningKey, Statement},
     survey::Unread,
+    understood::is_wholly_known,
 };
 use crate::{
     digest::{ArtifactId, Digest},
@@ -191,7 +192,11 @@ pub(super) async fn read(
 /// Reads an object; says what is wrong otherwise.
 fn open(bytes: &[u8]) -> Result<(Content, Statement), String> {
     let unread = |error: serde_json::Error| format!("what is kept cannot be read: {error}");
-    let Object { check, said } = serde_json::from_slice(bytes).map_err(unread)?;
+    let object: Object = serde_json::from_slice(bytes).map_err(unread)?;
+    if !is_wholly_known(bytes, &object) {
+        return Err("what is kept holds fields that this version of twdag does not know".to_owned());
+    }
+    let Object { check, said } = object;
     if Digest::of(said.text.as_bytes()) != check {
         return Err("what is kept is damaged".to_owned());
     }

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, io::Read};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Known, RemoteError,
+    Known, RemoteError, losses,
     signing::{PublicKey, Signature, Statement},
+    understood::is_wholly_known,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -173,23 +174,33 @@ pub(super) fn encode<'a>(
     Ok(bytes)
 }
 
+/// How much of a segment is to be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// What this version knows. What later versions say besides is theirs.
+    Known,
+    /// All of it, by whoever removes something.
+    Whole,
+}
+
 /// What a segment or checkpoint says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decoded {
     pub(super) heading: Heading,
     pub(super) operations: Vec<Operation>,
-    /// How many lines this version does not know. They do nothing here, but mean something to somebody.
+    /// Those among them, by their numbers, that say more than this version knows, if it was read for that.
+    pub(super) partly_known: Vec<usize>,
+    /// How many other lines this version does not know. They do nothing here, but mean something to somebody.
     pub(super) unknown: usize,
 }
 
-/// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise. What later versions say
-/// besides is theirs.
+/// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise.
 pub(super) fn decode(bytes: &[u8], most: u64) -> Result<(Heading, Vec<Operation>), String> {
-    decode_all(bytes, most).map(|decoded| (decoded.heading, decoded.operations))
+    decode_all(bytes, most, Reading::Known).map(|decoded| (decoded.heading, decoded.operations))
 }
 
 /// The same, and how much of it is not understood.
-pub(super) fn decode_all(bytes: &[u8], most: u64) -> Result<Decoded, String> {
+pub(super) fn decode_all(bytes: &[u8], most: u64, reading: Reading) -> Result<Decoded, String> {
     let content = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(32));
     let Some((_, packed)) = content.filter(|(check, packed)| *check == Digest::of(packed).as_bytes()) else {
         return Err("it is damaged (cut short or changed), or was written by another version of twdag".to_owned());
@@ -202,19 +213,30 @@ pub(super) fn decode_all(bytes: &[u8], most: u64) -> Result<Decoded, String> {
         return Err(format!("it unpacks to more than {most} bytes"));
     }
     let mut lines = text.lines();
-    let heading = serde_json::from_str(lines.next().unwrap_or_default());
-    let heading: Heading = heading.map_err(|error| format!("its heading cannot be read: {error}"))?;
+    let first = lines.next().unwrap_or_default();
+    let heading: Heading =
+        serde_json::from_str(first).map_err(|error| format!("its heading cannot be read: {error}"))?;
     if heading.number > LAST || heading.checkpoint > LAST {
         return Err(format!("its heading bears a number beyond {LAST}"));
     }
-    let (mut operations, mut unknown) = (Vec::new(), 0);
+    let says_more = |line: &str, operation: &Operation| {
+        let is_loss_unknown = || matches!(operation, Operation::Lost(statement) if !losses::is_wholly_known(statement));
+        reading == Reading::Whole && (!is_wholly_known(line.as_bytes(), operation) || is_loss_unknown())
+    };
+    let (mut operations, mut partly_known) = (Vec::new(), Vec::new());
+    let mut unknown = usize::from(reading == Reading::Whole && !is_wholly_known(first.as_bytes(), &heading));
     for line in lines {
         match serde_json::from_str(line) {
-            Ok(operation) => operations.push(operation),
+            Ok(operation) => {
+                if says_more(line, &operation) {
+                    partly_known.push(operations.len());
+                }
+                operations.push(operation);
+            }
             Err(_) => unknown += 1,
         }
     }
-    Ok(Decoded { heading, operations, unknown })
+    Ok(Decoded { heading, operations, partly_known, unknown })
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use super::{
     place::objects_of,
     push::in_segments,
     segment::{Operation, Published},
+    understood::is_wholly_known,
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
-    store::{Manifest, Root, RootSort, Store, with_parts},
+    store::{Manifest, Record, Root, RootSort, Store, with_parts},
 };
 
 /// Written to learn what time the server has.
@@ -32,11 +33,13 @@ pub(super) struct Unread {
     pub(super) problem: String,
     /// The publication that it concerns.
     pub(super) publication: Option<Digest>,
+    /// A later version of twdag wrote it.
+    pub(super) is_later: bool,
 }
 
 impl Unread {
     pub(super) fn of(object: &str, problem: impl Into<String>) -> Self {
-        Self { object: object.to_owned(), problem: problem.into(), publication: None }
+        Self { object: object.to_owned(), problem: problem.into(), publication: None, is_later: false }
     }
 }
 
@@ -157,16 +160,25 @@ impl Survey<'_> {
                 object: self.object_of(published),
                 problem: format!("the result of action {}: {problem}", published.key),
                 publication: Some(name),
+                is_later: false,
             };
             let known = match published.open(&published.key) {
                 Ok(known) => known,
                 Err(problem) => {
                     if concerns {
-                        self.unread.insert(unread(problem));
+                        let is_later = Record::other_version(published.record.as_bytes()).is_some();
+                        self.unread.insert(Unread { is_later, ..unread(problem) });
                     }
                     continue;
                 }
             };
+            // What is not understood of a record may say what else is needed.
+            let record = serde_json::from_str::<serde_json::Value>(&known.record.to_text());
+            if concerns && !record.is_ok_and(|record| is_wholly_known(published.record.as_bytes(), &record)) {
+                let problem = "the record holds fields that this version of twdag does not know".to_owned();
+                self.unread.insert(Unread { is_later: true, ..unread(problem) });
+                continue;
+            }
             let manifest = match known.manifest.clone().or_else(|| fetched.get(&published.artifact).cloned()) {
                 Some(manifest) => manifest,
                 None => match self.remote.fetch_list(&known) {
@@ -185,6 +197,13 @@ impl Survey<'_> {
             self.lists.insert(name, manifest);
         }
         Ok(())
+    }
+
+    /// Leaves publications out that say more than this version knows.
+    pub(super) fn leave_partly_known(&mut self) {
+        let state = self.remote.state();
+        let Some(heard) = state.index.as_ref().and_then(Index::heard) else { return };
+        self.there.retain(|published| !heard.partly_known.contains(&published.name()));
     }
 
     fn is_gone(&self, object: &str) -> Result<bool, RemoteError> {

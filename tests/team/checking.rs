@@ -238,3 +238,18 @@ fn only_who_is_trusted_says_what_is_lost() {
     let (code, checked) = member.check(&["--signing-key", &file]);
     assert_eq!((code, &checked["untrusted"]), (Some(0), &json!(1)), "{checked}");
 }
+
+#[test]
+fn what_this_version_does_not_wholly_know_is_told_and_left() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&[THOUSAND]);
+    machine.run(&[]);
+    // A later version may say by that field where the files lie.
+    rewrite(&team.files("segments")[0], |text| text.replacen(r#""packed":["#, r#""chunks":[],"packed":["#, 1));
+    team.files("packs").iter().for_each(|path| fs::remove_file(path).unwrap());
+    let (code, checked) = machine.check(&[]);
+    assert_eq!((code, &checked["lost"]), (Some(1), &json!(0)), "{checked}");
+    let problem = "a line that this version of twdag does not wholly know";
+    assert_eq!(checked["findings"][0]["problem"], problem, "{checked}");
+    assert_eq!(team.files("segments").len(), 1);
+}
