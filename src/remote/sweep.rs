@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -79,7 +79,7 @@ impl<'a> Sweep<'a> {
         }
         for batch in unneeded.chunks(BATCH) {
             // In this order: who has written one of them anew by now has it looked at, and who has published it before that is in the log.
-            let batch = self.still_old(batch)?;
+            let batch = self.still_old(batch, grace)?;
             self.read_on()?;
             let batch: Vec<&Listed> = batch.into_iter().filter(|listed| !self.stays.contains(&listed.name)).collect();
             for listed in &batch {
@@ -93,15 +93,15 @@ impl<'a> Sweep<'a> {
         self.declare_late()
     }
 
-    /// Those of some objects that nobody has written anew within the grace period.
-    fn still_old<'b>(&self, batch: &'b [Listed]) -> Result<Vec<&'b Listed>, RemoteError> {
+    /// Those of some objects that nobody has written anew since then.
+    fn still_old<'b>(&self, batch: &'b [Listed], since: SystemTime) -> Result<Vec<&'b Listed>, RemoteError> {
         if self.survey.retention.dry_run {
             return Ok(batch.iter().collect());
         }
         let names: Vec<String> = batch.iter().map(|listed| listed.name.clone()).collect();
         let client = &self.survey.remote.client;
-        let (found, grace) = (client.block_on(client.all_modified(&names))??, self.survey.grace());
-        let still = batch.iter().zip(found).filter(|(_, found)| found.is_some_and(|modified| modified <= grace));
+        let found = client.block_on(client.all_modified(&names))??;
+        let still = batch.iter().zip(found).filter(|(_, found)| found.is_some_and(|modified| modified <= since));
         Ok(still.map(|(listed, _)| listed).collect())
     }
 
@@ -152,12 +152,15 @@ impl<'a> Sweep<'a> {
         let last = format!("v1/checkpoints/{last:012}");
         let old = checkpoints.into_iter().filter(|listed| listed.name < last).skip(1);
         let dead = before(now, DEAD);
-        let dead = listing.iter().filter(|listed| listed.name.starts_with("v1/claims/") && listed.modified <= dead);
-        let leftovers: Vec<&Listed> = old.filter(|listed| listed.modified <= grace).chain(dead).collect();
+        let claims = listing.iter().filter(|listed| listed.name.starts_with("v1/claims/") && listed.modified <= dead);
+        let claims: Vec<Listed> = claims.cloned().collect();
+        // Since all was listed somebody may have claimed the same action, under the same name.
+        let claims = self.still_old(&claims, dead)?;
+        let leftovers: Vec<&Listed> = old.filter(|listed| listed.modified <= grace).chain(claims).collect();
         let stale = listing.iter().filter(|listed| stale.contains(&listed.name) && listed.modified <= grace);
         let stale: Vec<Listed> = stale.cloned().collect();
         // Whoever keeps it anew is heard.
-        let roots = self.still_old(&stale)?;
+        let roots = self.still_old(&stale, grace)?;
         let removed = &mut self.collected.removed;
         removed.leftovers += leftovers.len() as u64;
         removed.roots += roots.len() as u64;

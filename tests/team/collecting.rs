@@ -322,3 +322,28 @@ fn claims_of_the_dead_go_by_the_servers_time() {
     assert_eq!(collected["removed"]["leftovers"], 1, "{collected}");
     assert!(!claims.join("dead").exists() && claims.join("living").exists());
 }
+
+#[test]
+fn collecting_takes_as_many_requests_as_it_is_said_to() {
+    let Some(team) = Team::in_a_bucket() else { return };
+    let (author, other) = (team.machine(CHAIN), team.machine(&[THOUSAND]));
+    author.run_alone();
+    author.pin();
+    other.run_alone();
+    assert_eq!(other.store("push").0, Some(0));
+    // As docs/team-cache.md has it: what is there, of which one list of files is long, and what goes, in so many batches.
+    let expected = |written: usize, goes: usize, batches: usize| {
+        let (segments, roots, lists) = (2, 3, 1);
+        7 + 2 * written + segments + roots + lists + goes + batches + if goes > 0 { 2 } else { 0 }
+    };
+    let collector = team.machine(CHAIN);
+    for (more, written, goes, batches) in [(&["--keep-runs", "10"][..], 0, 0, 0), (ALL, 1, 3, 2)] {
+        team.requests();
+        let collected = collector.collect(more);
+        assert_eq!(collected["requests"], json!(team.requests()), "{collected}");
+        assert_eq!(collected["requests"], expected(written, goes, batches), "{collected}");
+        let removed = &collected["removed"];
+        let gone = removed["packs"].as_u64().unwrap() + removed["roots"].as_u64().unwrap();
+        assert_eq!(gone, goes as u64, "one pack, and what both pushes said: {collected}");
+    }
+}
