@@ -341,6 +341,10 @@ fn understood(survey: &Survey<'_>, dry_run: bool, checked: &mut RemoteChecked) -
     let repair = if dry_run { WOULD_BE_LOST } else { LOST };
     for Unread { object, problem, publication, is_later } in &survey.unread {
         let published = survey.there.iter().find(|published| Some(published.name()) == *publication);
+        // A copy that somebody made for another action bears the name of what is whole.
+        if published.is_some_and(|published| survey.lists.contains_key(&published.name())) {
+            continue;
+        }
         match published {
             None => checked.add(Sort::Damaged, object, problem, SEGMENT),
             Some(_) if *is_later => checked.add(Sort::Damaged, object, problem, LATER),

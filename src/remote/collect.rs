@@ -179,8 +179,9 @@ impl Remote {
                  this machine; collect in their workspace, with a key that they trust",
             ));
         }
-        // Also what was given up tells whose store it is, and may come back.
-        let any_used = survey.there.iter().chain(&survey.gone).any(|published| self.keys.accept(published));
+        // Also what was given up a short time ago tells whose store it is, and may come back. Older words may be those of keys that nobody
+        // there trusts any more.
+        let any_used = survey.there.iter().chain(survey.lately_lost()).any(|published| self.keys.accept(published));
         if !survey.there.is_empty() && !any_used {
             return Err(self.unheard(
                 "no result there is signed with one of the `trusted_keys` of this workspace, so that all of them would go; \

@@ -20,26 +20,28 @@ const CONTEXT: &str = "twdag 1 store number";
 
 impl Remote {
     /// The number of this machine's store. It is made of a random text and of the very file that holds it, which no copy shares: its
-    /// inode, and when it was made. Nothing notes the number, so that nothing can be copied with it.
+    /// inode, and when it was made. Nothing notes the number, so that nothing can be copied with it. In a folder on a network, machines
+    /// see these differently: there the text alone counts.
     pub(super) fn identity(&self, store: &Store) -> Result<Digest, RemoteError> {
         let file = self.folder().join(FILE);
         let path = store.derived(&file);
-        if let Some(number) = number(&path)? {
+        let is_local = store.is_on_this_machine();
+        if let Some(number) = number(&path, is_local)? {
             return Ok(number);
         }
         // Of two that make one at the same time, both use the same.
         let _turn = store.lock_derived(self.folder().join("identity.lock"))?;
-        if let Some(number) = number(&path)? {
+        if let Some(number) = number(&path, is_local)? {
             return Ok(number);
         }
         let new = random().map_err(RemoteError::System)?;
         store.keep_derived(file, format!("{new}\n").as_bytes())?;
-        Ok(number(&path)?.ok_or_else(|| unread(&path)(io::ErrorKind::NotFound.into()))?)
+        Ok(number(&path, is_local)?.ok_or_else(|| unread(&path)(io::ErrorKind::NotFound.into()))?)
     }
 }
 
 /// The number that a file stands for; `None` if there is none, or it holds no random text.
-fn number(path: &Path) -> Result<Option<Digest>, StoreError> {
+fn number(path: &Path, is_local: bool) -> Result<Option<Digest>, StoreError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -47,17 +49,13 @@ fn number(path: &Path) -> Result<Option<Digest>, StoreError> {
     };
     let Ok(random) = text.trim().parse::<Digest>() else { return Ok(None) };
     let found = fs::metadata(path).map_err(unread(path))?;
-    // Neither changes when the folder is moved, or its rights are. Where the file system does not say when a file was made,
-    // the time of its last change does: it changes too often rather than too seldom.
-    let (is_birth, made) = match found.created() {
-        Ok(made) => (true, since(made)),
-        Err(_) => (false, i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec())),
-    };
+    // Neither changes when the folder is moved, or its rights are. A file system that does not say when a file was made gives the number of
+    // a file that is gone to the next one.
+    let Some(made) = found.created().ok().filter(|_| is_local) else { return Ok(Some(random)) };
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     hasher.update(random.as_bytes());
     hasher.update(&found.ino().to_le_bytes());
-    hasher.update(&[u8::from(is_birth)]);
-    hasher.update(&made.to_le_bytes());
+    hasher.update(&since(made).to_le_bytes());
     Ok(Some(hasher.finalize().into()))
 }
 

@@ -226,7 +226,7 @@ impl Index {
     }
 
     /// The results of an action that the keys vouch for, in their order.
-    fn accepted<'a>(&'a self, key: &Key, keys: &'a Keys) -> impl Iterator<Item = &'a Published> {
+    fn accepted<'a>(&'a self, key: &Key, keys: &Keys) -> impl Iterator<Item = &'a Published> {
         let key = *key;
         let published = self.published.get(&key).into_iter().flatten().enumerate();
         published.filter(move |(place, published)| self.accepts(key, *place, published, keys)).map(|(_, it)| it)

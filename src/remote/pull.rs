@@ -107,11 +107,27 @@ impl Remote {
     pub fn pull(&self, store: &Store, keys: &[Key]) -> Result<Pulled, RemoteError> {
         let mut pulled = Pulled::default();
         let mut keys = keys.to_vec();
-        while !keys.is_empty() {
-            // Of a publication that is lost there may be another one.
-            keys = self.pull_first(store, &keys, &mut pulled)?;
+        let mut has_asked = self.state().index.is_some();
+        loop {
+            while !keys.is_empty() {
+                // Of a publication that is lost there may be another one.
+                keys = self.pull_first(store, &keys, &mut pulled)?;
+            }
+            if has_asked || pulled.missing.is_empty() {
+                return Ok(pulled);
+            }
+            // What was noted here may have been given up since, and another result have its place.
+            has_asked = true;
+            match self.refresh(store) {
+                Ok(problems) => problems.into_iter().for_each(|problem| self.tell(problem)),
+                // Why they did not come is known already.
+                Err(_) => return Ok(pulled),
+            }
+            let missing = std::mem::take(&mut pulled.missing);
+            let (there, missing) = missing.into_iter().partition(|(key, _)| self.known(store, key).is_some());
+            pulled.missing = missing;
+            keys = Vec::from_iter(there).into_iter().map(|(key, _): (Key, String)| key).collect();
         }
-        Ok(pulled)
     }
 
     /// Fetches what is published first of each result; those of which there is another publication to try.

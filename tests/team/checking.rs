@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use twdag::digest::Digest;
 
 use crate::{
     attacks::{change, rewrite},
@@ -252,4 +253,28 @@ fn what_this_version_does_not_wholly_know_is_told_and_left() {
     let problem = "a line that this version of twdag does not wholly know";
     assert_eq!(checked["findings"][0]["problem"], problem, "{checked}");
     assert_eq!(team.files("segments").len(), 1);
+}
+
+#[test]
+fn a_copy_for_other_actions_makes_no_result_a_damaged_one() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(&CHAIN[..1]);
+    let (file, public) = key(&machine, "member.key");
+    trust(&machine, &[&public]);
+    machine.run(&["--signing-key", &file]);
+    // It bears the name and the signature of what it was copied from, and is found before that as often as after it.
+    rewrite(&team.files("segments")[0], |text| {
+        let line = text.lines().nth(1).unwrap();
+        let copy = |number: u32| {
+            let mut copy: Value = serde_json::from_str(line).unwrap();
+            copy["publish"]["key"] = Digest::of(&number.to_le_bytes()).to_string().into();
+            format!("{copy}\n")
+        };
+        text.trim_end().to_owned() + "\n" + &(0..20).map(copy).collect::<String>()
+    });
+    let (code, checked) = machine.check(&["--signing-key", &file]);
+    assert_eq!((code, &checked["lost"]), (Some(0), &json!(0)), "{checked}");
+    let reader = team.machine(&CHAIN[..1]);
+    trust(&reader, &[&public]);
+    assert_eq!(reader.store("pull").1["fetched"], 1);
 }

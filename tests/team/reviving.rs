@@ -62,6 +62,20 @@ fn what_comes_out_otherwise_after_it_was_collected_counts_from_then_on() {
 }
 
 #[test]
+fn who_has_noted_a_result_that_is_gone_gets_what_has_its_place() {
+    let team = Team::in_a_folder();
+    team.machine(CLOCK).run(&[]);
+    let planner = team.machine(CLOCK);
+    planner.output(&["plan", "graph.ron"]);
+    assert_eq!(team.machine(CLOCK).collect(ALL)["removed"]["results"], 1);
+    let next = team.machine(CLOCK);
+    replaces(&next, &[]);
+    let (code, pulled) = planner.store("pull");
+    assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(1)), "{pulled}");
+    assert_eq!(planner.place.result("clock", "time"), next.place.result("clock", "time"));
+}
+
+#[test]
 fn who_gives_another_result_than_the_collected_one_is_told_in_words() {
     let team = Team::in_a_folder();
     team.machine(CLOCK).run(&[]);
