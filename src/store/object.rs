@@ -93,7 +93,7 @@ fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Optio
 }
 
 /// What a function says of each file, in their order; on all cores if the files are so many that this is worth waking them.
-pub(super) fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said + Send + Sync) -> Vec<Said> {
+fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said + Send + Sync) -> Vec<Said> {
     if files.len() < MANY_TO_STAT { files.iter().map(say).collect() } else { files.par_iter().map(say).collect() }
 }
 

@@ -3,20 +3,18 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use walkdir::WalkDir;
 
-use super::{Entry, Manifest, Store, StoreError, folder, hash::hash_open, network, object};
+use super::{Manifest, Store, StoreError, folder, hash::hash_open, network, object};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
 /// object, which then need not be hashed again. It costs an inode, which a small file is not worth.
 const WORTH_CLONING: u64 = 1 << 20;
-/// So many links are made while what they lead to is looked at.
-const MANY_LINKS: usize = 1024;
 
 impl Store {
     /// A read-only folder that holds an artifact, looked at file by file: clones of large objects that share their blocks (where the file
@@ -29,50 +27,20 @@ impl Store {
         if self.is_whole(&view, &manifest) {
             return Ok(view);
         }
+        let inodes = self.look_all(manifest.files());
+        let inodes = inodes.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
         let views = folder::parent(&view)?;
         let building = tempfile::Builder::new()
             .prefix(".new-")
             .tempdir_in(views)
             .map_err(StoreError::io("write into", views))?
             .keep();
-        let look = || {
-            let inodes = self.look_all(manifest.files());
-            inodes.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })
-        };
-        let build = || self.build(&building, &manifest);
-        let (inodes, built) = if are_many_links(&manifest) {
-            // What one thread links others look at: nobody sees the view before all is known to be whole.
-            let (inodes, built) = rayon::join(look, build);
-            let linked = |inodes: &Vec<u64>| self.holds_each(&building, manifest.files(), inodes);
-            let is_same = inodes.as_ref().is_ok_and(linked) || built.is_err();
-            let replaced = || {
-                let problem = "an object of it was replaced while it was put together; run again".to_owned();
-                StoreError::Artifact { artifact: *artifact, problem }
-            };
-            (inodes.and_then(|inodes| if is_same { Ok(inodes) } else { Err(replaced()) }), built)
-        } else {
-            // What is copied is not hashed a second time if it was looked at before.
-            let inodes = look();
-            let built = if inodes.is_ok() { build() } else { Ok(()) };
-            (inodes, built)
-        };
-        let put =
-            if inodes.is_ok() { built.and_then(|()| self.put_in_place(&building, &view, &manifest)) } else { Ok(()) };
+        let built = self.build(&building, &manifest).and_then(|()| self.put_in_place(&building, &view, &manifest));
         if building.exists() {
             folder::remove(&building)?;
         }
-        self.note(manifest.files().iter().zip(inodes?));
-        put.map(|()| view)
-    }
-
-    /// Whether files below a folder are those that were looked at under these inodes, or hold the same.
-    fn holds_each(&self, folder: &Path, entries: &[Entry], inodes: &[u64]) -> bool {
-        let holds = |(entry, inode): &(&Entry, &u64)| {
-            let path = folder.join(&entry.path);
-            let Ok(metadata) = path.symlink_metadata() else { return false };
-            metadata.ino() == **inode || self.holds(&path, &metadata, entry).unwrap_or(false)
-        };
-        object::for_each(&entries.iter().zip(inodes).collect::<Vec<_>>(), holds).into_iter().all(|holds| holds)
+        self.note(manifest.files().iter().zip(inodes));
+        built.map(|()| view)
     }
 
     fn build(&self, building: &Path, manifest: &Manifest) -> Result<(), StoreError> {
@@ -154,12 +122,6 @@ impl Store {
                 *name == entry.path && self.holds(&view.join(name), metadata, entry).unwrap_or(false)
             })
     }
-}
-
-/// Whether a view is so many links, and nothing else, that a second core is worth waking.
-fn are_many_links(manifest: &Manifest) -> bool {
-    let files = manifest.files();
-    files.len() >= MANY_LINKS && files.iter().all(|entry| entry.size < WORTH_CLONING && !entry.executable)
 }
 
 /// A file of its own that shares its blocks with another until one of them is written to; an error where the file system cannot do that.
