@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     Remote,
     client::{AT_ONCE, PIECE, part_of},
-    pull::{Trouble, Wanted, named, trouble, unwritten, wrong_bytes},
+    pull::{Trouble, Wanted, named, trouble, wrong_bytes},
     subtrees::{Subtrees, join, piece_of, subtree},
 };
 use crate::{
@@ -83,13 +83,12 @@ impl Remote {
     /// Fetches a large object. What has come of it stays when this fails or is killed, if its pieces can be checked and the disk
     /// takes them.
     pub(super) async fn fetch_object(&self, store: &Store, digest: &Digest, wanted: &Wanted) -> Result<(), Trouble> {
-        let Some((first, others)) = wanted.places.split_first() else { return Ok(()) };
         let object = named("objects", digest);
         if wanted.size <= PIECE {
             let bytes = self.client.get_piece(&object, 0..wanted.size).await.map_err(|error| trouble(&error))?;
             return wanted.put(digest, &bytes.ok_or_else(|| gone(digest))?);
         }
-        let partial = Arc::new(store.partial(digest, wanted.size, first).map_err(untaken)?);
+        let partial = Arc::new(store.partial(digest, wanted.size, &wanted.place).map_err(untaken)?);
         let mut flushing = Flushing { partial: &partial, task: None };
         let (alive, mut ended) = channel(1);
         let fetched = self.fetch_pieces(&object, digest, wanted, &mut flushing, alive).await;
@@ -102,8 +101,7 @@ impl Remote {
             }
             return Err(trouble);
         }
-        partial.finish(first).map_err(untaken)?;
-        others.iter().try_for_each(|place| fs::copy(first, place).map(drop).map_err(|error| unwritten(place, &error)))
+        partial.finish(&wanted.place).map_err(untaken)
     }
 
     /// Fetches those pieces of a large object that are not here yet.

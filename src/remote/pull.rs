@@ -63,7 +63,7 @@ pub(super) struct Wanted {
     /// The result that says so.
     of: Key,
     /// Where it has to be put.
-    pub(super) places: Vec<PathBuf>,
+    pub(super) place: PathBuf,
     /// By what its pieces can be checked, if it has several.
     pub(super) subtrees: Option<Subtrees>,
 }
@@ -74,8 +74,7 @@ impl Wanted {
         if Digest::of(bytes) != *digest {
             return Err(wrong_bytes(digest));
         }
-        let write = |place: &PathBuf| store::put(place, bytes).map_err(|error| unwritten(place, &error));
-        self.places.iter().try_for_each(write)
+        store::put(&self.place, bytes).map_err(|error| unwritten(&self.place, &error))
     }
 }
 
@@ -91,7 +90,7 @@ pub(super) fn wrong_bytes(digest: &Digest) -> Trouble {
     Trouble::Lost(format!("the bytes that it sends for {digest} are others, and were refused"))
 }
 
-pub(super) fn unwritten(place: &Path, error: &io::Error) -> Trouble {
+fn unwritten(place: &Path, error: &io::Error) -> Trouble {
     Trouble::Unwritten(format!("cannot write {}: {error}", place.display()))
 }
 
@@ -124,9 +123,10 @@ impl Remote {
                 Err(_) => return Ok(pulled),
             }
             let missing = std::mem::take(&mut pulled.missing);
-            let (there, missing) = missing.into_iter().partition(|(key, _)| self.known(store, key).is_some());
+            let (there, missing): (Vec<_>, Vec<_>) =
+                missing.into_iter().partition(|(key, _)| self.known(store, key).is_some());
             pulled.missing = missing;
-            keys = Vec::from_iter(there).into_iter().map(|(key, _): (Key, String)| key).collect();
+            keys = there.into_iter().map(|(key, _)| key).collect();
         }
     }
 
@@ -338,7 +338,7 @@ fn wanted(store: &Store, arrivals: &Arrivals, jobs: &[Job]) -> BTreeMap<Digest, 
             }
             let wanted = wanted.entry(digest).or_insert_with(|| {
                 let packed = if let Place::Packed(pack, offset) = place { Some((pack, offset)) } else { None };
-                Wanted { size, packed, of, places: vec![arrivals.place(&digest)], subtrees: None }
+                Wanted { size, packed, of, place: arrivals.place(&digest), subtrees: None }
             });
             if wanted.subtrees.is_none() {
                 let text = published.subtrees.get(&digest);
