@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -15,7 +15,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Entry, Store, StoreError, folder, hash, lock::open_to_lock, origin, seals::Seals, verdict};
+use super::{Entry, Store, StoreError, folder, hash, lock::open_to_lock, network, origin, seals::Seals, verdict};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// A half-written file outside the rooms that a check has to itself is nobody's after this time.
@@ -298,7 +298,7 @@ impl Store {
         let mut held = HashSet::new();
         for path in folder::entries(&self.local("claims"))? {
             let is_free = match open_to_lock(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if network::is_gone(&error) => continue,
                 opened => opened.is_ok_and(|file| file.try_lock().is_ok()),
             };
             if is_free {

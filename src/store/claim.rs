@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Store, StoreError, folder};
+use super::{Store, StoreError, folder, network};
 use crate::{digest::Key, failpoint};
 
 /// How often, and with which pause, another machine's words are waited for.
@@ -104,8 +104,11 @@ impl Store {
             return Ok(true);
         }
         let path = self.claim_file(&key.to_string());
-        let words = File::open(&path).and_then(|file| self.words_of_owner(file, &path));
-        Ok(words.map_err(StoreError::io("read", &path))? == owner.trim())
+        match File::open(&path).and_then(|file| self.words_of_owner(file, &path)) {
+            // Whoever collects removes claims that nobody holds.
+            Err(error) if network::is_gone(&error) => Ok(false),
+            words => Ok(words.map_err(StoreError::io("read", &path))? == owner.trim()),
+        }
     }
 
     fn claim_file(&self, name: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use std::{
 use super::{
     Store, StoreError, folder,
     lock::{Sort, open_to_lock},
+    network,
 };
 use crate::{digest::ArtifactId, failpoint};
 
@@ -153,30 +154,14 @@ impl Store {
     pub(super) fn leased(&self, sweep: bool) -> Result<InUse, StoreError> {
         let mut in_use = InUse::default();
         for path in folder::entries(&self.local("leases"))? {
-            let file = match open_to_lock(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                // What it keeps is unknown.
-                opened => opened.map_err(StoreError::io("open", &path))?,
-            };
-            match file.try_lock() {
-                Ok(()) => {
-                    if sweep {
-                        let _ = fs::remove_file(&path);
+            for line in listed_by(&path, sweep)?.lines() {
+                match line.split_once(' ') {
+                    Some(("artifact", id)) => in_use.artifacts.extend(id.parse::<ArtifactId>()),
+                    Some(("run", name)) => {
+                        in_use.runs.insert(name.to_owned());
                     }
+                    _ => {}
                 }
-                Err(TryLockError::WouldBlock) => {
-                    let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
-                    for line in text.lines() {
-                        match line.split_once(' ') {
-                            Some(("artifact", id)) => in_use.artifacts.extend(id.parse::<ArtifactId>()),
-                            Some(("run", name)) => {
-                                in_use.runs.insert(name.to_owned());
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
         }
         Ok(in_use)
@@ -186,5 +171,30 @@ impl Store {
     pub fn in_use(&self) -> Result<InUse, StoreError> {
         let _hold = self.hold()?;
         self.leased(false)
+    }
+}
+
+/// What a lease lists; nothing if it is of nobody, and then it goes with `sweep`. Whoever ends takes its lease away without
+/// asking who looks at it: one that is gone by now, from here or from another machine, is of nobody.
+fn listed_by(path: &Path, sweep: bool) -> Result<String, StoreError> {
+    let file = match open_to_lock(path) {
+        Err(error) if network::is_gone(&error) => return Ok(String::new()),
+        // What it keeps is unknown.
+        opened => opened.map_err(StoreError::io("open", path))?,
+    };
+    match file.try_lock() {
+        Ok(()) => {
+            if sweep {
+                let _ = fs::remove_file(path);
+            }
+            Ok(String::new())
+        }
+        // Not by its name, which may be gone by now.
+        Err(TryLockError::WouldBlock) => match io::read_to_string(&file) {
+            Err(error) if network::is_gone(&error) => Ok(String::new()),
+            read => read.map_err(StoreError::io("read", path)),
+        },
+        Err(TryLockError::Error(error)) if network::is_gone(&error) => Ok(String::new()),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
     }
 }

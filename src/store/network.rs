@@ -121,6 +121,12 @@ fn has_name_of_removed(path: &Path) -> bool {
     digits.is_some_and(|digits| digits.len() == 24 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// Whether an error says that a file is gone. Of one that was opened before another machine removed it, the client of a network file system
+/// knows a number that the server does not know any more.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle)
+}
+
 /// Removes a file. One that is removed already and open somewhere on this machine goes when it is closed.
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -131,10 +137,12 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Removes a folder with all it holds. Files in it that are open somewhere on this machine keep it from going for as long;
 /// those of programs that were just ended go in a moment. If they stay, the folder gets another name, beside `folder`, that is not of anybody.
+/// Where another machine removes it at the same time, what is left is looked for again.
 pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
         match fs::remove_dir_all(folder) {
             Err(error) if is_held(&error) && holds_removed(folder) => thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => thread::sleep(PAUSE),
             other => return other,
         }
     }

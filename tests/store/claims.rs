@@ -5,12 +5,14 @@ use std::{
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use twdag::{
     digest::Digest,
-    store::{Claim, ClaimAttempt},
+    store::{Claim, ClaimAttempt, Store},
 };
 
 use crate::{
@@ -150,4 +152,25 @@ fn whoever_may_write_to_a_store_can_see_that_a_lease_is_held() {
     let leases = fs::read_dir(place.store.root().join("local/leases")).unwrap();
     let modes: Vec<u32> = leases.map(|lease| mode(&lease.unwrap().path())).collect();
     assert_eq!(modes, [mode(&usual)]);
+}
+
+#[test]
+fn a_lease_that_ends_while_somebody_looks_at_it_is_of_nobody() {
+    let place = Place::new();
+    let artifact = place.ingest(&[("file", "content")]);
+    let root = place.store.root();
+    let at_work = AtomicUsize::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    Store::open(root).unwrap().need([artifact]).unwrap();
+                }
+                at_work.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        while at_work.load(Ordering::Relaxed) > 0 {
+            place.store.in_use().unwrap();
+        }
+    });
 }
