@@ -14,17 +14,23 @@ use std::{
 /// A stage that says which process it and its helper are, waits for a gate to open, and then writes its result; and one
 /// that reads it.
 fn gated(place: &Place) {
+    gated_with(place, &[]);
+}
+
+/// That, and others.
+fn gated_with(place: &Place, others: &[&str]) {
     let (started, gate) = (place.path("started"), place.path("gate"));
     let script = "sleep 600 & echo $$ $! > $1.new; mv $1.new $1; \
                   until test -e $2; do sleep 0.02; done; kill $!; echo result > $0/file";
-    place.graph(&[
+    let gated = [
         &format!(
             r#""gated": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}", "{}"])"#,
             started.display(),
             gate.display()
         ),
         r#""after": Command(run: ["cp", "-r", "{in.gated}/.", "{out}"], inputs: {"gated": "gated"})"#,
-    ]);
+    ];
+    place.graph(&[&gated, others].concat());
 }
 
 /// The worker and the processes of the stage, once it has started.
@@ -68,6 +74,20 @@ fn two_runs_of_the_same_graph_compute_it_once() {
     assert_eq!(first.outcomes()["gated"], "ran");
     assert_eq!(second.outcomes()["gated"], "cached");
     assert_eq!(first.with_outcome("ran").len() + second.with_outcome("ran").len(), 2, "{first:#?} {second:#?}");
+}
+
+#[test]
+fn a_stage_that_waits_for_room_here_is_left_to_a_run_that_has_some() {
+    let place = Place::new();
+    gated_with(&place, &[r#""other": Command(run: ["sh", "-c", "echo other > $0/file", "{out}"])"#]);
+    let mut first = place.start(&["--jobs", "1"]);
+    first.until("stage-started", "gated");
+    let mut second = place.start(&["--jobs", "2"]);
+    second.until("stage-finished", "other");
+    place.write("gate", "");
+    let (first, second) = (first.end(), second.end());
+    assert_eq!((first.code, second.code), (Some(0), Some(0)));
+    assert_eq!((&first.outcomes()["other"], &second.outcomes()["other"]), (&"cached".into(), &"ran".into()));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One stage, or a part of one, from its inputs to its record: look up, claim, run a worker, take its output into the
 //! store.
 
+mod ahead;
 mod aside;
 mod record;
 mod shared;
@@ -135,9 +136,16 @@ struct Mine {
 impl Attempt {
     /// Carries the attempt out and answers.
     pub(super) async fn carry_out(self) {
-        let (task, shared) = (self.task, Arc::clone(&self.shared));
+        let attempt = Arc::new(self);
         let started = Instant::now();
-        let answer = match caught(self.look_up_and_run()).await {
+        let looked = caught(attempt.aside(attempt.looks_at_little(), Self::look)).await;
+        attempt.go_on(looked, started).await;
+    }
+
+    /// Carries the attempt out from what looking the stage up came to, and answers.
+    async fn go_on(self: Arc<Self>, looked: Result<Looked, Trouble>, started: Instant) {
+        let (task, shared) = (self.task, Arc::clone(&self.shared));
+        let answer = match caught(async { self.run_if_need_be(looked?).await }).await {
             Ok(answer) => answer,
             Err(trouble) => Answer::Failed { trouble, log: None, seconds: started.elapsed().as_secs_f64() },
         };
@@ -151,9 +159,9 @@ impl Attempt {
         }
     }
 
-    async fn look_up_and_run(self) -> Result<Answer, Trouble> {
-        let attempt = Arc::new(self);
-        let mine = match attempt.aside(attempt.looks_at_little(), Self::look).await? {
+    async fn run_if_need_be(self: Arc<Self>, looked: Looked) -> Result<Answer, Trouble> {
+        let attempt = self;
+        let mine = match looked {
             Looked::Cached(given) => return Ok(Answer::Cached(given)),
             Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
             Looked::Mine(mine) => mine,

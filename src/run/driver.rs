@@ -17,7 +17,7 @@ use tokio::{
     sync::{
         Semaphore,
         mpsc::{UnboundedReceiver, unbounded_channel},
-        watch,
+        oneshot, watch,
     },
     time::Instant,
 };
@@ -54,6 +54,9 @@ use crate::{
 
 /// After an interrupt, how long until the user is told what the run still waits for.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// At most so many stages are looked up before there is room for them.
+const AHEAD: usize = 2;
 
 /// The longest pause between two attempts, however many have failed.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
@@ -127,6 +130,10 @@ struct Driver<'a> {
     busy: Vec<Option<Key>>,
     /// The parts among the tasks: of which stage, and which.
     part_tasks: Vec<(usize, usize)>,
+    /// The tasks that are looked up before there is room for them, and the way to start each.
+    ahead: BTreeMap<usize, oneshot::Sender<()>>,
+    /// Every task for which that was done, once.
+    looked_ahead: BTreeSet<usize>,
     /// The stages whose parts are at work.
     split: BTreeMap<usize, InParts>,
     part_counts: Vec<Option<PartCounts>>,
@@ -170,6 +177,8 @@ impl<'a> Driver<'a> {
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
             part_tasks: Vec::new(),
+            ahead: BTreeMap::new(),
+            looked_ahead: BTreeSet::new(),
             split: BTreeMap::new(),
             part_counts: vec![None; count],
             seconds: vec![0.0; count],
@@ -277,19 +286,12 @@ impl<'a> Driver<'a> {
         for effect in effects {
             match effect {
                 Effect::Start(task) => {
-                    let attempt = Attempt {
-                        shared: Arc::clone(&self.shared),
-                        task,
-                        assignment: self.assignment(task),
-                        stage: self.stage(task),
-                        given: self.read_by(task),
-                        wish: self.wishes[task].subscribe(),
-                        lease: self.lease(task),
-                        failures: self.scheduler.failures(task),
-                        _crew: Arc::clone(&self.shared.crew),
-                    };
-                    // On this thread: a worker lives no longer than the thread that started it.
-                    tokio::spawn(attempt.carry_out());
+                    // One that was looked up lately goes on at once.
+                    let is_ahead = self.ahead.remove(&task).is_some_and(|start| start.send(()).is_ok());
+                    if !is_ahead {
+                        // On this thread: a worker lives no longer than the thread that started it.
+                        tokio::spawn(self.attempt(task).carry_out());
+                    }
                 }
                 Effect::Watch(task) => {
                     if let Some(key) = self.busy[task] {
@@ -309,7 +311,42 @@ impl<'a> Driver<'a> {
                 Effect::Finish(outcome) => return Some(outcome),
             }
         }
+        self.look_ahead();
         None
+    }
+
+    fn attempt(&self, task: usize) -> Attempt {
+        Attempt {
+            shared: Arc::clone(&self.shared),
+            task,
+            assignment: self.assignment(task),
+            stage: self.stage(task),
+            given: self.read_by(task),
+            wish: self.wishes[task].subscribe(),
+            lease: self.lease(task),
+            failures: self.scheduler.failures(task),
+            _crew: Arc::clone(&self.shared.crew),
+        }
+    }
+
+    /// Has the stages looked up that start next, each once.
+    fn look_ahead(&mut self) {
+        if self.ahead.len() >= AHEAD {
+            self.ahead.retain(|_, start| !start.is_closed());
+        }
+        let next: Vec<usize> = self.scheduler.next().take(AHEAD).collect();
+        for task in next {
+            // Which devices it will be lent is not known yet.
+            let is_known = !self.scheduler.asks_for_devices(task);
+            if is_known && self.ahead.len() < AHEAD && self.looked_ahead.insert(task) {
+                let attempt = self.attempt(task);
+                if attempt.may_look_ahead() {
+                    let (start, started) = oneshot::channel();
+                    self.ahead.insert(task, start);
+                    tokio::spawn(attempt.carry_out_ahead(started));
+                }
+            }
+        }
     }
 
     fn wish(&self, task: usize, wish: Wish) {

@@ -30,6 +30,11 @@ impl Pool {
         self.free.iter().zip(amounts).all(|(free, amount)| amount <= free)
     }
 
+    /// Whether devices are among what is asked for.
+    pub(super) fn has_devices_among(&self, amounts: &[u64]) -> bool {
+        self.devices.and_then(|resource| amounts.get(resource)).is_some_and(|amount| *amount > 0)
+    }
+
     /// Takes what is asked for, and says which devices are among it: those with the lowest numbers.
     pub(super) fn take(&mut self, amounts: &[u64]) -> Vec<usize> {
         for (free, amount) in self.free.iter_mut().zip(amounts) {

@@ -225,9 +225,19 @@ impl Scheduler {
         self.failures.get(stage).copied().unwrap_or(0)
     }
 
+    /// Whether the stage is lent devices when it starts.
+    pub fn asks_for_devices(&self, stage: usize) -> bool {
+        self.tasks.get(stage).is_some_and(|task| self.pool.has_devices_among(&task.asks))
+    }
+
     /// The devices that are lent to a running stage.
     pub fn devices(&self, stage: usize) -> &[usize] {
         self.devices.get(stage).map_or(&[], Vec::as_slice)
+    }
+
+    /// The stages that start next as soon as there is room for them, in the order in which they will.
+    pub fn next(&self) -> impl Iterator<Item = usize> {
+        self.ready.iter().map(|&(_, _, stage)| stage).filter(|&stage| self.begun && self.may_start(stage))
     }
 
     /// Takes in what happened and says what to do, in this order.

@@ -484,3 +484,18 @@ proptest! {
         prop_assert_eq!(seen.effects, again.effects, "the same run takes another course");
     }
 }
+
+#[test]
+fn what_starts_next_is_known_before_there_is_room_and_nothing_is_once_nothing_starts_any_more() {
+    // 0 <- 1 <- 2 is a chain, 3 and 4 stand alone.
+    let mut run = scheduler(&[&[], &[0], &[1], &[], &[]], 1, false);
+    assert_eq!(run.next().count(), 0, "before the beginning whatever is cached is not known");
+    assert_eq!(run.on(Begin), [Start(0)]);
+    assert_eq!(run.next().collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(run.on(Ran(0)), [Start(1)]);
+    assert_eq!(run.on(Worked(1)), [Start(3)]);
+    run.on(Ran(1));
+    assert_eq!(run.next().collect::<Vec<_>>(), [2, 4], "as they lie on the longest way, and then as in the file");
+    run.on(Failed(3));
+    assert_eq!(run.next().count(), 0);
+}

@@ -84,6 +84,14 @@ fn remove_file(path: &Path) -> Result<(), StoreError> {
     network::remove_file(path).map_err(StoreError::io("remove", path))
 }
 
+/// Removes a folder in which there are only folders that this removes as well. What cannot be read or removed stays.
+pub(super) fn remove_empty(folder: &Path) {
+    for below in entries(folder).unwrap_or_default() {
+        remove_empty(&below);
+    }
+    let _ = fs::remove_dir(folder);
+}
+
 /// What lies in a folder, sorted; nothing if there is no such folder.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let listing = match fs::read_dir(folder) {

@@ -38,6 +38,11 @@ impl Store {
         self.local("scratch").join(key.to_string())
     }
 
+    /// Removes the folder that [`Store::scratch`] made if nothing is in it but empty folders. What stays does no harm.
+    pub fn leave_scratch(&self, key: &Key) {
+        folder::remove_empty(&self.scratch_path(key));
+    }
+
     /// Removes an action's work in progress, if any. A few folders stay for actions to come, with nothing but empty
     /// folders in them: file systems are slow to make new ones where many have just been removed. What stays in a folder of it
     /// are folders with `names`: those that its next stage makes anyway, so that it finds nothing of this one.

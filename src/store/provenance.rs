@@ -1,5 +1,7 @@
 //! Who computed something, where, when, with what. It stands in records and in no key.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use twdag_stages::stage::{Allowed, Isolation};
@@ -52,7 +54,7 @@ impl Provenance {
             user: user(),
             host: host(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            processor_features: processor_features(),
+            processor_features: FEATURES.clone(),
             started,
             finished,
             seconds,
@@ -75,6 +77,9 @@ fn user() -> String {
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
         .unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
 }
+
+/// Asked for once: a virtual machine takes its time to answer.
+static FEATURES: LazyLock<String> = LazyLock::new(processor_features);
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__cpuid, __cpuid_count};
