@@ -61,7 +61,9 @@ impl Store {
             }
             Ok(folder::mode(&path)? == usual)
         };
-        if spare.len() < SPARE && path.is_dir() && cleared().unwrap_or(false) {
+        // On another machine a program of a run that was taken for dead may have the folder open, and write into whatever stage gets it.
+        let is_ours = self.is_on_this_machine();
+        if is_ours && spare.len() < SPARE && path.is_dir() && cleared().unwrap_or(false) {
             let kept = self.local("scratch").join(format!(".spare-{}-{key}", std::process::id()));
             if fs::rename(&path, &kept).is_ok() {
                 spare.push(kept);
