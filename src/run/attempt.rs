@@ -135,11 +135,10 @@ struct Mine {
 
 impl Attempt {
     /// Carries the attempt out and answers.
-    pub(super) async fn carry_out(self) {
-        let attempt = Arc::new(self);
+    pub(super) async fn carry_out(self: Arc<Self>) {
         let started = Instant::now();
-        let looked = caught(attempt.aside(attempt.looks_at_little(), Self::look)).await;
-        attempt.go_on(looked, started).await;
+        let looked = caught(async { self.aside(self.looks_at_little(), Self::look).await }).await;
+        self.go_on(looked, started).await;
     }
 
     /// Carries the attempt out from what looking the stage up came to, and answers.
@@ -160,27 +159,26 @@ impl Attempt {
     }
 
     async fn run_if_need_be(self: Arc<Self>, looked: Looked) -> Result<Answer, Trouble> {
-        let attempt = self;
         let mine = match looked {
             Looked::Cached(given) => return Ok(Answer::Cached(given)),
             Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
             Looked::Mine(mine) => mine,
         };
-        if *attempt.wish.borrow() > Wish::Run {
+        if *self.wish.borrow() > Wish::Run {
             return Ok(Answer::Canceled { seconds: 0.0 });
         }
         // A stage in parts is at work since it was split.
-        let (clock, began) = match &attempt.assignment {
+        let (clock, began) = match &self.assignment {
             Assignment::Join(parts) => (parts.clock, parts.began),
             Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
         };
         let (log, action) = (mine.job.log.clone(), mine.action.clone());
-        match Arc::clone(&attempt).run(*mine, clock, began).await {
+        match Arc::clone(&self).run(*mine, clock, began).await {
             Ok(answer) => Ok(answer),
             Err(trouble) => {
                 let is_about_result = trouble.two_results.is_some() || trouble.deviation.is_some();
                 if !is_about_result {
-                    match attempt.aside(false, move |attempt| attempt.made_elsewhere(&action)).await {
+                    match self.aside(false, move |attempt| attempt.made_elsewhere(&action)).await {
                         Ok(Some(given)) => return Ok(Answer::Cached(given)),
                         Err(other) if other.deviation.is_some() => return Err(other),
                         // Why the stage failed is worth more than that nothing can be found out about others.

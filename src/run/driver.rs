@@ -290,7 +290,7 @@ impl<'a> Driver<'a> {
                     let is_ahead = self.ahead.remove(&task).is_some_and(|start| start.send(()).is_ok());
                     if !is_ahead {
                         // On this thread: a worker lives no longer than the thread that started it.
-                        tokio::spawn(self.attempt(task).carry_out());
+                        tokio::spawn(Arc::new(self.attempt(task)).carry_out());
                     }
                 }
                 Effect::Watch(task) => {

@@ -114,6 +114,20 @@ fn scratch_survives_until_it_is_discarded_and_belongs_to_one_action() {
 }
 
 #[test]
+fn a_scratch_folder_that_nobody_worked_in_can_be_left_and_a_checkpoint_in_one_stays() {
+    let place = Place::new();
+    let scratch = place.store.scratch(&key("x")).unwrap();
+    fs::create_dir_all(scratch.join("kept/work")).unwrap();
+    place.store.leave_scratch(&key("x"));
+    assert!(!scratch.exists());
+    place.store.leave_scratch(&key("x"));
+    fs::create_dir_all(scratch.join("kept/work")).unwrap();
+    fs::write(scratch.join("kept/checkpoint"), "step 7").unwrap();
+    place.store.leave_scratch(&key("x"));
+    assert_eq!(fs::read_to_string(scratch.join("kept/checkpoint")).unwrap(), "step 7");
+}
+
+#[test]
 fn what_is_left_of_a_discarded_scratch_folder_tells_the_next_action_nothing() {
     let place = Place::new();
     let scratch = place.store.scratch(&key("x")).unwrap();

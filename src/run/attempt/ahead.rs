@@ -24,14 +24,20 @@ impl Attempt {
     /// Looks the stage up, and carries the attempt out if `start` comes soon after; else nothing has happened.
     pub(in crate::run) async fn carry_out_ahead(self, mut start: oneshot::Receiver<()>) {
         let attempt = Arc::new(self);
-        let looked = caught(attempt.aside(false, Self::look)).await;
+        // Whatever else came of it may be out of date by then, and is looked up again.
+        let mine = match caught(attempt.aside(false, Self::look)).await {
+            Ok(looked @ Looked::Mine(_)) => Some(looked),
+            _ => None,
+        };
         let has_come = tokio::time::timeout(PATIENCE, &mut start).await.is_ok_and(|came| came.is_ok());
         // From here on whoever starts the stage is told that it was not looked up.
         start.close();
-        if has_come || start.try_recv().is_ok() {
-            attempt.go_on(looked, Instant::now()).await;
-        } else if let Ok(Looked::Mine(mine)) = looked {
-            attempt.shared.store.leave_scratch(&mine.key);
+        let is_started = has_come || start.try_recv().is_ok();
+        match (mine, is_started) {
+            (Some(mine), true) => attempt.go_on(Ok(mine), Instant::now()).await,
+            (None, true) => attempt.carry_out().await,
+            (Some(Looked::Mine(mine)), false) => attempt.shared.store.leave_scratch(&mine.key),
+            _ => {}
         }
     }
 }
