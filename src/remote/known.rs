@@ -1,7 +1,7 @@
 //! What this machine knows of results whose bytes are elsewhere, so that the next plan needs no request.
 //!
 //! All of it lies in one file of blocks that carry their own check and are only ever appended: a plan that finds ten thousand
-//! results writes one. What follows a torn block is not read, and whoever notes something then writes the file anew. What is lost
+//! results writes one. Each policy has notes of its own: which result counts depends on whose word does. What follows a torn block is not read, and whoever notes something then writes the file anew. What is lost
 //! that way, or between two who write at once, is asked for again.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{self, Read},
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::segment::Published;
@@ -18,7 +18,7 @@ use crate::{
     store::{Manifest, Record, Store},
 };
 
-const MAGIC: &[u8; 16] = b"twdag notes 1\n\0\0";
+const MAGIC: &[u8; 16] = b"twdag notes 2\n\0\0";
 /// How much work goes into packing: the usual amount.
 const LEVEL: i32 = 3;
 /// The most bytes that are kept, unpacked: notes of a hundred thousand results. The oldest go first.
@@ -53,11 +53,11 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// What was noted until now.
-    pub(super) fn read(store: &Store, folder: &Path) -> Self {
+    /// What was noted in a file until now.
+    pub(super) fn read(store: &Store, file: &Path) -> Self {
         let mut notes = Self::default();
         // Without notes it is asked for.
-        let bytes = fs::read(store.derived(path(folder))).unwrap_or_default();
+        let bytes = fs::read(store.derived(file)).unwrap_or_default();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let Some((text, after)) = unpack(rest) else {
@@ -113,17 +113,17 @@ impl Notes {
     }
 
     /// Keeps what was noted, for others and for later. What cannot be written is asked for again.
-    pub(super) fn keep(&mut self, store: &Store, folder: &Path) {
+    pub(super) fn keep(&mut self, store: &Store, file: &Path) {
         let Some(new) = self.blocks.get(self.kept) else { return };
         let is_much = self.blocks.iter().map(String::len).sum::<usize>() > MOST;
         let kept = if is_much || self.is_torn {
             let last = self.last(if is_much { MOST / 2 } else { MOST });
-            let kept = pack(&last).is_ok_and(|bytes| store.keep_derived(path(folder), &bytes).is_ok());
+            let kept = pack(&last).is_ok_and(|bytes| store.keep_derived(file, &bytes).is_ok());
             *self = Self::default();
             self.take(last);
             kept
         } else {
-            pack(new).is_ok_and(|bytes| store.append_derived(path(folder), &bytes).is_ok())
+            pack(new).is_ok_and(|bytes| store.append_derived(file, &bytes).is_ok())
         };
         self.kept = self.blocks.len();
         // Half of it may be there.
@@ -142,10 +142,6 @@ impl Notes {
         let left = places.len() - youngest.count();
         places[left..].iter().filter_map(|(number, place)| self.blocks.get(*number)?.get(place.clone())).collect()
     }
-}
-
-fn path(folder: &Path) -> PathBuf {
-    folder.join("notes")
 }
 
 /// Some lines as a block: what it is, the BLAKE3 of the rest, the length of what follows, and that.

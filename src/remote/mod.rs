@@ -192,6 +192,11 @@ impl Remote {
         PathBuf::from("remotes").join(self.address.name())
     }
 
+    /// There, the notes of what counts for those who trust the same keys.
+    fn notes(&self) -> PathBuf {
+        self.folder().join(self.keys.policy().map_or("notes".to_owned(), |policy| format!("notes-{policy}")))
+    }
+
     /// Reads what was published since this was last asked. Says what was found wrong there.
     pub fn refresh(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
         self.with_index(store, async |index| index.refresh(&self.client, true).await).map(|((), problems)| problems)
@@ -260,7 +265,7 @@ impl Remote {
         if let Some(index) = index {
             return index.usable(key, &self.keys, lost).and_then(|published| published.open(key).ok());
         }
-        let noted = notes.get_or_insert_with(|| Notes::read(store, &self.folder())).find(key);
+        let noted = notes.get_or_insert_with(|| Notes::read(store, &self.notes())).find(key);
         noted.filter(|known| self.keys.vouch(&known.published) && !lost.contains(&known.published.name()))
     }
 
@@ -269,13 +274,13 @@ impl Remote {
         let State { index, notes, .. } = &mut *self.state();
         // Otherwise it was a note that said so.
         if index.is_some() {
-            notes.get_or_insert_with(|| Notes::read(store, &self.folder())).add(known);
+            notes.get_or_insert_with(|| Notes::read(store, &self.notes())).add(known);
         }
     }
 
     /// Keeps what was noted.
     fn keep_notes(&self, store: &Store) {
-        self.state().notes.iter_mut().for_each(|notes| notes.keep(store, &self.folder()));
+        self.state().notes.iter_mut().for_each(|notes| notes.keep(store, &self.notes()));
     }
 
     /// From now on the publication counts as not there: its bytes are gone, or others.

@@ -1,6 +1,8 @@
 //! Signatures: who vouches for a result. Whoever may write to a bucket can put anything there; what counts is whose key signed it.
 
 use std::{
+    cmp::Ordering,
+    collections::BTreeSet,
     fmt, fs,
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -65,6 +67,18 @@ pub(super) struct Signature {
 /// The public half of a key that signs results; written as `ed25519:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
+
+impl Ord for PublicKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.as_bytes().cmp(other.0.as_bytes())
+    }
+}
+
+impl PartialOrd for PublicKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -215,6 +229,16 @@ impl Keys {
     /// Whether what this machine says counts for those who trust the same keys.
     pub(super) fn is_heard(&self) -> bool {
         self.trust(self.signing.as_ref().map(SigningKey::public).as_ref())
+    }
+
+    /// A name for all who trust the same keys; none where everybody's word counts.
+    pub(super) fn policy(&self) -> Option<Digest> {
+        let trusted: BTreeSet<&PublicKey> = self.trusted.iter().collect();
+        let mut hasher = blake3::Hasher::new();
+        for key in &trusted {
+            hasher.update(key.0.as_bytes());
+        }
+        (!trusted.is_empty()).then(|| hasher.finalize().into())
     }
 
     /// Whether a published result is of somebody who is trusted, whatever it says.

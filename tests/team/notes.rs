@@ -13,6 +13,7 @@ use twdag::failpoint;
 use crate::{
     place::{CHAIN, Machine, Team},
     run_support::Said,
+    signatures::{CLOCK, key, trust},
 };
 
 /// A shared store with three results, and a machine that has none of them.
@@ -153,4 +154,34 @@ fn plans_at_the_same_time_leave_notes_that_can_be_read() {
         plan_unasked(&machine, &team);
         fs::remove_dir_all(machine.place.path("artifacts/local/remotes")).unwrap();
     }
+}
+
+#[test]
+fn notes_count_for_those_who_trust_the_same_keys() {
+    let team = Team::in_a_folder();
+    let machine = team.machine(CLOCK);
+    let mut publics = Vec::new();
+    let mut given = Vec::new();
+    for _ in 0..2 {
+        let member = team.machine(CLOCK);
+        let (file, public) = key(&member, "own.key");
+        trust(&member, &[&public]);
+        member.run_alone();
+        let said = member.output(&["store", "push", "graph.ron", "--signing-key", &file]);
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        publics.push(public);
+        given.push(member.place.result("clock", "time"));
+    }
+    // For who trusts the second alone it is his result that is there, and for who trusts both that of the first.
+    trust(&machine, &[&publics[1]]);
+    plan(&machine);
+    plan_unasked(&machine, &team);
+    trust(&machine, &[&publics[0], &publics[1]]);
+    plan(&machine);
+    assert_eq!(machine.store("pull").1["fetched"], 1);
+    assert_eq!(machine.place.result("clock", "time"), given[0]);
+    // In which order they are named makes no difference.
+    fs::remove_dir_all(machine.place.path("artifacts/actions")).unwrap();
+    trust(&machine, &[&publics[1], &publics[0]]);
+    plan_unasked(&machine, &team);
 }
