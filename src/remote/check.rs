@@ -16,11 +16,12 @@ use serde::Serialize;
 
 use super::{
     Remote, RemoteError, RemoteRetention,
+    checkpoint::{Checkpoint, Writer},
     client::{AT_ONCE, PIECE},
     losses::Why,
     place::{Place, Placed, files_of, list_of},
     roots,
-    segment::{MOST_OF_CHECKPOINT, Published, decode},
+    segment::{MOST_OF_CHECKPOINT, Published},
     signing::Meaning,
     survey::{CHECKPOINTS, Survey, Unread},
 };
@@ -202,8 +203,8 @@ impl Remote {
             let Some(number) = listed.name.strip_prefix(CHECKPOINTS) else { continue };
             let problem = match self.client.block_on(self.client.get(&listed.name, MOST_OF_CHECKPOINT))? {
                 Ok(None) => continue,
-                Ok(Some(bytes)) => match decode(&bytes, MOST_OF_CHECKPOINT) {
-                    Ok((heading, _)) if number.parse() == Ok(heading.number) => continue,
+                Ok(Some(bytes)) => match Checkpoint::from_bytes(&bytes, Writer::Anybody) {
+                    Ok(checkpoint) if number.parse() == Ok(checkpoint.heading.number) => continue,
                     Ok(_) => "it belongs to another place".to_owned(),
                     Err(problem) => problem,
                 },

@@ -206,7 +206,7 @@ impl Remote {
             let mut failed = None;
             let done = self.with_index(store, async |index| {
                 index
-                    .commit(&self.client, |index| {
+                    .commit(&self.client, &self.keys, |index| {
                         let told = |published: &&Published| !index.is_lost(published, &self.keys, &HashSet::new());
                         let names: Vec<Digest> = lost.iter().filter(told).map(Published::name).collect();
                         if names.is_empty() {

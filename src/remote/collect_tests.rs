@@ -276,7 +276,7 @@ fn carry_out(
 /// The objects of what is published, as far as the keys of members vouch for it, with its number and whether it is lost.
 fn published(seen: &Seen, rules: &Rules, homes: &[Home]) -> Vec<(usize, bool, Vec<String>)> {
     let (client, keys) = (Client::over(Arc::new(seen.clone())), rules.keys());
-    let index = client.block_on(Index::whole(&client, 0)).unwrap().unwrap();
+    let index = client.block_on(Index::whole(&client, &keys, 0)).unwrap().unwrap();
     let none = HashSet::new();
     let of_members = index.everything().filter(|published| keys.accept(published));
     let told = of_members.map(|published| {

@@ -2,8 +2,8 @@
 
 use std::{
     cell::RefCell,
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::Path,
     time::Duration,
@@ -15,12 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RemoteError,
+    checkpoint::{Basis, Checkpoint, Writer},
     client::{AT_ONCE, Client, Created},
     losses::{self, Losses},
-    segment::{
-        Decoded, Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, Reading, decode, decode_all, encode,
-    },
-    signing::{Keys, Meaning},
+    segment::{Decoded, Heading, LAST, MOST, MOST_OF_CHECKPOINT, Operation, Published, Reading, decode_all, encode},
+    signing::{Keys, Meaning, PublicKey},
 };
 use crate::{
     digest::{ArtifactId, Digest, Key},
@@ -34,6 +33,8 @@ const EVERY: u64 = 8;
 const MISSING: usize = 32;
 /// The hint is short: what is longer is none.
 const MOST_OF_LATEST: u64 = 64 << 10;
+/// The hint names the last checkpoints of so many signers.
+const SIGNERS: usize = 64;
 /// So many problems are told of.
 const PROBLEMS: usize = 20;
 /// So often somebody else may be first, before publishing is given up.
@@ -44,8 +45,12 @@ const TRIES: u32 = 20;
 pub(super) struct Index {
     number: u64,
     origin: Option<Digest>,
-    /// The number of the last checkpoint that is known.
+    /// The number of the last checkpoint that is known, and may be believed.
     checkpoint: u64,
+    /// The last ones of those who sign them, as the hint said.
+    signed: BTreeMap<PublicKey, u64>,
+    /// On whose word all of it rests.
+    basis: Basis,
     /// For each action, in the order in which they were published.
     published: HashMap<Key, Vec<Published>>,
     /// Whether the keys vouch for a publication, by its action and its place there, once that was asked: to read it and verify a signature
@@ -102,6 +107,18 @@ struct Latest {
     origin: Digest,
     segment: u64,
     checkpoint: u64,
+    /// The last checkpoints that these have signed: who names keys believes no others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    signed: BTreeMap<PublicKey, u64>,
+}
+
+impl Latest {
+    /// The last checkpoint that is said to be one of those whom the keys trust.
+    fn checkpoint_for(&self, keys: &Keys) -> Option<u64> {
+        let signed = self.signed.iter().filter(|(signer, _)| keys.trust(Some(signer))).map(|(_, number)| *number);
+        let others = keys.trust(None).then_some(self.checkpoint);
+        signed.chain(others).max().filter(|number| *number > 0)
+    }
 }
 
 pub(super) fn segment_name(number: u64) -> String {
@@ -137,6 +154,7 @@ async fn latest(client: &Client) -> Result<Option<Latest>, RemoteError> {
     Ok(latest.map(|latest| Latest {
         segment: latest.segment.min(LAST),
         checkpoint: if latest.checkpoint <= LAST { latest.checkpoint } else { 0 },
+        signed: latest.signed.into_iter().filter(|(_, number)| *number <= latest.segment.min(LAST)).collect(),
         ..latest
     }))
 }
@@ -144,7 +162,7 @@ async fn latest(client: &Client) -> Result<Option<Latest>, RemoteError> {
 impl Index {
     /// The log from its first segment on, and no checkpoint, so that nothing rests on what somebody else understood of it. There
     /// must be so many segments at least.
-    pub(super) async fn whole(client: &Client, last: u64) -> Result<Self, RemoteError> {
+    pub(super) async fn whole(client: &Client, keys: &Keys, last: u64) -> Result<Self, RemoteError> {
         let mut index = Self { heard: Some(Heard::default()), ..Self::default() };
         let latest = latest(client).await?;
         index.origin = latest.as_ref().map(|latest| latest.origin);
@@ -155,8 +173,9 @@ impl Index {
             let number = index.number + 1;
             index.heard.get_or_insert_default().unread.push((number, unread));
         }
-        let checkpoint = latest.map_or(0, |latest| latest.checkpoint);
+        let checkpoint = latest.as_ref().and_then(|latest| latest.checkpoint_for(keys)).unwrap_or_default();
         index.checkpoint = if checkpoint <= index.number { checkpoint } else { 0 };
+        index.signed = latest.map(|latest| latest.signed).unwrap_or_default();
         index.read_on(client).await?;
         // They are among what was not read.
         index.problems.clear();
@@ -173,13 +192,15 @@ impl Index {
         self.losses.is_damaged(published, keys)
     }
 
-    /// The copy that this machine keeps; an empty index if there is none that can be read.
-    pub(super) fn kept(store: &Store, folder: &Path) -> Self {
+    /// The copy that this machine keeps; an empty index if there is none that can be read, or if it rests on the word of somebody who is
+    /// not trusted: another workspace that uses the same store may trust others.
+    pub(super) fn kept(store: &Store, folder: &Path, keys: &Keys) -> Self {
         let mut index = Self::default();
         if let Ok(bytes) = fs::read(store.derived(folder.join("index")))
-            && let Ok((heading, operations)) = decode(&bytes, MOST_OF_CHECKPOINT)
+            && let Ok(kept) = Checkpoint::from_bytes(&bytes, Writer::Own)
+            && kept.basis.suffices(keys)
         {
-            index.begin_at(heading, operations);
+            index.begin_at(kept);
         }
         index
     }
@@ -189,7 +210,8 @@ impl Index {
         let path = folder.join("index");
         let kept = match self.number {
             0 => store.drop_derived(path).map_err(RemoteError::from),
-            _ => self.as_checkpoint().and_then(|bytes| Ok(store.keep_derived(path, &bytes)?)),
+            // It is for this machine, so that nobody signs it.
+            _ => self.as_checkpoint(&Keys::default()).and_then(|bytes| Ok(store.keep_derived(path, &bytes)?)),
         };
         if let Err(error) = kept {
             self.tell(format!("what was read of the index is not kept, so that it is read again next time: {error}"));
@@ -330,8 +352,9 @@ impl Index {
         }
     }
 
-    fn begin_at(&mut self, heading: Heading, operations: Vec<Operation>) {
+    fn begin_at(&mut self, Checkpoint { heading, operations, basis }: Checkpoint) {
         *self = Self {
+            basis,
             number: heading.number,
             origin: heading.origin,
             checkpoint: heading.checkpoint,
@@ -360,7 +383,8 @@ impl Index {
         }
     }
 
-    fn as_checkpoint(&self) -> Result<Vec<u8>, RemoteError> {
+    /// All of it as a checkpoint, which these keys sign.
+    fn as_checkpoint(&self, keys: &Keys) -> Result<Vec<u8>, RemoteError> {
         let mut published: Vec<&Published> = self.published.values().flatten().collect();
         // Of two that write the same checkpoint, it does not matter who wins.
         published.sort_by_key(|published| published.key);
@@ -368,7 +392,7 @@ impl Index {
         let differing = self.differing.iter().map(|&(key, artifact)| Operation::Differs { key, artifact });
         let lost = self.losses.statements().iter().cloned().map(Operation::Lost);
         let operations: Vec<Operation> = published.chain(differing).chain(lost).collect();
-        encode(&self.heading(self.number), &operations, MOST_OF_CHECKPOINT)
+        Checkpoint { heading: self.heading(self.number), operations, basis: self.basis.clone() }.to_bytes(keys)
     }
 
     fn heading(&self, number: u64) -> Heading {
@@ -411,7 +435,7 @@ impl Index {
     }
 
     /// Reads what was published since; with `probe`, also what the hint does not tell of.
-    pub(super) async fn refresh(&mut self, client: &Client, probe: bool) -> Result<(), RemoteError> {
+    pub(super) async fn refresh(&mut self, client: &Client, keys: &Keys, probe: bool) -> Result<(), RemoteError> {
         let latest = latest(client).await?;
         if self.number > 0 && latest.as_ref().map(|latest| latest.origin) != self.origin {
             // It is another bucket than it was.
@@ -420,32 +444,46 @@ impl Index {
         if let Some(latest) = latest {
             // If the first segment is gone, the others belong together all the same.
             self.origin = self.origin.or(Some(latest.origin));
-            if latest.checkpoint > self.number + 2 {
-                let name = checkpoint_name(latest.checkpoint);
-                let problem = match find(client, &name, MOST_OF_CHECKPOINT).await? {
-                    Found::Bytes(bytes) => match decode(&bytes, MOST_OF_CHECKPOINT) {
-                        Ok((heading, operations))
-                            if heading.number == latest.checkpoint && heading.origin == Some(latest.origin) =>
-                        {
-                            self.begin_at(heading, operations);
-                            None
-                        }
-                        Ok(_) => Some("it belongs to another place".to_owned()),
-                        Err(problem) => Some(problem),
-                    },
-                    Found::TooLarge(problem) => Some(problem),
-                    Found::Nothing => Some("it is missing".to_owned()),
-                };
-                if let Some(problem) = problem {
-                    self.tell(format!("{name}: {problem}; it is not used"));
-                }
+            let named = latest.checkpoint_for(keys);
+            // Older versions do not say who has signed it.
+            let checkpoint = named.unwrap_or(latest.checkpoint);
+            if checkpoint > self.number + 2
+                && let Err(problem) = self.begin_with(client, keys, checkpoint, latest.origin).await?
+                // That others write checkpoints, too, is no news.
+                && named.is_some()
+            {
+                self.tell(format!("{}: {problem}; it is not used", checkpoint_name(checkpoint)));
             }
             self.read_up_to(client, latest.segment).await?;
-            if latest.checkpoint <= self.number {
-                self.checkpoint = self.checkpoint.max(latest.checkpoint);
-            }
+            self.checkpoint = self.checkpoint.max(named.filter(|named| *named <= self.number).unwrap_or_default());
+            self.signed = latest.signed;
         }
         if probe { self.read_on(client).await } else { Ok(()) }
+    }
+
+    /// Begins anew with a checkpoint of a log; says what is wrong with it otherwise.
+    async fn begin_with(
+        &mut self,
+        client: &Client,
+        keys: &Keys,
+        number: u64,
+        origin: Digest,
+    ) -> Result<Result<(), String>, RemoteError> {
+        let bytes = match find(client, &checkpoint_name(number), MOST_OF_CHECKPOINT).await? {
+            Found::Bytes(bytes) => bytes,
+            Found::TooLarge(problem) => return Ok(Err(problem)),
+            Found::Nothing => return Ok(Err("it is missing".to_owned())),
+        };
+        Ok(Checkpoint::from_bytes(&bytes, Writer::Anybody).and_then(|checkpoint| {
+            if checkpoint.heading.number != number || checkpoint.heading.origin != Some(origin) {
+                return Err("it belongs to another place".to_owned());
+            }
+            if !checkpoint.basis.suffices(keys) {
+                return Err("not all on whose word it rests are trusted here".to_owned());
+            }
+            self.begin_at(checkpoint);
+            Ok(())
+        }))
     }
 
     /// Reads the segments after the last that is known.
@@ -494,6 +532,7 @@ impl Index {
     pub(super) async fn commit(
         &mut self,
         client: &Client,
+        keys: &Keys,
         mut choose: impl FnMut(&Self) -> Vec<Operation>,
     ) -> Result<(), RemoteError> {
         for tries in 0..TRIES {
@@ -506,12 +545,12 @@ impl Index {
             match client.create(&segment_name(number), bytes.clone()).await? {
                 Created::Yes => {
                     self.take(number, &Found::Bytes(bytes.into()));
-                    self.hint(client).await;
+                    self.hint(client, keys).await;
                     return Ok(());
                 }
                 // Who reads all of it goes on reading all of it.
                 Created::Taken if self.heard.is_some() => self.read_on(client).await?,
-                Created::Taken => self.refresh(client, true).await?,
+                Created::Taken => self.refresh(client, keys, true).await?,
             }
             if self.number < number {
                 // It is there and cannot be read: the server is late, or lies.
@@ -523,19 +562,27 @@ impl Index {
     }
 
     /// Tells where the log ends. All of it is derived: if it fails, readers take longer.
-    async fn hint(&mut self, client: &Client) {
+    async fn hint(&mut self, client: &Client, keys: &Keys) {
         if self.number >= self.checkpoint + EVERY {
-            let created = match self.as_checkpoint() {
+            let created = match self.as_checkpoint(keys) {
                 Ok(bytes) => client.create(&checkpoint_name(self.number), bytes).await,
                 Err(error) => Err(error),
             };
             match created {
-                Ok(_) => self.checkpoint = self.number,
+                Ok(Created::Yes) => {
+                    self.checkpoint = self.number;
+                    self.signed.extend(self.basis.signer(keys).map(|signer| (signer, self.number)));
+                }
+                // Nobody but the writer of a segment has anything to say there, so that it may be a lie: the next segment gets one.
+                Ok(Created::Taken) => {}
                 Err(error) => self.tell(error.to_string()),
             }
         }
         let Some(origin) = self.origin else { return };
-        let latest = Latest { origin, segment: self.number, checkpoint: self.checkpoint };
+        let mut signed: Vec<_> = self.signed.iter().map(|(signer, number)| (*signer, *number)).collect();
+        signed.sort_by_key(|(signer, number)| Reverse((keys.trusted.contains(signer), *number)));
+        let signed = signed.into_iter().take(SIGNERS).collect();
+        let latest = Latest { origin, segment: self.number, checkpoint: self.checkpoint, signed };
         let written = match serde_json::to_vec(&latest) {
             Ok(bytes) => client.put(LATEST, bytes).await,
             Err(error) => Err(RemoteError::Encoding { what: LATEST, source: error.into() }),

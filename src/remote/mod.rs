@@ -18,6 +18,7 @@
 
 mod address;
 mod check;
+mod checkpoint;
 mod claim;
 mod client;
 mod collect;
@@ -199,7 +200,8 @@ impl Remote {
 
     /// Reads what was published since this was last asked. Says what was found wrong there.
     pub fn refresh(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
-        self.with_index(store, async |index| index.refresh(&self.client, true).await).map(|((), problems)| problems)
+        self.with_index(store, async |index| index.refresh(&self.client, &self.keys, true).await)
+            .map(|((), problems)| problems)
     }
 
     /// Reads what was published until now, in one request if that is nothing, or in none if somebody else begins to read meanwhile.
@@ -235,7 +237,7 @@ impl Remote {
         work: impl AsyncFnOnce(&mut Index) -> Result<T, RemoteError>,
     ) -> Result<(T, Vec<String>), RemoteError> {
         let State { index, asked, .. } = state;
-        let index = index.get_or_insert_with(|| Index::kept(store, &self.folder()));
+        let index = index.get_or_insert_with(|| Index::kept(store, &self.folder(), &self.keys));
         let number = index.number();
         let done = self.client.block_on(work(index))?;
         *asked = Some(Instant::now());

@@ -86,7 +86,7 @@ impl Remote {
         let mut pushed = Pushed::default();
         // What this machine remembers may not be so any more, and nobody would know that a result is not there.
         if !self.is_fresh() {
-            let read = self.with_index(store, async |index| index.refresh(&self.client, false).await);
+            let read = self.with_index(store, async |index| index.refresh(&self.client, &self.keys, false).await);
             pushed.problems = read?.1;
         }
         let mut offers = Vec::new();
@@ -158,7 +158,7 @@ impl Remote {
             let mut collected = HashSet::new();
             let committed = self.with_index(store, async |index| {
                 index
-                    .commit(&self.client, |index| {
+                    .commit(&self.client, &self.keys, |index| {
                         if index.losses() != losses {
                             // A content may be elsewhere by now; what is published names the place where it was.
                             let places: HashSet<(Digest, Place)> = places_in(index, &lost, &self.keys);

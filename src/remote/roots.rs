@@ -139,7 +139,7 @@ impl Remote {
 
     fn keep(&self, store: &Store, name: &str, roots: Vec<Named>) -> Result<(), RemoteError> {
         if self.state().asked.is_none() {
-            self.with_index(store, async |index| index.refresh(&self.client, false).await)?;
+            self.with_index(store, async |index| index.refresh(&self.client, &self.keys, false).await)?;
         }
         // Where nothing is published, there is nothing to keep.
         let Some(origin) = self.state().index.as_ref().and_then(Index::origin) else { return Ok(()) };

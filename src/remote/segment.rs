@@ -153,25 +153,42 @@ impl Published {
     }
 }
 
-/// A segment or checkpoint as bytes; an error if nobody would read so many, see [`decode`].
+/// A segment as bytes; an error if nobody would read so many, see [`decode`].
 pub(super) fn encode<'a>(
     heading: &Heading,
     operations: impl IntoIterator<Item = &'a Operation>,
     most: u64,
 ) -> Result<Vec<u8>, RemoteError> {
-    let unwritten = |source| RemoteError::Encoding { what: "a segment of the index", source };
-    let mut text = serde_json::to_vec(heading).map_err(|error| unwritten(error.into()))?;
+    pack(&to_text(heading, operations)?, most)
+}
+
+/// The lines of a segment or checkpoint.
+pub(super) fn to_text<'a>(
+    heading: &Heading,
+    operations: impl IntoIterator<Item = &'a Operation>,
+) -> Result<Vec<u8>, RemoteError> {
+    let unwritten = |error: serde_json::Error| self::unwritten(error.into());
+    let mut text = serde_json::to_vec(heading).map_err(unwritten)?;
     for operation in operations {
         text.push(b'\n');
-        serde_json::to_writer(&mut text, operation).map_err(|error| unwritten(error.into()))?;
+        serde_json::to_writer(&mut text, operation).map_err(unwritten)?;
     }
-    let packed = zstd::bulk::compress(&text, LEVEL).map_err(unwritten)?;
+    Ok(text)
+}
+
+/// Lines as bytes; an error if nobody would read so many.
+pub(super) fn pack(text: &[u8], most: u64) -> Result<Vec<u8>, RemoteError> {
+    let packed = zstd::bulk::compress(text, LEVEL).map_err(unwritten)?;
     let bytes = [&MAGIC[..], Digest::of(&packed).as_bytes(), &packed].concat();
     let size = text.len().max(bytes.len()) as u64;
     if size > most {
         return Err(unwritten(std::io::Error::other(format!("it has {size} bytes, and {most} at most are read"))));
     }
     Ok(bytes)
+}
+
+fn unwritten(source: std::io::Error) -> RemoteError {
+    RemoteError::Encoding { what: "a segment of the index", source }
 }
 
 /// How much of a segment is to be understood.
@@ -195,12 +212,18 @@ pub(super) struct Decoded {
 }
 
 /// Reads what [`encode`] wrote, if it unpacks to so many bytes at most; says what is wrong otherwise.
+#[cfg(test)]
 pub(super) fn decode(bytes: &[u8], most: u64) -> Result<(Heading, Vec<Operation>), String> {
     decode_all(bytes, most, Reading::Known).map(|decoded| (decoded.heading, decoded.operations))
 }
 
 /// The same, and how much of it is not understood.
 pub(super) fn decode_all(bytes: &[u8], most: u64, reading: Reading) -> Result<Decoded, String> {
+    from_text(&unpack(bytes, most)?, reading)
+}
+
+/// The lines that [`pack`] made bytes of.
+pub(super) fn unpack(bytes: &[u8], most: u64) -> Result<String, String> {
     let content = bytes.strip_prefix(MAGIC).and_then(|rest| rest.split_at_checked(32));
     let Some((_, packed)) = content.filter(|(check, packed)| *check == Digest::of(packed).as_bytes()) else {
         return Err("it is damaged (cut short or changed), or was written by another version of twdag".to_owned());
@@ -212,6 +235,11 @@ pub(super) fn decode_all(bytes: &[u8], most: u64, reading: Reading) -> Result<De
     if text.len() as u64 > most {
         return Err(format!("it unpacks to more than {most} bytes"));
     }
+    Ok(text)
+}
+
+/// Reads the lines of a segment or checkpoint.
+pub(super) fn from_text(text: &str, reading: Reading) -> Result<Decoded, String> {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
     let heading: Heading =

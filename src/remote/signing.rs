@@ -29,6 +29,8 @@ pub(super) enum Meaning {
     Loss,
     /// What a member keeps, as text.
     Roots,
+    /// What a checkpoint says, and on whose word it rests, as text.
+    Checkpoint,
 }
 
 impl Meaning {
@@ -39,6 +41,7 @@ impl Meaning {
             Self::Claim => "twdag 1 signed claim",
             Self::Loss => "twdag 1 signed loss",
             Self::Roots => "twdag 1 signed roots",
+            Self::Checkpoint => "twdag 1 signed checkpoint",
         }
     }
 
@@ -228,7 +231,12 @@ impl Keys {
 
     /// Whether what this machine says counts for those who trust the same keys.
     pub(super) fn is_heard(&self) -> bool {
-        self.trust(self.signing.as_ref().map(SigningKey::public).as_ref())
+        self.trust(self.public().as_ref())
+    }
+
+    /// The public half of what this machine signs with.
+    pub(super) fn public(&self) -> Option<PublicKey> {
+        self.signing.as_ref().map(SigningKey::public)
     }
 
     /// A name for all who trust the same keys; none where everybody's word counts.

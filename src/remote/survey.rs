@@ -95,7 +95,7 @@ impl Remote {
             };
             let listing = self.client.list("v1").await?;
             let last = |room| listing.iter().filter_map(|listed| number_of(&listed.name, room)).max().unwrap_or(0);
-            let index = Index::whole(&self.client, last(SEGMENTS).max(last(CHECKPOINTS))).await?;
+            let index = Index::whole(&self.client, &self.keys, last(SEGMENTS).max(last(CHECKPOINTS))).await?;
             Ok::<_, RemoteError>((now, listing, index))
         };
         let (now, listing, index) = self.client.block_on(look)??;
@@ -383,7 +383,7 @@ impl Survey<'_> {
             let mut now = Vec::new();
             let done = self.remote.with_index(self.store, async |index| {
                 index
-                    .commit(&self.remote.client, |index| {
+                    .commit(&self.remote.client, keys, |index| {
                         let wanted = whole.iter().filter(|published| is_wanted(index, published));
                         let anew: Vec<Published> = wanted.map(|published| index.anew(published, keys)).collect();
                         now = anew.iter().map(|published| published.key).collect();

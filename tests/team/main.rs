@@ -10,6 +10,7 @@ mod run_support;
 
 mod attacks;
 mod checking;
+mod checkpoints;
 mod ci;
 mod claims;
 mod collecting;

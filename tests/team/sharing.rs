@@ -6,6 +6,7 @@ use crate::{
     bucket_server::{SECRET_KEY, Treat},
     place::{CHAIN, Machine, THOUSAND, Team},
     run_support::Said,
+    signatures::{key, trust},
 };
 
 #[test]
@@ -64,25 +65,33 @@ fn a_thousand_small_results_take_few_requests() {
 
 #[test]
 fn an_index_of_many_segments_is_read_in_few_requests() {
-    let Some(team) = Team::in_a_bucket() else { return };
     let stage =
         |number: usize| format!(r#""s{number}": Command(run: ["sh", "-c", "echo {number} > $0/x", "{{out}}"])"#);
     let stages: Vec<String> = (0..30).map(stage).collect();
     let stages: Vec<&str> = stages.iter().map(String::as_str).collect();
-    let first = team.machine(&stages);
-    for count in 1..=stages.len() {
-        first.place.graph(&stages[..count]);
-        first.run_alone();
-        assert_eq!(first.store("push").1["stored"], 1, "{count}");
+    for is_keyed in [false, true] {
+        let Some(team) = Team::in_a_bucket() else { return };
+        let (first, second) = (team.machine(&stages), team.machine(&stages));
+        let (file, public) = key(&first, "own.key");
+        let mut push = vec!["store", "push", "graph.ron"];
+        if is_keyed {
+            trust(&first, &[&public]);
+            trust(&second, &[&public]);
+            push.extend(["--signing-key", &file]);
+        }
+        for count in 1..=stages.len() {
+            first.place.graph(&stages[..count]);
+            first.run_alone();
+            assert_eq!(first.output(&push).code, Some(0), "{count}");
+        }
+        team.requests();
+        let (_, status) = second.store("status");
+        let there = status["stages"].as_array().unwrap().iter().filter(|stage| stage["there"].is_string()).count();
+        assert_eq!(there, 30, "{status}");
+        let requests = team.requests().unwrap();
+        assert!(requests <= 12, "{requests}");
+        assert!(team.proxy.as_ref().unwrap().take().is_empty());
     }
-    let second = team.machine(&stages);
-    team.requests();
-    let (_, status) = second.store("status");
-    let there = status["stages"].as_array().unwrap().iter().filter(|stage| stage["there"].is_string()).count();
-    assert_eq!(there, 30, "{status}");
-    let requests = team.requests().unwrap();
-    assert!(requests <= 12, "{requests}");
-    assert!(team.proxy.as_ref().unwrap().take().is_empty());
 }
 
 #[test]
