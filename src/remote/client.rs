@@ -26,8 +26,10 @@ use twdag_stages::bucket::{has_no_bucket, told};
 use super::{Address, RemoteError, folder::SharedFolder};
 use crate::store::StoreError;
 
-/// So much is asked for, or sent, in one request of several for a large object.
+/// So much of a large object is sent in one request of several, or asked for at least.
 pub(super) const PIECE: u64 = 8 << 20;
+/// The most of a large object that is asked for in one request, where it comes in small parts: each request is work for the server.
+const MOST_OF_LARGE: u64 = 64 << 20;
 /// So many requests for one large object are on their way at the same time.
 pub(super) const AT_ONCE: usize = 6;
 /// The most bytes that are asked for in one request: more than any pack has.
@@ -250,6 +252,11 @@ impl Client {
         let asked = range.clone();
         let piece = on_its_own(async move { streamed_range(&*store, &path, asked, to, take).await });
         self.piece(object, &range, piece.await)
+    }
+
+    /// The most of a large object that is to be received in one request. What comes from a folder is in memory at once.
+    pub(super) fn most_of_large(&self) -> u64 {
+        if self.address.folder().is_some() { PIECE } else { MOST_OF_LARGE }
     }
 
     fn piece<T>(

@@ -1,9 +1,13 @@
 //! Large objects: in pieces, several at a time, each hashed and written to where it belongs as it comes.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
+    iter,
+    ops::Range,
     os::unix::fs::FileExt,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use blake3::hazmat::{ChainingValue, HasherExt};
@@ -33,25 +37,63 @@ use crate::{
 const READ_AHEAD: usize = 3;
 /// So often a piece is asked for that comes with wrong bytes.
 const TRIES: u32 = 3;
+/// A request that takes less time may be followed by a larger one: on a slow line it would take longer than it may.
+const SOON: Duration = Duration::from_secs(4);
 /// After so many pieces the disk is asked to take them, so that it is not idle until all have come.
 const FLUSH_EVERY: usize = 16;
 
-/// A piece on its way into a file.
+/// Parts of a large object on their way into a file.
 struct Landing {
     partial: Arc<Partial>,
     hasher: blake3::Hasher,
     offset: u64,
+    /// The chaining values of those that have come, each [`PIECE`] long but for the last of the object.
+    values: Vec<ChainingValue>,
     /// Dropped last: whoever waits for it knows that nothing is written any more.
     _alive: Sender<()>,
 }
 
 impl Landing {
-    fn take(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.hasher.update(bytes);
+    fn new(partial: &Arc<Partial>, offset: u64, alive: &Sender<()>) -> Self {
+        Self {
+            partial: Arc::clone(partial),
+            hasher: hasher_at(offset),
+            offset,
+            values: Vec::new(),
+            _alive: alive.clone(),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         self.partial.write(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let room = (PIECE - self.offset % PIECE) as usize;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.hasher.update(now);
+            self.offset += now.len() as u64;
+            if now.len() == room {
+                self.values.push(self.hasher.finalize_non_root());
+                self.hasher = hasher_at(self.offset);
+            }
+            bytes = later;
+        }
         Ok(())
     }
+
+    /// The chaining values, when all has come.
+    fn end(mut self) -> Vec<ChainingValue> {
+        if self.hasher.count() > 0 {
+            self.values.push(self.hasher.finalize_non_root());
+        }
+        self.values
+    }
+}
+
+/// For bytes that begin there.
+fn hasher_at(offset: u64) -> blake3::Hasher {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset);
+    hasher
 }
 
 /// Has the disk take what has come, one time after the other. The kernel tells once what it could not write, so each is asked.
@@ -116,29 +158,44 @@ impl Remote {
         let partial = flushing.partial;
         let (size, piece) = (wanted.size, piece_of(wanted.size));
         let all: Vec<u64> = (0..size.div_ceil(piece)).collect();
-        let range = |number: u64| number * piece..((number + 1) * piece).min(size);
+        let begin = |number: u64| (number * piece).min(size);
+        let range = |numbers: &Range<u64>| begin(numbers.start)..begin(numbers.end);
         let expected = |number: u64| wanted.subtrees.as_ref().and_then(|subtrees| subtrees.piece(number));
         let is_here = |number: &u64| {
             // What cannot be read is fetched.
-            expected(*number).is_some_and(|value| partial.holds(range(*number), value).unwrap_or(false))
+            expected(*number).is_some_and(|value| partial.holds(range(&(*number..number + 1)), value).unwrap_or(false))
         };
         let missing: Vec<u64> =
             if partial.is_begun() { all.into_par_iter().filter(|number| !is_here(number)).collect() } else { all };
         let alive = &alive;
-        let fetch = |number: u64| async move {
-            for _ in 0..TRIES {
-                let value = self.fetch_piece(object, digest, range(number), partial, alive).await?;
-                if expected(number).is_none_or(|expected| *expected == value) {
-                    return Ok((number, value));
+        let runs = Runs::new(&missing, (self.client.most_of_large() / piece) as usize);
+        let runs = &runs;
+        let fetch = |numbers: Range<u64>| async move {
+            let begun = Instant::now();
+            let values = self.fetch_run(object, digest, range(&numbers), piece, partial, alive).await?;
+            runs.took(begun.elapsed());
+            let mut values: Vec<(u64, ChainingValue)> = numbers.zip(values).collect();
+            for (number, value) in &mut values {
+                let mut tries = 1;
+                while expected(*number).is_some_and(|expected| expected != value) {
+                    if tries == TRIES {
+                        return Err(wrong_bytes(digest));
+                    }
+                    tries += 1;
+                    let again =
+                        self.fetch_run(object, digest, range(&(*number..*number + 1)), piece, partial, alive).await?;
+                    *value = *again.first().ok_or_else(|| wrong_bytes(digest))?;
                 }
             }
-            Err(wrong_bytes(digest))
+            Ok(values)
         };
-        let mut pieces = stream::iter(missing).map(fetch).buffer_unordered(AT_ONCE);
+        let mut fetching = stream::iter(iter::from_fn(|| runs.next())).map(fetch).buffer_unordered(AT_ONCE);
         let mut values = Vec::new();
-        while let Some(fetched) = pieces.try_next().await? {
-            values.push(fetched);
-            if values.len() % FLUSH_EVERY == 0 {
+        let mut flushed = 0;
+        while let Some(fetched) = fetching.try_next().await? {
+            values.extend(fetched);
+            if values.len() >= flushed + FLUSH_EVERY {
+                flushed = values.len();
                 flushing.begin().await?;
             }
         }
@@ -150,28 +207,28 @@ impl Remote {
         if Subtrees::of_parts(&values, size, piece).digest(size) == *digest { Ok(()) } else { Err(wrong_bytes(digest)) }
     }
 
-    /// Fetches a piece, in as many requests as it takes; its chaining value.
-    async fn fetch_piece(
+    /// Fetches pieces that follow each other, in as many requests as it takes; their chaining values.
+    async fn fetch_run(
         &self,
         object: &str,
         digest: &Digest,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
+        piece: u64,
         partial: &Arc<Partial>,
         alive: &Sender<()>,
-    ) -> Result<ChainingValue, Trouble> {
+    ) -> Result<Vec<ChainingValue>, Trouble> {
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let end = (start + PIECE).min(range.end);
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(start);
-            let landing = Landing { partial: Arc::clone(partial), hasher, offset: start, _alive: alive.clone() };
+            let end = (start + self.client.most_of_large()).min(range.end);
+            let landing = Landing::new(partial, start, alive);
             let landed = self.client.receive(object, start..end, landing, Landing::take).await;
-            let landed = landed.map_err(|error| trouble(&error))?.ok_or_else(|| gone(digest))?;
-            values.push(landed.hasher.finalize_non_root());
+            values.extend(landed.map_err(|error| trouble(&error))?.ok_or_else(|| gone(digest))?.end());
             start = end;
         }
-        Ok(join(&values, range.end - range.start, PIECE))
+        let begins = (range.start..range.end).step_by(piece as usize);
+        let pieces = values.chunks((piece / PIECE) as usize).zip(begins);
+        Ok(pieces.map(|(values, begin)| join(values, piece.min(range.end - begin), PIECE)).collect())
     }
 
     /// Sends a large file, in pieces if it takes more than one; then the subtrees of its digest.
@@ -231,6 +288,36 @@ impl Remote {
                 Err(problem)
             }
         }
+    }
+}
+
+/// Numbers of pieces in their order, as runs of pieces that follow each other. They are short at first, and longer where they come fast;
+/// and short at the end, so that the last ones come at the same time.
+struct Runs<'a> {
+    left: Cell<&'a [u64]>,
+    length: Cell<usize>,
+    most: usize,
+}
+
+impl<'a> Runs<'a> {
+    fn new(numbers: &'a [u64], most: usize) -> Self {
+        Self { left: Cell::new(numbers), length: Cell::new(1), most: most.max(1) }
+    }
+
+    /// A run has come after this time.
+    fn took(&self, time: Duration) {
+        if time < SOON {
+            self.length.set((2 * self.length.get()).min(self.most));
+        }
+    }
+
+    /// The next run; none if there are no pieces left.
+    fn next(&self) -> Option<Range<u64>> {
+        let left = self.left.get();
+        let most = self.length.get().min(left.len() / AT_ONCE).max(1);
+        let run = left.chunk_by(|number, next| number + 1 == *next).next()?.chunks(most).next()?;
+        self.left.set(&left[run.len()..]);
+        Some(*run.first()?..run.last()? + 1)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    ops::Range,
     os::unix::fs::FileExt,
     path::PathBuf,
     process::Stdio,
@@ -35,6 +36,10 @@ fn is_piece(request: &Request) -> bool {
 /// Which one.
 fn number(request: &Request) -> u64 {
     request.range.as_ref().unwrap().start / PIECE
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }
 
 /// Those that were asked for, sorted.
@@ -119,6 +124,34 @@ fn a_wrong_byte_costs_its_piece_again() {
     assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(1)), "{pulled}");
     assert_eq!(pieces(&team).len(), PIECES + 1);
     assert_eq!(first.place.result("large", "numbers"), second.place.result("large", "numbers"));
+}
+
+#[test]
+fn pieces_that_come_fast_are_asked_for_together_and_a_wrong_one_of_them_alone() {
+    // 194,888,896 bytes: 24 pieces.
+    let larger = LARGE.replace("10000000", "23000000");
+    let is_long =
+        |request: &Request| is_piece(request) && request.range.as_ref().is_some_and(|range| length(range) > PIECE);
+    let is_spoilt = AtomicBool::new(false);
+    let team = Team::behind(move |request| {
+        if is_long(request) && !is_spoilt.swap(true, Ordering::SeqCst) { Treat::Flip } else { Treat::Well }
+    });
+    let Some(team) = team else { return };
+    let (first, second) = (team.machine(&[&larger]), team.machine(&[&larger]));
+    first.run_alone();
+    first.store("push");
+    team.requests();
+    let (code, pulled) = second.store("pull");
+    assert_eq!((code, &pulled["fetched"]), (Some(0), &json!(1)), "{pulled}");
+    let asked: Vec<Request> = team.proxy.as_ref().unwrap().take().into_iter().filter(is_piece).collect();
+    let spoilt = asked.iter().find(|request| is_long(request)).and_then(|request| request.range.clone()).unwrap();
+    let bytes: u64 = asked.iter().filter_map(|request| request.range.as_ref()).map(length).sum();
+    let numbers = second.place.result("large", "numbers");
+    assert_eq!(bytes, numbers.len() as u64 + PIECE, "{spoilt:?} {asked:#?}");
+    let of_spoilt = asked.iter().filter_map(|request| request.range.clone());
+    let of_spoilt: Vec<_> = of_spoilt.filter(|range| range.start >= spoilt.start && range.end <= spoilt.end).collect();
+    assert_eq!((of_spoilt.len(), length(&of_spoilt[1])), (2, PIECE), "{of_spoilt:?}");
+    assert!(first.place.result("large", "numbers") == numbers);
 }
 
 #[test]
