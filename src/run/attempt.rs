@@ -19,7 +19,6 @@ use tokio::sync::watch;
 use twdag_stages::stage::{Split, StageEvent};
 
 pub(super) use self::aside::blocking;
-use self::aside::is_little;
 pub(super) use self::shared::Shared;
 use super::{
     caught::caught,
@@ -440,9 +439,8 @@ impl Attempt {
             Verdict::Failed { message, blame } => Err(Trouble::new(message, blame)),
             Verdict::Succeeded => {
                 let notices = std::mem::take(&mut *notices.lock().unwrap_or_else(PoisonError::into_inner));
-                let (key, is_little) = (mine.key, is_little(&mine.job.output));
-                let artifact = self.record(mine, is_little, (clock, began), notices).await?;
-                Ok(Answer::Ran { given: Given { key, artifact, is_little }, seconds: clock.elapsed().as_secs_f64() })
+                let given = self.record(mine, (clock, began), notices).await?;
+                Ok(Answer::Ran { given, seconds: clock.elapsed().as_secs_f64() })
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Assignment, Attempt, Given, Message, Mine, Trouble, blocking, shared::LeftOver};
+use super::{Assignment, Attempt, Given, Message, Mine, Trouble, aside::is_little, blocking, shared::LeftOver};
 use crate::{
     blame::Blame,
     digest::ArtifactId,
@@ -37,14 +37,28 @@ impl Attempt {
     pub(super) async fn record(
         self: Arc<Self>,
         mine: Mine,
+        (clock, began): (Instant, Timestamp),
+        notices: Vec<String>,
+    ) -> Result<Given, Trouble> {
+        // Without a driver there is nobody who waits.
+        let shared = Arc::clone(&self.shared);
+        let _turn = shared.recording.acquire().await;
+        // The programs of the stage have ended, so that what they had is free.
+        let _ = self.shared.messages.send(Message::Worked(self.task));
+        // First a stage that has waited for them goes to the worker, which has nothing to do.
+        tokio::task::yield_now().await;
+        let (key, is_little) = (mine.key, is_little(&mine.job.output));
+        let artifact = self.record_now(mine, is_little, (clock, began), notices).await?;
+        Ok(Given { key, artifact, is_little })
+    }
+
+    async fn record_now(
+        self: Arc<Self>,
+        mine: Mine,
         is_little: bool,
         (clock, began): (Instant, Timestamp),
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
-        // Without a driver there is nobody who waits.
-        let _turn = self.shared.recording.acquire().await;
-        // The programs of the stage have ended, so that what they had is free.
-        let _ = self.shared.messages.send(Message::Worked(self.task));
         let mut left_over = None;
         if let Some(_hold) = self.is_done_here(is_little) {
             let artifact = self.take_in(mine, clock, began, notices, &mut left_over);
