@@ -84,11 +84,15 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
             // A bucket that is public is nobody's business.
             let is_signed =
                 !builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).is_some_and(|value| is_true(&value));
-            if is_signed && let Some(credentials) = profile.credentials.as_ref().map_err(Clone::clone)? {
-                // Nothing of the environment is mixed in: a token that stands there belongs to other keys.
-                let profile::Credentials { access_key, secret_key, session_token } = credentials.clone();
-                let credential = AwsCredential { key_id: access_key, secret_key, token: session_token };
-                builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
+            if is_signed {
+                if let Some(credentials) = profile.credentials.as_ref().map_err(Clone::clone)? {
+                    // Nothing of the environment is mixed in: a token that stands there belongs to other keys.
+                    let profile::Credentials { access_key, secret_key, session_token } = credentials.clone();
+                    let credential = AwsCredential { key_id: access_key, secret_key, token: session_token };
+                    builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
+                } else {
+                    refuse_half_named(&|key| builder.get_config_value(&key))?;
+                }
             }
             if let Some(region) =
                 profile.region.as_ref().filter(|_| variable(&["AWS_REGION", "AWS_DEFAULT_REGION"]).is_none())
@@ -135,13 +139,40 @@ pub fn open(url: &Url) -> Result<(Arc<dyn ObjectStore>, Path), String> {
     Ok((store, path))
 }
 
-/// What the environment says of S3. Its server is [`endpoint`]'s.
+/// Refuses a service of credentials that is named by half: `object_store` passes over it, and would ask the metadata of the instance, which
+/// gives the credentials of somebody else.
+fn refuse_half_named(value: &dyn Fn(AmazonS3ConfigKey) -> Option<String>) -> Result<(), String> {
+    use AmazonS3ConfigKey::{
+        AccessKeyId, ContainerAuthorizationTokenFile, ContainerCredentialsFullUri, ContainerCredentialsRelativeUri,
+        RoleArn, SecretAccessKey, WebIdentityTokenFile,
+    };
+    let has = |key| value(key).is_some();
+    if has(AccessKeyId) || has(SecretAccessKey) {
+        return Ok(());
+    }
+    if has(WebIdentityTokenFile) {
+        let problem = "AWS_WEB_IDENTITY_TOKEN_FILE names a token, and AWS_ROLE_ARN no role that it is for: name the role, or unset \
+                       the former";
+        return if has(RoleArn) { Ok(()) } else { Err(problem.to_owned()) };
+    }
+    if has(ContainerCredentialsRelativeUri) || !has(ContainerCredentialsFullUri) || has(ContainerAuthorizationTokenFile)
+    {
+        return Ok(());
+    }
+    Err("AWS_CONTAINER_CREDENTIALS_FULL_URI names a service, and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE no file with the token to ask it \
+         with, which has to be there (AWS_CONTAINER_AUTHORIZATION_TOKEN is not read): write the token into a file and name that, or put \
+         credentials into the environment with: eval \"$(aws configure export-credentials --format env)\""
+        .to_owned())
+}
+
+/// What the environment says of S3; an empty variable says nothing. Its server is [`endpoint`]'s.
 fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> AmazonS3Builder {
     let settings = variables.into_iter().filter_map(|(name, value)| {
         let name = name.to_str()?.strip_prefix("AWS_")?.to_ascii_lowercase();
         let key: AmazonS3ConfigKey = format!("aws_{name}").parse().ok()?;
         let is_server = matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint);
-        (!is_server).then_some((key, value.into_string().ok()?))
+        let value = value.into_string().ok().filter(|value| !value.is_empty())?;
+        (!is_server).then_some((key, value))
     });
     settings.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
 }
@@ -271,12 +302,14 @@ mod tests {
             ("AWS_ENDPOINT_URL", "http://one"),
             ("AWS_ENDPOINT_URL_S3", "http://two"),
             ("AWS_SKIP_SIGNATURE", "Yes"),
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", ""),
             ("REGION", "elsewhere"),
         ];
         let builder = from_environment(variables.map(|(name, value)| (name.into(), value.into())));
         let value = |key| builder.get_config_value(&key);
         assert_eq!(value(AmazonS3ConfigKey::Region).as_deref(), Some("eu-west-1"));
         assert_eq!((value(AmazonS3ConfigKey::Endpoint), value(AmazonS3ConfigKey::S3Endpoint)), (None, None));
+        assert_eq!(value(AmazonS3ConfigKey::ContainerCredentialsRelativeUri), None);
         assert!(value(AmazonS3ConfigKey::SkipSignature).is_some_and(|value| is_true(&value)));
     }
 

@@ -228,3 +228,47 @@ fn services_of_containers_and_instances_give_credentials() {
         }
     }
 }
+
+#[test]
+fn a_service_that_is_named_by_half_is_refused_and_no_other_one_asked() {
+    let Some(team) = Team::in_a_bucket() else { return };
+    let machine = team.machine(&CHAIN[..1]);
+    machine.run_alone();
+    // It would give credentials, those of somebody else.
+    let elsewhere = Service::start(instance, "");
+    let url = format!("http://127.0.0.1:{}", elsewhere.port);
+    let full = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{url}/credentials"));
+    let token = |name| (name, SERVICE_TOKEN.to_owned());
+    let cases = [
+        (vec![full.clone()], "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE no file"),
+        (
+            vec![full.clone(), token("AWS_CONTAINER_AUTHORIZATION_TOKEN")],
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN is not read",
+        ),
+        // What is empty says nothing.
+        (
+            vec![
+                full,
+                ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", String::new()),
+                ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", String::new()),
+            ],
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE no file",
+        ),
+        (vec![token("AWS_WEB_IDENTITY_TOKEN_FILE")], "AWS_ROLE_ARN no role"),
+    ];
+    for (environment, expected) in cases {
+        let push = |more: &[(&str, &str)]| {
+            let mut command = without_keys(&machine, &["store", "push", "graph.ron"]);
+            command.env("AWS_METADATA_ENDPOINT", &url).envs(environment.clone()).envs(more.iter().copied());
+            Said::from(command.output().unwrap())
+        };
+        let said = push(&[]);
+        assert!(said.code != Some(0) && said.stderr.contains(expected), "{said:#?}");
+        assert!(!format!("{said:?}").contains(SERVICE_TOKEN), "{said:#?}");
+        assert_eq!((elsewhere.asked(), team.requests()), (Vec::new(), Some(0)));
+        // With keys it is nobody's business.
+        let said = push(&[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]);
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        team.requests();
+    }
+}
