@@ -7,6 +7,7 @@ use std::{
     env,
     ffi::OsString,
     fmt::Write as _,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -213,12 +214,15 @@ fn holds_credentials(endpoint: &str) -> bool {
 
 /// Whether what is sent to an address never leaves this machine, so that it needs no encryption.
 pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+    let address = match url.host() {
+        Some(Host::Domain(name)) => return name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        // It may be one of version 4 in other letters.
+        Some(Host::Ipv6(address)) => address.to_canonical(),
+        None => return false,
+    };
+    // A server listens there to be reached by all of its addresses; who connects to it reaches this machine.
+    address.is_loopback() || address.is_unspecified()
 }
 
 /// An error with its causes, each once, without the queries of addresses: some hold a signature. Of a server's answer in XML only the
@@ -292,6 +296,10 @@ mod tests {
         assert!(
             is_loopback("http://127.0.0.1:8333") && is_loopback("http://localhost:9000") && is_loopback("http://[::1]")
         );
+        for unspecified in ["http://0.0.0.0:8333", "http://0:8333", "http://[::]:8333", "http://[::ffff:0.0.0.0]"] {
+            assert!(is_loopback(unspecified), "{unspecified}");
+        }
+        assert!(is_loopback("http://[::ffff:127.0.0.1]") && !is_loopback("http://[::ffff:10.0.0.1]"));
         assert!(!is_loopback("http://127.0.0.1.example.org") && !is_loopback("http://10.0.0.1:9000"));
     }
 

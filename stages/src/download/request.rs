@@ -194,6 +194,9 @@ mod tests {
             "https://127.0.0.1/x",
             "https://127.8.9.1/x",
             "https://[::1]/x",
+            "https://[::ffff:127.0.0.1]/x",
+            "https://0.0.0.0/x",
+            "https://[::]/x",
             "https://localhost/x",
         ] {
             assert_eq!(refused(public, to), Some("the server redirects to this machine"), "{to}");
