@@ -79,7 +79,7 @@ pub(super) fn pin(arguments: &PinArguments) -> Result<u8, Failure> {
     // Whoever pins means results that are there.
     let mut size = 0;
     for stage in &pin.stages {
-        size += store.manifest(&stage.artifact)?.size();
+        size = store.manifest(&stage.artifact)?.size().saturating_add(size);
     }
     store.pin(&pin)?;
     output::out(format!(

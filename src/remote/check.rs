@@ -229,7 +229,7 @@ impl Remote {
         checked: &mut RemoteChecked,
         progress: &(dyn Fn(Hashing) + Sync),
     ) -> Result<HashMap<&'a str, Wrong>, RemoteError> {
-        let total = wanted.values().map(|wanted| wanted.bytes).sum();
+        let total = wanted.values().fold(0_u64, |total, wanted| total.saturating_add(wanted.bytes));
         let done = AtomicU64::new(0);
         let tell = |bytes: u64| progress(Hashing { done: done.fetch_add(bytes, Ordering::Relaxed) + bytes, total });
         let mut all = stream::iter(wanted)
@@ -278,7 +278,9 @@ impl Remote {
             slice(content.offset, content.size).is_none_or(|bytes| Digest::of(&bytes) != content.digest)
         };
         let bad: HashSet<Content> = wanted.contents.iter().filter(is_bad).copied().collect();
-        tell(wanted.bytes);
+        // What is said to lie beyond its end was not read.
+        let read = |content: &Content| slice(content.offset, content.size).map(|bytes| bytes.len() as u64);
+        tell(wanted.contents.iter().filter_map(read).sum());
         let problem = format!("{} of {} contents that are read from it are others", bad.len(), wanted.contents.len());
         Ok((!bad.is_empty()).then(|| damaged(problem, bad)))
     }

@@ -181,7 +181,7 @@ impl Remote {
         }
         // Also what was given up a short time ago tells whose store it is, and may come back. Older words may be those of keys that nobody
         // there trusts any more.
-        let any_used = survey.there.iter().chain(survey.lately_lost()).any(|published| self.keys.accept(published));
+        let any_used = survey.there.iter().chain(survey.lately_lost()).any(|published| self.keys.vouch(published));
         if !survey.there.is_empty() && !any_used {
             return Err(self.unheard(
                 "no result there is signed with one of the `trusted_keys` of this workspace, so that all of them would go; \

@@ -202,6 +202,15 @@ pub fn with_parts<'a>(roots: &mut [Root], joined: impl Iterator<Item = (Artifact
     }
 }
 
+/// Lengths together. A list of files of a stranger may name any, so that a few come to more than one of them can be.
+fn total<'a>(lengths: impl Iterator<Item = &'a u64>) -> u128 {
+    lengths.map(|&length| u128::from(length)).sum()
+}
+
+fn as_bytes(total: u128) -> u64 {
+    u64::try_from(total).unwrap_or(u64::MAX)
+}
+
 impl Reach {
     /// What roots reach. An artifact whose list of files is not known keeps nothing.
     pub fn new(roots: Vec<Root>, manifests: HashMap<ArtifactId, Manifest>) -> Self {
@@ -222,9 +231,9 @@ impl Reach {
         self.roots.iter().flat_map(|root| &root.artifacts).copied().collect()
     }
 
-    /// The contents of all files of that, each counted once, in bytes.
+    /// The contents of all files of that, each counted once, in bytes; the largest number if it is none.
     pub fn bytes(&self) -> u64 {
-        self.objects(&self.live()).values().sum()
+        as_bytes(total(self.objects(&self.live()).values()))
     }
 
     /// Lets the oldest runs and records go until the rest is no larger than that; the names of the runs.
@@ -235,21 +244,22 @@ impl Reach {
                 *users.entry(digest).or_default() += 1;
             }
         }
-        let mut size = self.bytes();
+        let mut size = total(self.objects(&self.live()).values());
         let mut order: Vec<usize> = (0..self.roots.len())
             .filter(|&root| matches!(self.roots[root].sort, RootSort::Run | RootSort::Recent))
             .collect();
         order.sort_by_key(|&root| self.roots[root].time);
         let mut gone = BTreeSet::new();
         for root in order {
-            if size <= max_size {
+            if size <= u128::from(max_size) {
                 break;
             }
             for (digest, bytes) in self.objects(&self.roots[root].artifacts) {
                 if let Some(count) = users.get_mut(&digest) {
                     *count -= 1;
                     if *count == 0 {
-                        size -= bytes;
+                        // Somebody else may have said another length of it.
+                        size = size.saturating_sub(u128::from(bytes));
                     }
                 }
             }
@@ -282,8 +292,10 @@ impl Reach {
                 sort,
                 name: name.to_owned(),
                 artifacts: artifacts.len() as u64,
-                bytes: objects.values().sum(),
-                alone_bytes: objects.iter().filter(|(digest, _)| users[*digest] == 1).map(|(_, bytes)| bytes).sum(),
+                bytes: as_bytes(total(objects.values())),
+                alone_bytes: as_bytes(total(
+                    objects.iter().filter(|(digest, _)| users[*digest] == 1).map(|(_, bytes)| bytes),
+                )),
             })
             .collect()
     }

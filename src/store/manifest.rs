@@ -13,6 +13,8 @@ use crate::digest::{ArtifactId, Digest};
 const VERSION: u32 = 1;
 /// Longer names of files or folders fit on no usual disk.
 const LONGEST_NAME: usize = 255;
+/// No file system holds a file with more bytes, let alone several.
+const MOST_BYTES: u64 = i64::MAX.cast_unsigned();
 
 /// The files of an artifact in the byte order of their paths. Its canonical JSON is what an [`ArtifactId`] is the
 /// digest of; empty folders are not kept.
@@ -47,7 +49,7 @@ impl Manifest {
         &self.files
     }
 
-    /// The length of all files together, in bytes.
+    /// The length of all files together, in bytes. What is read is refused if that is no number.
     pub fn size(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
@@ -76,6 +78,10 @@ impl Manifest {
         let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
         if let Some(file) = manifest.files.iter().find(|file| !file.path.split('/').all(is_plain)) {
             return Err(format!("it names a file `{}`", file.path.escape_debug()));
+        }
+        let total = manifest.files.iter().try_fold(0_u64, |total, file| total.checked_add(file.size));
+        if total.is_none_or(|total| total > MOST_BYTES) {
+            return Err(format!("its files have more than {MOST_BYTES} bytes together, which no file system holds"));
         }
         let mut sizes = HashMap::with_capacity(manifest.files.len());
         match manifest.files.iter().find(|file| *sizes.entry(file.digest).or_insert(file.size) != file.size) {

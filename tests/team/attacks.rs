@@ -110,20 +110,23 @@ pub(crate) fn rewrite(path: &Path, replace: impl FnOnce(String) -> String) {
     });
 }
 
-/// Another list of files in the first segment; all that names it is right again.
-fn change_list(team: &Team, change: impl FnOnce(&str) -> String) {
+/// Other lists of files in the first segment; all that names them is right again.
+fn change_list(team: &Team, change: impl Fn(&str) -> String) {
     rewrite(&team.files("segments")[0], |text| {
-        let (heading, operation) = text.split_once('\n').unwrap();
-        let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
-        let published = &mut operation["publish"];
-        let list = published["manifest"].as_str().unwrap();
-        let (honest, list) = (Digest::of(list.as_bytes()).to_string(), change(list));
-        let evil = Digest::of(list.as_bytes()).to_string();
-        let record = published["record"].as_str().unwrap().replace(&honest, &evil);
-        published["manifest"] = list.into();
-        published["record"] = record.into();
-        published["artifact"] = evil.into();
-        format!("{heading}\n{operation}")
+        let (heading, operations) = text.split_once('\n').unwrap();
+        let changed = operations.lines().map(|operation| {
+            let mut operation: serde_json::Value = serde_json::from_str(operation).unwrap();
+            let published = &mut operation["publish"];
+            let list = published["manifest"].as_str().unwrap();
+            let (honest, list) = (Digest::of(list.as_bytes()).to_string(), change(list));
+            let evil = Digest::of(list.as_bytes()).to_string();
+            let record = published["record"].as_str().unwrap().replace(&honest, &evil);
+            published["manifest"] = list.into();
+            published["record"] = record.into();
+            published["artifact"] = evil.into();
+            operation.to_string()
+        });
+        [heading.to_owned()].into_iter().chain(changed).collect::<Vec<_>>().join("\n")
     });
 }
 
@@ -249,6 +252,47 @@ fn an_unbelievably_long_list_of_files_is_refused() {
         assert!(said.stderr.contains("expected"), "{length}: {said:#?}");
         victim.run_alone();
     }
+}
+
+#[test]
+fn sizes_that_come_to_more_than_a_number_holds_are_told_and_wrap_nowhere() {
+    const ONE: &str = r#""first": Command(run: ["sh", "-c", "echo 1 > $0/a; echo 2 > $0/b", "{out}"])"#;
+    const THREE: &[&str] = &[
+        ONE,
+        r#""second": Command(run: ["sh", "-c", "echo 3 > $0/a; echo 4 > $0/b", "{out}"])"#,
+        r#""third": Command(run: ["sh", "-c", "echo 5 > $0/a; echo 6 > $0/b", "{out}"])"#,
+    ];
+    // The lists of each of three results come to as much as a file system holds, and all to more than a number does.
+    let team = Team::in_a_folder();
+    let machine = team.machine(THREE);
+    machine.run_alone();
+    assert_eq!(machine.store("push").1["stored"], 3);
+    change_list(&team, |list| {
+        assert_eq!(list.matches("\"size\":2").count(), 2, "{list}");
+        list.replacen("\"size\":2", &format!("\"size\":{}", i64::MAX - 2), 1)
+    });
+    for more in [&[][..], &["--max-size", "1B"]] {
+        let forecast = machine.collect(&[&["--dry-run"], more].concat());
+        let expected = if more.is_empty() { u64::MAX } else { 0 };
+        assert_eq!(forecast["kept_bytes"], expected, "{forecast}");
+    }
+    let (_, pulled) = team.machine(THREE).store("pull");
+    assert_eq!((&pulled["fetched"], pulled["failed"].as_array().unwrap().len()), (&0.into(), 3), "{pulled}");
+
+    // One that comes to more is no list.
+    let team = Team::in_a_folder();
+    let machine = team.machine(&[ONE]);
+    machine.run_alone();
+    assert_eq!(machine.store("push").1["stored"], 1);
+    change_list(&team, |list| list.replace("\"size\":2", &format!("\"size\":{}", u64::MAX - 7)));
+    let problem = "its files have more than 9223372036854775807 bytes together, which no file system holds";
+    let said = team.machine(&[ONE]).output(&["store", "gc", "--remote", "--dry-run"]);
+    assert!(said.code != Some(0) && said.stderr.contains(problem), "{said:#?}");
+    let said = team.machine(&[ONE]).output(&["store", "check", "--remote", "--json"]);
+    assert!(said.code == Some(1) && said.stdout.contains(problem), "{said:#?}");
+    // Who has the result gives it again.
+    assert_eq!(machine.store("push").1["stored"], 1);
+    assert_eq!(team.machine(&[ONE]).store("pull").1["fetched"], 1);
 }
 
 #[test]
