@@ -183,7 +183,7 @@ impl Remote {
         checked.untrusted = whole.iter().filter(|published| !self.keys.accept(published)).count() as u64;
         checked.lost = gone.len() as u64;
         if !dry_run {
-            self.declare_lost(store, &gone, Why::Damaged)?;
+            self.declare_lost(store, &gone, Why::Damaged, false)?;
         }
         checked.findings.sort_by(|one, two| (one.sort, &one.object).cmp(&(two.sort, &two.object)));
         Ok(checked)
@@ -191,7 +191,7 @@ impl Remote {
 
     /// Looks at what members keep, at checkpoints, and for what is not of twdag.
     fn check_rest(&self, survey: &Survey<'_>, dry_run: bool, checked: &mut RemoteChecked) -> Result<(), RemoteError> {
-        let roots = self.roots(survey.listing.iter().filter(|listed| listed.name.starts_with(roots::ROOM)))?;
+        let roots = self.roots(survey.listing.iter().filter(|listed| listed.name.starts_with(roots::ROOM)), None)?;
         for Unread { object, problem, .. } in roots.unread {
             checked.add(Sort::Damaged, &object, problem, ROOT);
         }

@@ -21,7 +21,7 @@ use super::{
     losses::{self, Why},
     roots::{self, Roots, Told},
     segment::{Operation, Published},
-    survey::Survey,
+    survey::{COLLECTOR, Survey},
     sweep::Sweep,
 };
 use crate::{
@@ -87,8 +87,22 @@ pub struct RemoteRemoved {
 }
 
 impl Remote {
-    /// Removes what no member keeps. Says also what was found wrong there.
+    /// Removes what no member keeps. Says also what was found wrong there. A forecast does all of it but to write and to remove.
     pub fn collect(
+        &self,
+        store: &Store,
+        retention: &RemoteRetention,
+    ) -> Result<(RemoteCollected, Vec<String>), RemoteError> {
+        let collected = self.collect_or_forecast(store, retention);
+        if retention.dry_run {
+            // It holds what was only supposed.
+            let mut state = self.state();
+            (state.index, state.asked) = (None, None);
+        }
+        collected
+    }
+
+    fn collect_or_forecast(
         &self,
         store: &Store,
         retention: &RemoteRetention,
@@ -96,17 +110,22 @@ impl Remote {
         self.refuse_unheard()?;
         let mut survey = self.survey(store, retention)?;
         // Now that the log was read from its start: who does not find it has nothing to tell.
-        if !retention.dry_run {
+        let supposed = if retention.dry_run {
+            let at = |name| Listed { name, size: 0, modified: survey.now, tag: None };
+            self.pins_to_tell(store)?.map(|(object, bytes)| (at(object), bytes))
+        } else {
             self.keep_pins(store)?;
-        }
+            None
+        };
         let listing = self.client.block_on(self.client.list(roots::ROOM))??;
-        let roots = self.roots(listing.iter())?;
+        let roots = self.roots(listing.iter(), supposed.as_ref())?;
         self.refuse_unruled(&survey, &roots)?;
         survey.look()?;
         survey.refuse_unread(&roots.unread)?;
         let mut problems = roots.problems.clone();
         if self.state().index.as_ref().is_none_or(|index| index.number() == 0) {
-            if !survey.listing.is_empty() {
+            // What was written just now to learn the time tells nothing.
+            if survey.listing.iter().any(|listed| listed.name != COLLECTOR) {
                 problems.push("nothing was ever published there, or the log is gone; nothing is removed".to_owned());
             }
             return Ok((RemoteCollected::default(), problems));
@@ -120,27 +139,27 @@ impl Remote {
             problems.push(format!("{members} not trusted here, and what they keep does not stay for that"));
         }
         let (stale, kept) = choose(roots, retention, survey.now);
-        let mut collected = RemoteCollected::default();
-        if !retention.dry_run {
-            collected.revived = survey.revive(kept.clone())?;
-        }
+        let revived = survey.revive(kept.clone())?;
+        let mut collected = RemoteCollected { revived, ..RemoteCollected::default() };
         let pins: Vec<Root> = kept.iter().filter(|root| root.sort == RootSort::Pin).cloned().collect();
         let dangling = survey.dangling()?;
         let mut condemned = condemn(&survey, kept, retention, &mut collected);
         condemned.extend(dangling);
         collected.removed.results = condemned.len() as u64;
-        if !retention.dry_run {
-            let lost = survey.there.iter().filter(|published| condemned.contains(&published.name()));
-            let lost: Vec<Published> = lost.cloned().collect();
-            problems.extend(self.declare_lost(store, &lost, Why::Collected)?);
-            // Who has said since then that it keeps something is heard, and what is pinned may have the place of what has just gone.
+        let lost = survey.there.iter().filter(|published| condemned.contains(&published.name()));
+        let lost: Vec<Published> = lost.cloned().collect();
+        problems.extend(self.declare_lost(store, &lost, Why::Collected, retention.dry_run)?);
+        // Who has said since then that it keeps something is heard, and what is pinned may have the place of what has just gone.
+        let new = if retention.dry_run {
+            Roots::default()
+        } else {
             let later = self.client.block_on(self.client.list(roots::ROOM))??;
-            let new = self.roots(later.iter().filter(|listed| !listing.contains(listed)))?;
-            survey.look()?;
-            survey.refuse_unread(&new.unread)?;
-            let new = new.told.into_iter().map(|told| told.root);
-            collected.revived += survey.revive(pins.iter().cloned().chain(new).collect())?;
-        }
+            self.roots(later.iter().filter(|listed| !listing.contains(listed)), None)?
+        };
+        survey.look()?;
+        survey.refuse_unread(&new.unread)?;
+        let new = new.told.into_iter().map(|told| told.root);
+        collected.revived += survey.revive(pins.iter().cloned().chain(new).collect())?;
         problems.extend(survey.superseded(&pins));
         let mut sweep = Sweep::new(survey, condemned, collected);
         sweep.contents()?;
@@ -149,10 +168,14 @@ impl Remote {
         Ok((sweep.collected, problems))
     }
 
-    /// What members say there that they keep.
-    pub(super) fn roots<'a>(&self, listing: impl Iterator<Item = &'a Listed>) -> Result<Roots, RemoteError> {
+    /// What members say there that they keep, and what one of them is supposed to have said.
+    pub(super) fn roots<'a>(
+        &self,
+        listing: impl Iterator<Item = &'a Listed>,
+        supposed: Option<&(Listed, Vec<u8>)>,
+    ) -> Result<Roots, RemoteError> {
         let Some(origin) = self.state().index.as_ref().and_then(Index::origin) else { return Ok(Roots::default()) };
-        self.client.block_on(roots::read(&self.client, listing, &self.keys, origin))?
+        self.client.block_on(roots::read(&self.client, listing, supposed, &self.keys, origin))?
     }
 
     /// Refuses to say what nobody would heed.
@@ -199,30 +222,32 @@ impl Remote {
         )))
     }
 
-    /// Has the log say that publications are lost. Says what was found wrong there.
-    pub(super) fn declare_lost(&self, store: &Store, lost: &[Published], why: Why) -> Result<Vec<String>, RemoteError> {
+    /// Has the log say that publications are lost; a forecast supposes so. Says what was found wrong there.
+    pub(super) fn declare_lost(
+        &self,
+        store: &Store,
+        lost: &[Published],
+        why: Why,
+        is_forecast: bool,
+    ) -> Result<Vec<String>, RemoteError> {
         let mut problems = Vec::new();
         for lost in lost.chunks(losses::AT_ONCE) {
             let mut failed = None;
-            let done = self.with_index(store, async |index| {
-                index
-                    .commit(&self.client, &self.keys, |index| {
-                        let told = |published: &&Published| !index.is_lost(published, &self.keys, &HashSet::new());
-                        let names: Vec<Digest> = lost.iter().filter(told).map(Published::name).collect();
-                        if names.is_empty() {
-                            return Vec::new();
-                        }
-                        match losses::statement(index.origin(), names, why, &self.keys) {
-                            Ok(statement) => vec![Operation::Lost(statement)],
-                            Err(error) => {
-                                failed = Some(error);
-                                Vec::new()
-                            }
-                        }
-                    })
-                    .await
-            });
-            problems.extend(done?.1);
+            let told = self.commit(store, is_forecast, |index| {
+                let told = |published: &&Published| !index.is_lost(published, &self.keys, &HashSet::new());
+                let names: Vec<Digest> = lost.iter().filter(told).map(Published::name).collect();
+                if names.is_empty() {
+                    return Vec::new();
+                }
+                match losses::statement(index.origin(), names, why, &self.keys) {
+                    Ok(statement) => vec![Operation::Lost(statement)],
+                    Err(error) => {
+                        failed = Some(error);
+                        Vec::new()
+                    }
+                }
+            })?;
+            problems.extend(told);
             if let Some(error) = failed {
                 return Err(error);
             }

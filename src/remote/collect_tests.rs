@@ -5,6 +5,7 @@
 //! server's time. What falls into the gap between a look and a removal, and nothing else, may be lost until somebody collects and its
 //! keeper gives it again.
 
+mod forecast;
 mod turns;
 
 use std::{

@@ -561,6 +561,20 @@ impl Index {
         Err(client.damaged(&segment_name(self.number + 1), problem))
     }
 
+    /// Takes in what [`Index::commit`] would publish, and publishes nothing: for a forecast. Such an index is not kept.
+    pub(super) fn suppose(&mut self, operations: &[Operation]) -> Result<(), RemoteError> {
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let number = self.number + 1;
+        let bytes = encode(&self.heading(number), operations, MOST)?;
+        self.take(number, &Found::Bytes(bytes.into()));
+        if number >= self.checkpoint + EVERY {
+            self.checkpoint = number;
+        }
+        Ok(())
+    }
+
     /// Tells where the log ends. All of it is derived: if it fails, readers take longer.
     async fn hint(&mut self, client: &Client, keys: &Keys) {
         if self.number >= self.checkpoint + EVERY {

@@ -68,7 +68,7 @@ pub use signing::{Keys, PublicKey, SigningKey};
 pub use tiers::{Found, Tiers};
 pub use voucher::Attribution;
 
-use self::{client::Client, index::Index, known::Notes};
+use self::{client::Client, index::Index, known::Notes, segment::Operation};
 use crate::{
     digest::{ArtifactId, Digest, Key},
     store::Store,
@@ -247,7 +247,25 @@ impl Remote {
         Ok((done?, index.take_problems()))
     }
 
-    /// The same, unless it was asked a moment ago.
+    /// Publishes what `choose` says, see [`Index::commit`]; a forecast only supposes that it did. Says what was found wrong there.
+    fn commit(
+        &self,
+        store: &Store,
+        is_forecast: bool,
+        mut choose: impl FnMut(&Index) -> Vec<Operation>,
+    ) -> Result<Vec<String>, RemoteError> {
+        if !is_forecast {
+            let done = self.with_index(store, async |index| index.commit(&self.client, &self.keys, choose).await);
+            return Ok(done?.1);
+        }
+        let mut state = self.state();
+        let Some(index) = &mut state.index else { return Ok(Vec::new()) };
+        let operations = choose(index);
+        index.suppose(&operations)?;
+        Ok(index.take_problems())
+    }
+
+    /// As [`Remote::refresh`], unless it was asked a moment ago.
     pub fn refresh_now_and_then(&self, store: &Store) -> Result<Vec<String>, RemoteError> {
         if self.is_fresh() { Ok(Vec::new()) } else { self.refresh(store) }
     }

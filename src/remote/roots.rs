@@ -1,8 +1,11 @@
 //! What members keep in a store that they share: their pins, and what their last runs gave or used. Each of them writes that there,
 //! so that whoever collects knows of all.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::SystemTime,
+};
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
@@ -117,14 +120,7 @@ impl Remote {
         }
         // Who has read the pins before somebody else changed them must not tell them later.
         let _turn = store.lock_derived(self.folder().join("pins.lock"))?;
-        let pins = store.pins()?.into_iter().map(|pin| Named {
-            sort: RootSort::Pin,
-            name: pin.name,
-            artifacts: pin.stages.iter().map(|stage| stage.artifact).collect(),
-        });
-        let pins: Vec<Named> = pins.collect();
-        // Of each number that it has had: what it said under another one stands for itself.
-        let note = self.folder().join("told").join(self.identity(store)?.to_string());
+        let (pins, note) = (pins(store)?, self.note_of_pins(store)?);
         if !pins.is_empty() {
             // First the note: who is killed then says once too often that nothing is pinned any more.
             store.keep_derived(&note, b"")?;
@@ -137,12 +133,31 @@ impl Remote {
         Ok(store.drop_derived(note)?)
     }
 
+    /// The object that [`Remote::keep_pins`] would write now, and what it would hold, if it would write any.
+    pub(super) fn pins_to_tell(&self, store: &Store) -> Result<Option<(String, Vec<u8>)>, RemoteError> {
+        let pins = pins(store)?;
+        let has_more = !pins.is_empty() || store.derived(self.note_of_pins(store)?).exists();
+        if self.mode.writes() && has_more { self.told(store, "pins", pins) } else { Ok(None) }
+    }
+
+    /// Is there as long as the remote store was told of pins. Each number that the store has had has its own: what it said under another
+    /// one stands for itself.
+    fn note_of_pins(&self, store: &Store) -> Result<PathBuf, RemoteError> {
+        Ok(self.folder().join("told").join(self.identity(store)?.to_string()))
+    }
+
     fn keep(&self, store: &Store, name: &str, roots: Vec<Named>) -> Result<(), RemoteError> {
         if self.state().asked.is_none() {
             self.with_index(store, async |index| index.refresh(&self.client, &self.keys, false).await)?;
         }
+        let Some((object, bytes)) = self.told(store, name, roots)? else { return Ok(()) };
+        self.client.block_on(self.client.put(&object, bytes))?
+    }
+
+    /// The object that says what is kept, and what it holds.
+    fn told(&self, store: &Store, name: &str, roots: Vec<Named>) -> Result<Option<(String, Vec<u8>)>, RemoteError> {
         // Where nothing is published, there is nothing to keep.
-        let Some(origin) = self.state().index.as_ref().and_then(Index::origin) else { return Ok(()) };
+        let Some(origin) = self.state().index.as_ref().and_then(Index::origin) else { return Ok(None) };
         let user = std::env::var("USER").unwrap_or_default();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let owner = if user.is_empty() { host } else { format!("{user}@{host}") };
@@ -157,21 +172,34 @@ impl Remote {
             let problem = format!("it would have {} bytes; expected {MOST} at most", bytes.len());
             return Err(self.client.damaged(&object, problem));
         }
-        self.client.block_on(self.client.put(&object, bytes))?
+        Ok(Some((object, bytes)))
     }
+}
+
+/// What is pinned on this machine.
+fn pins(store: &Store) -> Result<Vec<Named>, RemoteError> {
+    let pins = store.pins()?.into_iter().map(|pin| Named {
+        sort: RootSort::Pin,
+        name: pin.name,
+        artifacts: pin.stages.iter().map(|stage| stage.artifact).collect(),
+    });
+    Ok(pins.collect())
 }
 
 fn unwritten(error: serde_json::Error) -> RemoteError {
     RemoteError::Encoding { what: "what is kept", source: error.into() }
 }
 
-/// All that members keep. One that cannot be reached is an error: what it keeps is unknown.
+/// All that members keep, with what one of them is supposed to have said by now. One that cannot be reached is an error: what it keeps is
+/// unknown.
 pub(super) async fn read(
     client: &Client,
     listing: impl Iterator<Item = &Listed>,
+    supposed: Option<&(Listed, Vec<u8>)>,
     keys: &Keys,
     origin: Digest,
 ) -> Result<Roots, RemoteError> {
+    let listing = listing.filter(|listed| supposed.is_none_or(|(supposed, _)| supposed.name != listed.name));
     let mut found = stream::iter(listing)
         .map(|listed| async move { (listed, client.get(&listed.name, MOST).await) })
         .buffered(AT_ONCE);
@@ -184,6 +212,9 @@ pub(super) async fn read(
             Err(RemoteError::Damaged { problem, .. }) => roots.unread.push(Unread::of(&listed.name, problem)),
             Err(error) => return Err(error),
         }
+    }
+    if let Some((listed, bytes)) = supposed {
+        roots.take(listed, bytes, keys, origin);
     }
     roots.doubt();
     Ok(roots)

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Written to learn what time the server has.
-const COLLECTOR: &str = "v1/collector";
+pub(super) const COLLECTOR: &str = "v1/collector";
 const SEGMENTS: &str = "v1/segments/";
 pub(super) const CHECKPOINTS: &str = "v1/checkpoints/";
 
@@ -381,17 +381,13 @@ impl Survey<'_> {
         let mut revived: HashSet<Key> = HashSet::new();
         for whole in in_segments(&whole) {
             let mut now = Vec::new();
-            let done = self.remote.with_index(self.store, async |index| {
-                index
-                    .commit(&self.remote.client, keys, |index| {
-                        let wanted = whole.iter().filter(|published| is_wanted(index, published));
-                        let anew: Vec<Published> = wanted.map(|published| index.anew(published, keys)).collect();
-                        now = anew.iter().map(|published| published.key).collect();
-                        anew.into_iter().map(Box::new).map(Operation::Publish).collect()
-                    })
-                    .await
-            });
-            self.problems.extend(done?.1);
+            let problems = self.remote.commit(self.store, self.retention.dry_run, |index| {
+                let wanted = whole.iter().filter(|published| is_wanted(index, published));
+                let anew: Vec<Published> = wanted.map(|published| index.anew(published, keys)).collect();
+                now = anew.iter().map(|published| published.key).collect();
+                anew.into_iter().map(Box::new).map(Operation::Publish).collect()
+            })?;
+            self.problems.extend(problems);
             revived.extend(now);
         }
         self.look()?;

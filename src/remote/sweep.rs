@@ -42,9 +42,7 @@ impl<'a> Sweep<'a> {
     pub(super) fn new(survey: Survey<'a>, condemned: HashSet<Digest>, collected: RemoteCollected) -> Self {
         let (mut waits, mut all_wait) = (HashSet::new(), false);
         if !survey.retention.grace.is_zero() {
-            // In a forecast they are there still.
-            let given_up = survey.there.iter().filter(|published| condemned.contains(&published.name()));
-            let late: Vec<&Published> = survey.lately_lost().chain(given_up).collect();
+            let late: Vec<&Published> = survey.lately_lost().collect();
             all_wait = late.iter().any(|published| survey.is_unlisted(published));
             waits = survey.objects(late);
         }
@@ -118,7 +116,7 @@ impl<'a> Sweep<'a> {
         let is_lost = |published: &Published| !self.survey.objects([published]).is_disjoint(&missing);
         let late: Vec<Published> = late.into_iter().filter(is_lost).collect();
         let Survey { remote, store, .. } = self.survey;
-        let problems = remote.declare_lost(store, &late, Why::Collected)?;
+        let problems = remote.declare_lost(store, &late, Why::Collected, false)?;
         self.survey.problems.extend(problems);
         Ok(())
     }

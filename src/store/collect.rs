@@ -248,7 +248,11 @@ impl Reach {
         let mut order: Vec<usize> = (0..self.roots.len())
             .filter(|&root| matches!(self.roots[root].sort, RootSort::Run | RootSort::Recent))
             .collect();
-        order.sort_by_key(|&root| self.roots[root].time);
+        // Of those of the same time a forecast must choose the same ones as the deed.
+        order.sort_by(|&one, &two| {
+            let age = |root: usize| (self.roots[root].time, &self.roots[root].name, &self.roots[root].artifacts);
+            age(one).cmp(&age(two))
+        });
         let mut gone = BTreeSet::new();
         for root in order {
             if size <= u128::from(max_size) {

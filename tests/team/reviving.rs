@@ -174,8 +174,12 @@ fn what_is_pinned_too_late_does_not_drive_out_a_new_result_and_is_told() {
     // When the new one is given up as well, what is pinned has its place again, at once.
     assert_eq!(next.place.output(&["unpin", "paper"]).code, Some(0));
     assert_eq!(next.store("push").0, Some(0));
+    let forecast = member.collect(&[GIVE_UP, &["--dry-run"]].concat());
     let collected = member.collect(GIVE_UP);
     assert_eq!((&collected["revived"], &collected["removed"]["results"]), (&json!(1), &json!(1)), "{collected}");
+    for told in ["roots", "kept_bytes", "revived", "removed", "waiting_bytes"] {
+        assert_eq!(forecast[told], collected[told], "{told}: {forecast}");
+    }
     assert_eq!(told_to_newcomers(&team), member.place.result("clock", "time"));
 }
 

@@ -66,7 +66,10 @@ fn told(collected: &RemoteCollected, arguments: &Arguments) -> String {
     };
     let revived = match collected.revived {
         0 => String::new(),
-        count => format!("there again, as somebody keeps them: {}\n", quantity(count, "results")),
+        count => {
+            let are = if arguments.dry_run { "would be there again" } else { "there again" };
+            format!("{are}, as somebody keeps them: {}\n", quantity(count, "results"))
+        }
     };
     format!("{kept}{revived}{}: {} ({gone})\n{waiting}", goes(arguments), paint(STRONG, bytes(removed.bytes as f64)))
 }
