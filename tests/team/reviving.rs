@@ -184,6 +184,38 @@ fn what_is_pinned_too_late_does_not_drive_out_a_new_result_and_is_told() {
 }
 
 #[test]
+fn what_was_pinned_in_time_and_displaced_while_it_was_damaged_is_told_and_comes_back_from_its_keeper() {
+    let team = Team::in_a_folder();
+    let (member, next) = (team.machine(CLOCK), team.machine(CLOCK));
+    member.run(&[]);
+    assert_eq!(member.place.output(&["pin", "graph.ron", "--name", "first"]).code, Some(0));
+    assert_eq!(member.store("push").0, Some(0));
+    team.files("packs").iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert_eq!(next.output(&["store", "check", "--remote"]).code, Some(1));
+    let told = |collector: &Machine<'_>| {
+        let said = collector.output(&[&["store", "gc", "--remote", "--json"], GIVE_UP].concat());
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        said.stderr.contains("first of ") && said.stderr.contains("another result of it counts now")
+    };
+    // Nobody else gave anything: it can be given again.
+    assert!(!told(&next));
+    replaces(&next, &[]);
+    next.pin();
+    assert!(told(&next));
+    let (code, pushed) = member.store("push");
+    assert_eq!((code, &pushed["stored"]), (Some(3), &json!(0)), "{pushed}");
+    assert_eq!(told_to_newcomers(&team), next.place.result("clock", "time"));
+    // No bytes of it are there that could come back, but its keeper has them.
+    assert_eq!(next.place.output(&["unpin", "paper"]).code, Some(0));
+    let collected = next.collect(GIVE_UP);
+    assert_eq!((&collected["revived"], &collected["removed"]["results"]), (&json!(0), &json!(1)), "{collected}");
+    let (code, pushed) = member.store("push");
+    assert_eq!((code, &pushed["stored"]), (Some(0), &json!(1)), "{pushed}");
+    assert!(!told(&next));
+    assert_eq!(told_to_newcomers(&team), member.place.result("clock", "time"));
+}
+
+#[test]
 fn what_was_noted_of_a_result_gives_way_to_the_one_that_counts_now() {
     let more = r#""more": Command(run: ["sh", "-c", "cat $0/time > $1/more", "{in.clock}", "{out}"], inputs: {"clock": "clock"})"#;
     let both = [CLOCK, &[more]].concat();
