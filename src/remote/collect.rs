@@ -202,9 +202,12 @@ impl Remote {
                  this machine; collect in their workspace, with a key that they trust",
             ));
         }
-        // Also what was given up a short time ago tells whose store it is, and may come back. Older words may be those of keys that nobody
-        // there trusts any more.
-        let any_used = survey.there.iter().chain(survey.lately_lost()).any(|published| self.keys.vouch(published));
+        // Also what was given up tells whose store it is, if it may come back: a short time ago, or with somebody who keeps it. Other words may
+        // be those of keys that nobody there trusts any more.
+        let kept: BTreeSet<ArtifactId> = roots.told.iter().flat_map(|told| &told.root.artifacts).copied().collect();
+        let kept = survey.gone.iter().filter(|published| kept.contains(&published.artifact));
+        let any_used =
+            survey.there.iter().chain(survey.lately_lost()).chain(kept).any(|published| self.keys.vouch(published));
         if !survey.there.is_empty() && !any_used {
             return Err(self.unheard(
                 "no result there is signed with one of the `trusted_keys` of this workspace, so that all of them would go; \

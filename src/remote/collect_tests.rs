@@ -508,6 +508,46 @@ fn what_falls_into_the_gap_is_said_to_be_lost_and_comes_from_its_maker_again() {
 }
 
 #[test]
+fn what_is_given_while_somebody_collects_comes_back_whenever_its_keeper_says_so() {
+    let homes: Vec<Home> = (0..3).map(Home::new).collect();
+    let newcomers = tempfile::tempdir().unwrap();
+    let trusted = homes[..STRANGER].iter().map(|home| home.public).collect();
+    let rules = Rules { retention: RETENTION, trusted: Some(trusted) };
+    let give = |result: usize, pinned: bool| Step::Give { results: vec![result], pinned };
+    let script = |step| Script { steps: vec![step], dies_at: None };
+    // Pins a result that is not known to be kept when all is listed, and of which a pack is there already.
+    let scripts = [script(give(2, true)), script(Step::Collect)];
+    let mut is_back = 0;
+    for (first, second) in (0..8).flat_map(|first| (0..16).map(move |second| (first, second))) {
+        homes.iter().for_each(Home::forget);
+        let shared = Seen::default();
+        shared.turns.state().now = HOUR * 10_000;
+        let mut kept = vec![Kept::default(); homes.len()];
+        let past = |who| Seen { past: Some(who), ..shared.clone() };
+        for (who, step) in [(0, give(0, false)), (1, Step::Collect)] {
+            carry_out(&step, &homes[who], &past(who), &rules, &mut kept[who]).unwrap();
+        }
+        // The giver looks and sends a pack; sends the rest and publishes; says what it keeps.
+        let turns = [(0, 3), (1, first), (0, 3), (1, second), (0, 2), (1, 40)];
+        let draws: Vec<(u8, u32)> = turns.into_iter().flat_map(|(who, count)| vec![(who, 0); count]).collect();
+        let now = play(&scripts, &homes, &draws, &shared, &rules, &kept).unwrap();
+        kept.splice(..now.len(), now);
+        // Who says so before the collector asks for it the last time has it back at once.
+        let is_there = published(&shared, &rules, &homes).iter().any(|(number, is_lost, _)| *number == 2 && !is_lost);
+        let said =
+            kept[0].runs.keys().any(|object| kept[0].runs[object].1.contains(&2) && shared.turns.has_listed(1, object));
+        is_back += usize::from(said);
+        assert!(!said || is_there, "after {first} and {second} requests");
+        // Somebody whose word does not count is there, too.
+        carry_out(&give(0, false), &homes[STRANGER], &past(STRANGER), &rules, &mut kept[STRANGER]).unwrap();
+        let newcomer = newcomers.path().join(format!("{first}-{second}"));
+        what_is_kept_comes(&homes, &shared, &rules, &kept, &newcomer)
+            .unwrap_or_else(|error| panic!("after {first} and {second} requests: {error}"));
+    }
+    assert!((1..128).contains(&is_back), "{is_back}");
+}
+
+#[test]
 fn a_claim_that_is_made_anew_while_somebody_collects_stays() {
     let (home, shared) = (Home::new(0), Seen::default());
     let rules = Rules { retention: RETENTION, trusted: None };

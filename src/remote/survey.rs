@@ -353,6 +353,8 @@ impl Survey<'_> {
         };
         let mut wanted: Vec<Published> = self.gone.iter().filter(is_kept).cloned().collect();
         wanted.retain(|published| self.remote.state().index.as_ref().is_some_and(|index| is_wanted(index, published)));
+        // What was published after all was listed has objects that are not in the list. Of older ones they are gone.
+        let late: HashSet<Digest> = self.lately_lost().map(Published::name).collect();
         // Of an action that has several lost results, the first that is whole comes back, and no other.
         let mut whole: HashMap<Key, Vec<Published>> = HashMap::new();
         for published in wanted {
@@ -371,9 +373,8 @@ impl Survey<'_> {
                 },
             };
             let objects = objects_of(&published, Some(&manifest));
-            if objects.iter().all(|object| self.names.contains(object))
-                && self.missing(objects.into_iter().collect())?.is_empty()
-            {
+            let may_be_there = |object: &String| late.contains(&published.name()) || self.names.contains(object);
+            if objects.iter().all(may_be_there) && self.missing(objects.into_iter().collect())?.is_empty() {
                 whole.entry(published.key).or_default().push(published);
             }
         }

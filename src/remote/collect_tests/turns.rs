@@ -57,6 +57,8 @@ pub(super) struct Actor {
     /// With which request it looked at an object last, and at the log.
     looked: HashMap<Path, u64>,
     read: u64,
+    /// With which request it listed objects last.
+    listed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,12 @@ impl Turns {
         let actor = state.actors.entry(who).or_default();
         (actor.granted, actor.asks) = (false, None);
         !actor.is_dead
+    }
+
+    /// Whether one of them has listed objects after some object was written last.
+    pub(super) fn has_listed(&self, who: usize, object: &str) -> bool {
+        let state = self.state();
+        state.written.get(&Path::from(object)).is_some_and(|(_, written)| *written < state.actors[&who].listed)
     }
 
     pub(super) fn set(&self, who: usize, change: impl FnOnce(&mut Actor, Duration)) {
@@ -269,6 +277,7 @@ impl ObjectStore for Seen {
             if !seen.turns.wait(seen.who, Ask::List) {
                 return futures_util::stream::once(async { Err(dead()) }).boxed();
             }
+            seen.note(|actor, count| actor.listed = count);
             let all = seen.inner.list(prefix.as_ref());
             all.map(move |meta| meta.map(|meta| seen.dated(meta))).boxed()
         };
