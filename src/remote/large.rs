@@ -37,8 +37,10 @@ use crate::{
 const READ_AHEAD: usize = 3;
 /// So often a piece is asked for that comes with wrong bytes.
 const TRIES: u32 = 3;
-/// A request that takes less time may be followed by a larger one: on a slow line it would take longer than it may.
+/// A request that takes less time may be followed by a larger one: on a slow line that would take longer than it may.
 const SOON: Duration = Duration::from_secs(4);
+/// One that takes more is followed by a smaller one.
+const LATE: Duration = Duration::from_secs(30);
 /// After so many pieces the disk is asked to take them, so that it is not idle until all have come.
 const FLUSH_EVERY: usize = 16;
 
@@ -168,12 +170,10 @@ impl Remote {
         let missing: Vec<u64> =
             if partial.is_begun() { all.into_par_iter().filter(|number| !is_here(number)).collect() } else { all };
         let alive = &alive;
-        let runs = Runs::new(&missing, (self.client.most_of_large() / piece) as usize);
+        let runs = Runs::new(&missing, piece, self.client.most_of_large());
         let runs = &runs;
         let fetch = |numbers: Range<u64>| async move {
-            let begun = Instant::now();
-            let values = self.fetch_run(object, digest, range(&numbers), piece, partial, alive).await?;
-            runs.took(begun.elapsed());
+            let values = self.fetch_run(object, digest, range(&numbers), runs, partial, alive).await?;
             let mut values: Vec<(u64, ChainingValue)> = numbers.zip(values).collect();
             for (number, value) in &mut values {
                 let mut tries = 1;
@@ -183,7 +183,7 @@ impl Remote {
                     }
                     tries += 1;
                     let again =
-                        self.fetch_run(object, digest, range(&(*number..*number + 1)), piece, partial, alive).await?;
+                        self.fetch_run(object, digest, range(&(*number..*number + 1)), runs, partial, alive).await?;
                     *value = *again.first().ok_or_else(|| wrong_bytes(digest))?;
                 }
             }
@@ -213,19 +213,22 @@ impl Remote {
         object: &str,
         digest: &Digest,
         range: Range<u64>,
-        piece: u64,
+        runs: &Runs<'_>,
         partial: &Arc<Partial>,
         alive: &Sender<()>,
     ) -> Result<Vec<ChainingValue>, Trouble> {
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let end = (start + self.client.most_of_large()).min(range.end);
+            let end = (start + runs.request.get()).min(range.end);
+            let begun = Instant::now();
             let landing = Landing::new(partial, start, alive);
             let landed = self.client.receive(object, start..end, landing, Landing::take).await;
             values.extend(landed.map_err(|error| trouble(&error))?.ok_or_else(|| gone(digest))?.end());
+            runs.took(begun.elapsed());
             start = end;
         }
+        let piece = runs.piece;
         let begins = (range.start..range.end).step_by(piece as usize);
         let pieces = values.chunks((piece / PIECE) as usize).zip(begins);
         Ok(pieces.map(|(values, begin)| join(values, piece.min(range.end - begin), PIECE)).collect())
@@ -291,30 +294,34 @@ impl Remote {
     }
 }
 
-/// Numbers of pieces in their order, as runs of pieces that follow each other. They are short at first, and longer where they come fast;
-/// and short at the end, so that the last ones come at the same time.
+/// Numbers of pieces in their order, as runs of pieces that follow each other, and how much is asked for in one request: little at first, and
+/// more where it comes fast. Runs are short at the end, so that the last ones come at the same time.
 struct Runs<'a> {
     left: Cell<&'a [u64]>,
-    length: Cell<usize>,
-    most: usize,
+    /// The length of pieces.
+    piece: u64,
+    request: Cell<u64>,
+    most: u64,
 }
 
 impl<'a> Runs<'a> {
-    fn new(numbers: &'a [u64], most: usize) -> Self {
-        Self { left: Cell::new(numbers), length: Cell::new(1), most: most.max(1) }
+    fn new(numbers: &'a [u64], piece: u64, most: u64) -> Self {
+        Self { left: Cell::new(numbers), piece, request: Cell::new(PIECE), most }
     }
 
-    /// A run has come after this time.
+    /// A request took this time.
     fn took(&self, time: Duration) {
         if time < SOON {
-            self.length.set((2 * self.length.get()).min(self.most));
+            self.request.set((2 * self.request.get()).min(self.most));
+        } else if time > LATE {
+            self.request.set((self.request.get() / 2).max(PIECE));
         }
     }
 
     /// The next run; none if there are no pieces left.
     fn next(&self) -> Option<Range<u64>> {
         let left = self.left.get();
-        let most = self.length.get().min(left.len() / AT_ONCE).max(1);
+        let most = ((self.request.get() / self.piece) as usize).min(left.len() / AT_ONCE).max(1);
         let run = left.chunk_by(|number, next| number + 1 == *next).next()?.chunks(most).next()?;
         self.left.set(&left[run.len()..]);
         Some(*run.first()?..run.last()? + 1)
@@ -351,4 +358,33 @@ fn gone(digest: &Digest) -> Trouble {
 
 pub(super) fn spoilt(digest: &Digest) -> String {
     format!("the content {digest} is damaged in the store of this machine; run `twdag store check`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_grow_where_they_come_fast_alone_and_runs_leave_nothing_out() {
+        let numbers: Vec<u64> = (0..90).filter(|number| number % 31 != 7).collect();
+        let runs = Runs::new(&numbers, PIECE, 8 * PIECE);
+        let (mut all, mut longest) = (Vec::new(), 0);
+        while let Some(run) = runs.next() {
+            longest = longest.max(run.end - run.start);
+            all.extend(run);
+            runs.took(Duration::ZERO);
+        }
+        assert_eq!((all, longest), (numbers.clone(), 8));
+        // On a slow line a piece of any length is asked for in requests that it can carry.
+        let slow = Runs::new(&numbers, 8 * PIECE, 8 * PIECE);
+        slow.took(2 * SOON);
+        assert_eq!((slow.request.get(), slow.next()), (PIECE, Some(0..1)));
+        slow.took(Duration::ZERO);
+        slow.took(Duration::ZERO);
+        slow.took(2 * LATE);
+        assert_eq!(slow.request.get(), 2 * PIECE);
+        slow.took(2 * LATE);
+        slow.took(2 * LATE);
+        assert_eq!(slow.request.get(), PIECE);
+    }
 }
