@@ -129,6 +129,8 @@ struct Mine {
     key: Key,
     claim: Arc<Turn>,
     job: Job,
+    /// What the job prints goes to its end, since programs of the stage write to the same file.
+    log: File,
     reason: String,
 }
 
@@ -333,8 +335,10 @@ impl Attempt {
         let name = log_name(self.stage, self.name(), &self.assignment, self.failures + 1);
         let logs = self.shared.folder.join("logs");
         let log_file = logs.join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(&log_file);
+        let log = log.map_err(Trouble::system(&format!("create {}", log_file.display())))?;
         let job = self.job(&key, work, logs.join(name), log_file)?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, reason })))
+        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, log, reason })))
     }
 
     fn job(&self, key: &Key, work: Work, logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {
@@ -394,16 +398,12 @@ impl Attempt {
 
     /// A worker that is at the job.
     fn engage(&self, mine: &Mine) -> Result<Worker, Trouble> {
-        let path = &mine.job.log;
-        // What is written goes to the end, since programs of the stage write to the same file.
-        let log = File::options().create(true).append(true).open(path);
-        let log = log.map_err(Trouble::system(&format!("create {}", path.display())))?;
-        let claim = mine.claim.file();
-        if let Some(worker) = self.shared.engage_idle(&self.lease, &mine.job, claim, &log) {
+        let (claim, log) = (mine.claim.file(), &mine.log);
+        if let Some(worker) = self.shared.engage_idle(&self.lease, &mine.job, claim, log) {
             return Ok(worker);
         }
         let mut worker = Worker::start(&self.lease).map_err(Trouble::system("start a worker process"))?;
-        worker.hand(&mine.job, claim, &log).map_err(Trouble::system("hand a job to a worker"))?;
+        worker.hand(&mine.job, claim, log).map_err(Trouble::system("hand a job to a worker"))?;
         Ok(worker)
     }
 

@@ -40,9 +40,11 @@ pub(super) fn hand(channel: &mut UnixStream, job: &Job, claim: &File, log: &File
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&files));
     let length = (bytes.len() as u64).to_le_bytes();
-    let sent = sendmsg(&*channel, &[IoSlice::new(&length)], &mut ancillary, SendFlags::empty())?;
-    channel.write_all(&length[sent..])?;
-    channel.write_all(&bytes)
+    // At once, or else the worker would wake up for the length, and wait once more.
+    let both = [IoSlice::new(&length), IoSlice::new(&bytes)];
+    let sent = sendmsg(&*channel, &both, &mut ancillary, SendFlags::empty())?;
+    channel.write_all(length.get(sent..).unwrap_or_default())?;
+    channel.write_all(bytes.get(sent.saturating_sub(length.len())..).unwrap_or_default())
 }
 
 /// Waits for a job; `None` if none will come, or the worker shall stop.

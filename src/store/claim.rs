@@ -52,15 +52,16 @@ impl Store {
         // Collecting removes the files of claims that nobody holds.
         let _hold = self.hold()?;
         let path = self.claim_file(name);
-        folder::parent(&path)?;
         // The file stays when the claim ends: removing a locked file lets two processes hold "the same" lock.
-        let mut file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
+        let open = || fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let opened = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folder::parent(&path)?;
+                open()
+            }
+            opened => opened,
+        };
+        let mut file = opened.map_err(StoreError::io("open", &path))?;
         match file.try_lock() {
             Ok(()) => {
                 // To cut an empty file has ext4 write it to the disk when it is closed.

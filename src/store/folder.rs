@@ -1,13 +1,18 @@
 //! Folders: flushing, removing, and walking a stage's output.
 
 use std::{
+    ffi::CStr,
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
 use walkdir::WalkDir;
 
 use super::{StoreError, network};
@@ -60,6 +65,36 @@ pub(super) fn clear(folder: &Path, names: &[&str], usual: u32) -> Result<(), Sto
             false => remove_file(path),
         }
     })
+}
+
+/// Whether a folder holds nothing but folders, and these nothing but empty folders of these names, all of the usual mode.
+pub(super) fn is_vacant(folder: &Path, names: &[&str], usual: u32) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let is_vacant = |folder: OwnedFd, may_hold: &dyn Fn(&Dir, &CStr) -> io::Result<bool>| -> io::Result<bool> {
+        let folder = File::from(folder);
+        if folder.metadata()?.mode() != usual {
+            return Ok(false);
+        }
+        let mut folder = Dir::new(OwnedFd::from(folder))?;
+        while let Some(entry) = folder.next() {
+            let entry = entry?;
+            let is_itself = [c".", c".."].contains(&entry.file_name());
+            if !is_itself && !may_hold(&folder, entry.file_name())? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    // What is no folder is not opened.
+    let open = |within: &Dir, name: &CStr| openat(within.fd()?, name, flags, Mode::empty());
+    let innermost = |within: &Dir, name: &CStr| {
+        let is_named = names.iter().any(|kept| kept.as_bytes() == name.to_bytes());
+        Ok(is_named && is_vacant(open(within, name)?, &|_, _| Ok(false))?)
+    };
+    let inner = |within: &Dir, name: &CStr| is_vacant(open(within, name)?, &innermost);
+    let outer = openat(CWD, folder, flags, Mode::empty()).map_err(io::Error::from);
+    // What cannot be looked at is not known to be vacant.
+    outer.and_then(|outer| is_vacant(outer, &inner)).unwrap_or(false)
 }
 
 /// Kind and permissions of a file or folder.

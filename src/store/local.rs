@@ -63,7 +63,9 @@ impl Store {
         };
         // On another machine a program of a run that was taken for dead may have the folder open, and write into whatever stage gets it.
         let is_ours = self.is_on_this_machine();
-        if is_ours && spare.len() < SPARE && path.is_dir() && cleared().unwrap_or(false) {
+        let is_vacant =
+            || folder::mode(&self.local("scratch")).is_ok_and(|usual| folder::is_vacant(&path, names, usual));
+        if is_ours && spare.len() < SPARE && (is_vacant() || (path.is_dir() && cleared().unwrap_or(false))) {
             let kept = self.local("scratch").join(format!(".spare-{}-{key}", std::process::id()));
             if fs::rename(&path, &kept).is_ok() {
                 spare.push(kept);

@@ -1,6 +1,7 @@
 //! Looking a stage up before there is room for it, so that no processor waits for that when another stage has ended.
 
 use std::{
+    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,7 +37,11 @@ impl Attempt {
         match (mine, is_started) {
             (Some(mine), true) => attempt.go_on(Ok(mine), Instant::now()).await,
             (None, true) => attempt.carry_out().await,
-            (Some(Looked::Mine(mine)), false) => attempt.shared.store.leave_scratch(&mine.key),
+            (Some(Looked::Mine(mine)), false) => {
+                // What stays of it does no harm.
+                let _ = fs::remove_file(&mine.job.log);
+                attempt.shared.store.leave_scratch(&mine.key);
+            }
             _ => {}
         }
     }
