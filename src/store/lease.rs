@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
-    io,
+    io, mem,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
@@ -32,6 +32,8 @@ pub(super) struct Lease {
     path: PathBuf,
     file: File,
     held: BTreeSet<ArtifactId>,
+    /// All that it says.
+    listed: String,
 }
 
 impl Drop for Lease {
@@ -127,10 +129,36 @@ impl Store {
             Some(lease) => lease,
             None => lease.insert(self.begin_lease()?),
         };
+        lease.listed.push_str(lines);
+        match self.write_lines(lease, lines) {
+            // It may be that of one who was taken for dead, to which nobody may write any more.
+            Err(_) if !self.is_on_this_machine() => self.begin_anew(lease)?,
+            written => written?,
+        }
+        Ok(lease)
+    }
+
+    /// Keeps what this process relies on by a new lease. Where other machines use the store, one that was not heard of for long has lost
+    /// its locks without being told, and then its lease is of nobody.
+    pub fn renew_lease(&self) -> Result<(), StoreError> {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let _hold = self.hold()?;
+        lease.as_mut().map_or(Ok(()), |lease| self.begin_anew(lease))
+    }
+
+    fn begin_anew(&self, lease: &mut Lease) -> Result<(), StoreError> {
+        let mut anew = self.begin_lease()?;
+        self.write_lines(&mut anew, &lease.listed)?;
+        anew.listed = mem::take(&mut lease.listed);
+        anew.held = mem::take(&mut lease.held);
+        *lease = anew;
+        Ok(())
+    }
+
+    fn write_lines(&self, lease: &mut Lease, lines: &str) -> Result<(), StoreError> {
         failpoint::write("run.lease", &mut lease.file, lines.as_bytes())
             .and_then(|()| self.show_others(&lease.file))
-            .map_err(StoreError::io("write", &lease.path))?;
-        Ok(lease)
+            .map_err(StoreError::io("write", &lease.path))
     }
 
     fn begin_lease(&self) -> Result<Lease, StoreError> {
@@ -144,7 +172,7 @@ impl Store {
             .map_err(StoreError::io("write into", &leases))?
             .keep()
             .map_err(|error| StoreError::io("write into", &leases)(error.error))?;
-        let lease = Lease { path, file, held: BTreeSet::new() };
+        let lease = Lease { path, file, held: BTreeSet::new(), listed: String::new() };
         self.wait_for_lock(&lease.file, &lease.path, Sort::Alone)?;
         Ok(lease)
     }
