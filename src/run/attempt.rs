@@ -3,6 +3,7 @@
 
 mod ahead;
 mod aside;
+mod overtaken;
 mod record;
 mod shared;
 
@@ -174,13 +175,15 @@ impl Attempt {
             Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
         };
         let (log, action) = (mine.job.log.clone(), mine.action.clone());
+        // Whoever waits for the claim gets it after it is known whether it was lost before.
+        let turn = Arc::clone(&mine.claim);
         match Arc::clone(&self).run(*mine, clock, began).await {
             Ok(answer) => Ok(answer),
             Err(trouble) => {
                 let is_about_result = trouble.two_results.is_some() || trouble.deviation.is_some();
                 if !is_about_result {
-                    match self.aside(false, move |attempt| attempt.made_elsewhere(&action)).await {
-                        Ok(Some(given)) => return Ok(Answer::Cached(given)),
+                    match self.aside(false, move |attempt| attempt.overtaken_at(&action, &turn)).await {
+                        Ok(Some(answer)) => return Ok(answer),
                         Err(other) if other.deviation.is_some() => return Err(other),
                         // Why the stage failed is worth more than that nothing can be found out about others.
                         Ok(None) | Err(_) => {}
@@ -189,20 +192,6 @@ impl Attempt {
                 Ok(Answer::Failed { trouble, log: Some(log), seconds: clock.elapsed().as_secs_f64() })
             }
         }
-    }
-
-    /// The result of an action that has failed here, if another machine has recorded it meanwhile: one that had taken this one for
-    /// dead, and its folders for its own.
-    fn made_elsewhere(&self, action: &Action) -> Result<Option<Given>, Trouble> {
-        let store = &self.shared.store;
-        if store.is_on_this_machine() {
-            return Ok(None);
-        }
-        let _hold = store.hold()?;
-        Ok(match self.find(action)? {
-            Some(Looked::Cached(given)) => Some(given),
-            _ => None,
-        })
     }
 
     fn node(&self) -> usize {

@@ -266,7 +266,8 @@ impl Scheduler {
                     self.skip_below(stage);
                 }
             }
-            Happened::Busy(stage) if self.states[stage] == State::Running => {
+            // A claim may turn out to be lost when the work is done.
+            Happened::Busy(stage) if matches!(self.states[stage], State::Running | State::Recording) => {
                 if self.may_start(stage) {
                     self.leave(stage, State::Watched);
                     effects.push(Effect::Watch(stage));

@@ -219,6 +219,16 @@ fn a_stage_that_another_process_computes_gives_its_place_away() {
 }
 
 #[test]
+fn a_stage_that_another_process_has_taken_over_is_watched_although_its_work_is_done() {
+    let mut run = scheduler(&[&[]], 1, false);
+    run.on(Begin);
+    run.on(Worked(0));
+    assert_eq!(run.on(Busy(0)), [Watch(0)]);
+    assert_eq!(run.on(Freed(0)), [Start(0)]);
+    assert_eq!(run.on(Cached(0)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
 fn a_failure_lets_running_stages_end_and_starts_nothing() {
     let mut run = scheduler(&[&[], &[], &[], &[0]], 2, false);
     assert_eq!(run.on(Begin), [Start(0), Start(1)]);

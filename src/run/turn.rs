@@ -17,6 +17,11 @@ impl Turn {
         Self { here, _there: there }
     }
 
+    /// The claim among the processes that use the store here.
+    pub(super) const fn here(&self) -> &Claim {
+        &self.here
+    }
+
     /// The locked file.
     pub(super) fn file(&self) -> &File {
         self.here.file()

@@ -17,6 +17,9 @@ use crate::{digest::Key, failpoint};
 const WORDS_TAKE: usize = 25;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// An owner that says nothing of itself.
+const UNNAMED: &str = "another process";
+
 /// The right to compute an action. It lasts until this and every duplicate of its file is closed, by whatever means
 /// its owners end: hand a duplicate to the worker, and the claim holds as long as the worker works.
 #[derive(Debug)]
@@ -75,7 +78,7 @@ impl Store {
             }
             Err(TryLockError::WouldBlock) => {
                 let owner = self.words_of_owner(file, &path).map_err(StoreError::io("read", &path))?;
-                Ok(ClaimAttempt::Busy(if owner.is_empty() { "another process".to_owned() } else { owner }))
+                Ok(ClaimAttempt::Busy(if owner.is_empty() { UNNAMED.to_owned() } else { owner }))
             }
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
         }
@@ -98,17 +101,22 @@ impl Store {
         Ok(String::new())
     }
 
-    /// Whether a claim is still that of its owner, who goes by these words. Where other machines use the store, one that was not heard of
-    /// for long has lost its claims without being told.
-    pub fn is_claimed_by(&self, key: &Key, owner: &str) -> Result<bool, StoreError> {
+    /// Who has taken over what this owner has claimed, if anybody has. Where other machines use the store, one that was not heard of for long
+    /// has lost its claims without being told.
+    pub fn taken_over(&self, claim: &Claim, key: &Key, owner: &str) -> Result<Option<String>, StoreError> {
         if self.is_on_this_machine() {
-            return Ok(true);
+            return Ok(None);
         }
         let path = self.claim_file(&key.to_string());
-        match File::open(&path).and_then(|file| self.words_of_owner(file, &path)) {
+        // Asks the server, also for what this machine takes for locked, and gets back what was lost if nobody has it. Whatever keeps it from
+        // that, the claim does not hold.
+        let is_locked = claim.file.try_lock().is_ok();
+        match network::open_anew(&path).and_then(|file| self.words_of_owner(file, &path)) {
+            Ok(words) if words == owner.trim() => Ok((!is_locked).then(|| UNNAMED.to_owned())),
+            Ok(words) if !words.is_empty() => Ok(Some(words)),
+            Err(error) if !network::is_gone(&error) => Err(StoreError::io("read", &path)(error)),
             // Whoever collects removes claims that nobody holds.
-            Err(error) if network::is_gone(&error) => Ok(false),
-            words => Ok(words.map_err(StoreError::io("read", &path))? == owner.trim()),
+            Ok(_) | Err(_) => Ok(Some(UNNAMED.to_owned())),
         }
     }
 

@@ -109,6 +109,15 @@ pub(super) fn identity(folder: impl AsFd, path: impl Arg, flags: AtFlags) -> rus
     })
 }
 
+/// Opens a file to read what others have written to it. While it is open here already, a client may take what it remembers of it for what
+/// it holds.
+pub(super) fn open_anew(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(file)
+}
+
 /// Whether a file was removed while a program of this machine has it open: NFS gives it such a name until it is closed.
 pub(super) fn is_removed(path: &Path) -> bool {
     has_name_of_removed(path) && path.parent().is_some_and(is_elsewhere)

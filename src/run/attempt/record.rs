@@ -107,9 +107,11 @@ impl Attempt {
         }
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;
-        if !store.is_claimed_by(&mine.key, &self.shared.owner)? {
-            let message = "another machine took this stage for its own, as this one had not been heard of, and may have written to its folders; \
-                           the result was thrown away; run again";
+        if let Some(owner) = store.taken_over(mine.claim.here(), &mine.key, &self.shared.owner)? {
+            let message = format!(
+                "{owner} took this stage for its own, as this machine had not been heard of, and may have written to its folders; \
+                 the result was thrown away; run again"
+            );
             return Err(Trouble::new(message, Blame::Environment));
         }
         let artifact = store.ingest(&mine.job.output)?;
