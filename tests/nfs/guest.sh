@@ -46,7 +46,7 @@ serve() {
   mount -t nfsd nfsd /proc/fs/nfsd
   # Nobody has locks to get back when it starts.
   echo 10 > /proc/fs/nfsd/nfsv4gracetime
-  echo 5 > /proc/sys/fs/nfs/nlm_grace_period
+  echo 10 > /proc/sys/fs/nfs/nlm_grace_period
   nfsdcld
   echo '/export 10.9.0.0/24(rw,sync,no_root_squash,no_subtree_check,fsid=0)' > /etc/exports
   exportfs -ra
@@ -257,6 +257,69 @@ vanished() {
   expect "[ $? = 0 ]" "a run after that" "$(tail -n 1 /tmp/out)"
   check
 }
+# Client a is cut off from its locks while it computes a stage, which the other one then takes over. The stages wait for a file of each client.
+overtaken_at() { # the stage that the other one is at when client a comes back
+  place 1
+  graph <<'G'
+"first": Command(run: ["sh", "-c", "cp $0 $1/out", "{file.0}", "{out}"], files: ["text"]),
+"long": Command(run: ["sh", "-c", "echo half > $1/half; mktemp /team/count/long.$(hostname).XXXXXX; until [ -e /tmp/long ]; do sleep 0.2; done; echo junk > junk; rm $1/half; hostname > $1/out", "{in.first}", "{out}"], inputs: {"first": "first"}),
+"next": Command(run: ["sh", "-c", "mktemp /team/count/next.$(hostname).XXXXXX; until [ -e /tmp/next ]; do sleep 0.2; done; ls -A > $1/names; cat $0/out > $1/out", "{in.long}", "{out}"], inputs: {"long": "long"}),
+G
+  for client in a b; do on $client rm -f /tmp/long /tmp/next; done
+  in_background a run graph.ron
+  here=$!
+  until ls /export/count | grep -q long.client-a; do sleep 0.2; done
+  in_background b run graph.ron
+  there=$!
+  until grep -q stage-waiting /tmp/b.json || ! kill -0 $there 2> /dev/null; do sleep 0.2; done
+  for name in twdag sh; do on a pkill -STOP -x $name; done
+  if [ "$version" = 3 ]; then
+    on a sm-notify -f -v 10.9.0.2
+  else
+    local client
+    for client in /proc/fs/nfsd/clients/*; do ! grep -q '"10.9.0.2:' $client/info || echo expire > $client/ctl; done
+  fi
+  [ "$1" = long ] || on b touch /tmp/long
+  patiently "ls /export/count | grep -q $1.client-b" "client b goes on to $1"
+}
+patiently() { # a condition, what it is
+  local left=300
+  until eval "$1"; do
+    if [ $((left -= 1)) = 0 ]; then row FAIL "$2" "not after two minutes"; return 1; fi
+    sleep 0.4
+  done
+}
+# `nsenter` stops with the program that it has started.
+back() { for name in sh twdag; do on a pkill -CONT -x $name; done; pkill -CONT -x nsenter; }
+both_end() { # what was tried
+  on b touch /tmp/next
+  patiently "! kill -0 $here 2> /dev/null && ! kill -0 $there 2> /dev/null" "both runs end" || on a pkill -9 -x twdag
+  wait $here; one=$?
+  wait $there; other=$?
+  local out=$(on a cat "$(twdag a path graph.ron long)/out") names=$(on a cat "$(twdag a path graph.ron next)/names")
+  local became=$(tail -n 1 /tmp/a.json | grep -o '"name":"[^"]*","outcome":"[^"]*"' | sed 's/"name":"\([^"]*\)","outcome":"\([^"]*\)"/\1 \2/')
+  expect '[ "$one $other $out $names" = "0 0 client-b " ] && [[ $became == *"long cached"* ]] && [ "$(ls /export/count | grep -c next)" = 1 ]' "$1" \
+    "exit codes $one $other; here: $became; the result is of: $out; strange files beside the next stage: ${names:-none}; $(messages /tmp/?.json)"
+  expect '[ -z "$(ls -A /export/artifacts/local/scratch)" ]' "work folders after that" "$(ls -A /export/artifacts/local/scratch | wc -l) left"
+  check
+}
+overtaken() {
+  overtaken_at long
+  local folders=$(ls -d /export/artifacts/local/scratch/*/output* | wc -l)
+  expect '[ $folders = 1 ]' "the stage of a run that was cut off" "the other one is at it, and has left $((folders - 1)) output folders of the first one"
+  on a touch /tmp/long
+  back
+  patiently 'grep -q "stage-waiting.*client-b" /tmp/a.json || ! kill -0 $here 2> /dev/null' "the first one waits"
+  on b touch /tmp/long
+  both_end "back while the other is at it"
+  overtaken_at next
+  twdag b store gc --keep-runs 0 --older-than 0s > /tmp/gc 2>&1
+  expect "[ $? = 0 ]" "gc there before it is back" "$(tail -n 1 /tmp/gc)"
+  on a touch /tmp/long /tmp/next
+  back
+  patiently 'grep -q "stage-waiting.*client-b" /tmp/a.json || ! kill -0 $here 2> /dev/null' "the first one waits"
+  both_end "back when the other has recorded"
+}
 removed() {
   place 1
   graph <<'G'
@@ -293,9 +356,30 @@ outage() {
 }
 restart() {
   place 20
-  again() { sleep 1.5; rpc.nfsd 0; sleep 1; rpc.nfsd 8; }
+  # The list of clients with locks of version 3 stays where a whole machine starts anew; one that only ends its server forgets them.
+  again() {
+    sleep 1.5
+    cp -a /var/lib/nfs/sm /tmp/sm
+    rpc.nfsd 0
+    sleep 1
+    cp -a /tmp/sm/. /var/lib/nfs/sm/
+    rm -r /tmp/sm
+    rpc.nfsd 8
+    sm-notify -f
+  }
   at_once again
   expect '[ "$one $other $(counts)" = "0 0 20 stages computed 1 times; " ]' "the server starts anew" "exit codes $one $other; $(counts)$(messages /tmp/?.json)"
+  check
+  place 20
+  untold() { sleep 1.5; rpc.nfsd 0; sleep 1; rpc.nfsd 8; }
+  at_once untold
+  local tried="the server starts anew and tells nobody"
+  if [ "$version" = 4.2 ]; then
+    expect '[ "$one $other $(counts)" = "0 0 20 stages computed 1 times; " ]' "$tried" "exit codes $one $other; $(counts)$(messages /tmp/?.json)"
+  else
+    # Locks of version 3 are lost then.
+    expect '[ "$one $other $(ls /export/count | cut -d . -f 1 | sort -u | wc -l)" = "0 0 20" ]' "$tried" "exit codes $one $other; $(counts)$(messages /tmp/?.json)"
+  fi
   check
 }
 isolated() {
@@ -339,7 +423,7 @@ unlocked() {
   for client in a b; do on $client umount -l -f /team; mount_on $client 3; done
 }
 
-[ $# -gt 0 ] || set -- concurrent noticing edits collecting killed removed outage restart isolated full unlocked vanished
+[ $# -gt 0 ] || set -- concurrent noticing edits collecting killed overtaken removed outage restart isolated full unlocked vanished
 serve
 client a 2
 client b 3
