@@ -108,16 +108,22 @@ impl Store {
             return Ok(None);
         }
         let path = self.claim_file(&key.to_string());
-        // Asks the server, also for what this machine takes for locked, and gets back what was lost if nobody has it. Whatever keeps it from
-        // that, the claim does not hold.
-        let is_locked = claim.file.try_lock().is_ok();
-        match network::open_anew(&path).and_then(|file| self.words_of_owner(file, &path)) {
-            Ok(words) if words == owner.trim() => Ok((!is_locked).then(|| UNNAMED.to_owned())),
+        let read = || network::open_anew(&path).and_then(|file| self.words_of_owner(file, &path));
+        let others = |words: io::Result<String>| match words {
+            Ok(words) if words == owner.trim() => Ok(None),
             Ok(words) if !words.is_empty() => Ok(Some(words)),
             Err(error) if !network::is_gone(&error) => Err(StoreError::io("read", &path)(error)),
             // Whoever collects removes claims that nobody holds.
             Ok(_) | Err(_) => Ok(Some(UNNAMED.to_owned())),
+        };
+        // First whether it is there at all: to lock what was removed may take forever.
+        if let Some(other) = others(read())? {
+            return Ok(Some(other));
         }
+        // Asks the server, also for what this machine takes for locked, and gets back what was lost if nobody has it. Whatever keeps it from
+        // that, the claim does not hold.
+        let is_locked = claim.file.try_lock().is_ok();
+        Ok(others(read())?.or_else(|| (!is_locked).then(|| UNNAMED.to_owned())))
     }
 
     fn claim_file(&self, name: &str) -> PathBuf {
