@@ -32,7 +32,7 @@ pub(super) struct Lease {
     path: PathBuf,
     file: File,
     held: BTreeSet<ArtifactId>,
-    /// All that it says.
+    /// All that it says, where it may be lost.
     listed: String,
 }
 
@@ -129,7 +129,9 @@ impl Store {
             Some(lease) => lease,
             None => lease.insert(self.begin_lease()?),
         };
-        lease.listed.push_str(lines);
+        if !self.is_on_this_machine() {
+            lease.listed.push_str(lines);
+        }
         match self.write_lines(lease, lines) {
             // It may be that of one who was taken for dead, to which nobody may write any more.
             Err(_) if !self.is_on_this_machine() => self.begin_anew(lease)?,
