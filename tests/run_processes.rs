@@ -249,7 +249,8 @@ fn the_guard_goes_with_the_run_and_does_not_hear_the_terminal() {
     let processes = descendants(&place, &mut run);
     let guard: Vec<i32> = children(run.pid()).into_iter().filter(|child| *child != processes[0]).collect();
     assert!(guard.len() == 1 && lives(guard[0]));
-    assert_eq!(std::fs::read_to_string(format!("/proc/{}/comm", guard[0])).unwrap(), "run-guard\n");
+    let name = || std::fs::read_to_string(format!("/proc/{}/comm", guard[0])).unwrap();
+    wait_until("the guard has taken its name", || name() == "run-guard\n");
     let group = rustix::process::getpgid(rustix::process::Pid::from_raw(guard[0])).unwrap();
     assert_eq!(group.as_raw_nonzero().get(), guard[0], "a process group of its own");
     place.write("gate", "");
