@@ -12,6 +12,7 @@ const TAIL_LINES: usize = 20;
 const TAIL_BYTES: u64 = 16 << 10;
 
 /// The file that takes standard output and standard error.
+#[derive(Clone)]
 pub(super) struct Log {
     path: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! Runs any program: an argument list, declared inputs, files, outputs and environment.
 
 mod arguments;
+mod glance;
 mod isolation;
 mod log;
 mod process;

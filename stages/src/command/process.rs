@@ -4,18 +4,12 @@ use std::{
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus},
-    thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid,
-};
-#[cfg(target_os = "linux")]
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fd::OwnedFd,
-    process::{PidfdFlags, pidfd_open},
+    io::retry_on_intr,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, set_parent_process_death_signal, waitid},
 };
 
 /// How long a process has between the request to end and the end.
@@ -25,10 +19,12 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Group {
     child: Child,
     id: Pid,
-    /// Becomes readable when the program ends; `None` where the kernel is too old for that.
-    #[cfg(target_os = "linux")]
-    pidfd: Option<OwnedFd>,
-    asked_to_end: Option<Instant>,
+}
+
+/// Ends a group. Only as long as its program is not reaped, since its number may be that of others then.
+pub(super) struct Ending {
+    id: Pid,
+    asked: Option<Instant>,
 }
 
 impl Group {
@@ -37,45 +33,44 @@ impl Group {
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).spawn()?;
         let id = Pid::from_child(&child);
-        Ok(Self {
-            child,
-            id,
-            #[cfg(target_os = "linux")]
-            pidfd: pidfd_open(id, PidfdFlags::empty()).ok(),
-            asked_to_end: None,
-        })
+        Ok(Self { child, id })
     }
 
-    /// Waits until the program ends, or for so long, or less if a signal comes.
-    pub(super) fn wait_for(&self, time: Duration) {
-        #[cfg(target_os = "linux")]
-        if let Some(pidfd) = &self.pidfd {
-            let limit = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
-            // Whatever it says, the caller looks for himself.
-            let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
-            return;
-        }
-        thread::sleep(time);
+    /// Waits until the program ends.
+    pub(super) fn wait(&self) -> io::Result<()> {
+        self.look(WaitIdOptions::empty()).map(drop)
     }
 
-    /// How the program ended, if it has. What it left running in its group is killed then, so that nothing writes
-    /// into the output any more.
-    pub(super) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
-        // The program is not reaped yet, so its number cannot have gone to another group when that is killed.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if waitid(WaitId::Pid(self.id), options)?.is_none() {
-            return Ok(None);
-        }
+    /// Whether the program has ended.
+    pub(super) fn has_ended(&self) -> io::Result<bool> {
+        self.look(WaitIdOptions::NOHANG)
+    }
+
+    fn look(&self, options: WaitIdOptions) -> io::Result<bool> {
+        let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        Ok(retry_on_intr(|| waitid(WaitId::Pid(self.id), options))?.is_some())
+    }
+
+    /// How the program ended, which it has. What it left running in its group is killed, so that nothing writes into the output any more.
+    pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
+        // The program is not reaped yet, so its number cannot have gone to another group.
         let _ = kill_process_group(self.id, Signal::KILL);
-        self.child.wait().map(Some)
+        self.child.wait()
     }
 
-    /// Asks the group to end, and after some time no longer asks. Call it until [`Self::poll`] gives a status.
-    pub(super) fn end(&mut self) {
-        match self.asked_to_end {
+    /// What ends the group, from whatever thread.
+    pub(super) fn ending(&self) -> Ending {
+        Ending { id: self.id, asked: None }
+    }
+}
+
+impl Ending {
+    /// Asks the group to end, and after some time no longer asks. Call it until the program has ended.
+    pub(super) fn ask(&mut self) {
+        match self.asked {
             None => {
                 let _ = kill_process_group(self.id, Signal::TERM);
-                self.asked_to_end = Some(Instant::now());
+                self.asked = Some(Instant::now());
             }
             Some(asked) if asked.elapsed() >= GRACE => {
                 let _ = kill_process_group(self.id, Signal::KILL);

@@ -8,6 +8,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use walkdir::WalkDir;
 
 use super::{
     Command, FOLDERS, arguments,
+    glance::{self, Glances},
     isolation::{self, Declared, IsolationError, Names, Report},
     log::Log,
     process::{Group, describe, die_with_this_process},
@@ -23,8 +25,6 @@ use super::{
 };
 use crate::stage::{Context, Isolation, SettingError, StageError};
 
-/// How often it is looked whether the stage shall stop.
-const GLANCE: Duration = Duration::from_millis(20);
 /// How often its last line is shown.
 const SHOW: Duration = Duration::from_millis(500);
 
@@ -205,19 +205,29 @@ fn judge(
 fn watch(group: &mut Group, log: &Log, context: &Context) -> Result<process::ExitStatus, StageError> {
     let started = Instant::now();
     let mut shown = started;
-    loop {
-        if let Some(status) = group.poll().map_err(StageError::io("wait for", "the program"))? {
-            return Ok(status);
-        }
-        if context.is_canceled() {
-            group.end();
+    let (line, mut ending, log) = (context.line(), group.ending(), log.clone());
+    let glance = move || {
+        if line.is_canceled() {
+            ending.ask();
         }
         if shown.elapsed() >= SHOW {
-            context.progress(started.elapsed().as_secs(), 0, "seconds", log.last_line());
+            line.progress(started.elapsed().as_secs(), 0, "seconds", log.last_line());
             shown = Instant::now();
         }
-        group.wait_for(GLANCE);
-    }
+    };
+    let failed = StageError::io("wait for", "the program");
+    let ended = match Glances::begin(glance) {
+        // Which ends before the program is reaped.
+        Ok(_glances) => group.wait(),
+        Err(mut glance) => loop {
+            match group.has_ended() {
+                Ok(false) => glance(),
+                ended => break ended.map(drop),
+            }
+            thread::sleep(glance::INTERVAL);
+        },
+    };
+    ended.and_then(|()| group.reap()).map_err(failed)
 }
 
 fn cannot_start(program: &str, error: io::Error) -> StageError {

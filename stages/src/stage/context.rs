@@ -48,8 +48,26 @@ pub struct Context {
     isolation: Isolation,
     guarded: bool,
     allowed: Allowed,
+    line: Line,
+}
+
+/// The line between a stage and whoever has started it. It may go to other threads of the stage, and last longer than they do.
+#[derive(Clone)]
+pub(crate) struct Line {
     cancel: Arc<AtomicBool>,
-    events: Box<dyn Fn(StageEvent) + Send + Sync>,
+    events: Arc<dyn Fn(StageEvent) + Send + Sync>,
+}
+
+impl Line {
+    /// Whether the stage should keep its state and stop.
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Tells how far the work is.
+    pub(crate) fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
+        (self.events)(StageEvent::Progress { done, total, unit: unit.to_owned(), detail: detail.into() });
+    }
 }
 
 impl Context {
@@ -68,8 +86,7 @@ impl Context {
                 isolation: Isolation::Off,
                 guarded: false,
                 allowed: Allowed::default(),
-                cancel: Arc::new(AtomicBool::new(false)),
-                events: Box::new(|_| {}),
+                line: Line { cancel: Arc::new(AtomicBool::new(false)), events: Arc::new(|_| {}) },
             },
         }
     }
@@ -149,7 +166,12 @@ impl Context {
 
     /// Whether the stage should keep its state and stop.
     pub fn is_canceled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.line.is_canceled()
+    }
+
+    /// The line to whoever has started the stage.
+    pub(crate) fn line(&self) -> Line {
+        self.line.clone()
     }
 
     /// [`StageError::Canceled`] if the stage should stop.
@@ -159,12 +181,12 @@ impl Context {
 
     /// Tells how far the work is. Call it as often as is natural; whoever shows it thins it out.
     pub fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
-        (self.events)(StageEvent::Progress { done, total, unit: unit.to_owned(), detail: detail.into() });
+        self.line.progress(done, total, unit, detail);
     }
 
     /// Tells the user something that does not stop the stage.
     pub fn warn(&self, message: impl Into<String>) {
-        (self.events)(StageEvent::Warning { message: message.into() });
+        (self.line.events)(StageEvent::Warning { message: message.into() });
     }
 }
 
@@ -231,13 +253,13 @@ impl ContextBuilder {
 
     /// The flag that asks the stage to stop.
     pub fn cancel(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.context.cancel = flag;
+        self.context.line.cancel = flag;
         self
     }
 
     /// Who hears of progress and warnings.
     pub fn events(mut self, sink: impl Fn(StageEvent) + Send + Sync + 'static) -> Self {
-        self.context.events = Box::new(sink);
+        self.context.line.events = Arc::new(sink);
         self
     }
 
