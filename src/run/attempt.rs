@@ -111,8 +111,6 @@ pub(super) struct Attempt {
     pub(super) lease: Lease,
     /// Counts the attempts that failed before this one.
     pub(super) failures: u32,
-    /// Held as long as it is under way.
-    pub(super) _crew: Arc<()>,
 }
 
 /// Whose turn it is after looking into the store.

@@ -200,7 +200,6 @@ impl<'a> Driver<'a> {
                 recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
                 securing: Securing::default(),
                 left_over: Mutex::default(),
-                crew: Arc::default(),
                 messages,
             }),
             inbox,
@@ -325,7 +324,6 @@ impl<'a> Driver<'a> {
             wish: self.wishes[task].subscribe(),
             lease: self.lease(task),
             failures: self.scheduler.failures(task),
-            _crew: Arc::clone(&self.shared.crew),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Which thread does what waits for the disk. Another one, so that signals and messages are heard meanwhile; or the
-//! driver's own, if it is little and nothing else goes on: to hand it over and back would take longer than to do it.
+//! driver's own, if it is little: to hand it over and back would take longer than to do it, and a processor that becomes
+//! free meanwhile may stay idle, since what waits for another one is not always moved.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -52,11 +53,9 @@ impl Attempt {
 
     /// What keeps collectors out meanwhile, if work is to be done on this thread.
     pub(super) fn is_done_here(&self, is_little: bool) -> Option<Hold> {
-        // One is held by what the attempts share.
-        let is_alone = || Arc::strong_count(&self.shared.crew) == 2;
         // A disk that must be asked for each file takes its time, and so may somebody who collects.
         let is_quick = || self.shared.store.can_publish_early();
-        if is_little && is_alone() && is_quick() { self.shared.store.hold_now() } else { None }
+        if is_little && is_quick() { self.shared.store.hold_now() } else { None }
     }
 }
 

@@ -55,8 +55,6 @@ pub(in crate::run) struct Shared {
     pub(in crate::run) securing: Securing,
     /// Work folders of what is recorded, which are of no use any more.
     pub(in crate::run) left_over: Mutex<Vec<LeftOver>>,
-    /// Each attempt that is under way holds one of it.
-    pub(in crate::run) crew: Arc<()>,
     pub(in crate::run) messages: UnboundedSender<Message>,
 }
 
