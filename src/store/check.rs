@@ -15,7 +15,13 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Entry, Store, StoreError, folder, hash, lock::open_to_lock, network, origin, seals::Seals, verdict};
+use super::{
+    Entry, Store, StoreError, folder, hash,
+    lock::open_to_lock,
+    network, origin,
+    seals::{self, Seals},
+    verdict,
+};
 use crate::digest::{ArtifactId, Digest, Key};
 
 /// A half-written file outside the rooms that a check has to itself is nobody's after this time.
@@ -249,12 +255,14 @@ impl Store {
                 })
             };
             if !manifest.files().iter().all(whole) || !self.is_whole(&view, &manifest) {
+                // A view that goes takes a name from each of its objects. Whoever changed it may have written to them since they were hashed.
+                let digests = manifest.files().iter().map(|entry| entry.digest);
+                let untouched: Vec<Digest> = digests.filter(|digest| self.is_as_hashed(digest, good)).collect();
                 folder::remove_any(&view)?;
+                seals::note(self, &untouched);
                 let problem = "somebody changed the folder that shows an artifact".to_owned();
                 checked.add(Sort::Damaged, view, problem, "removed; it is made anew when it is asked for".to_owned());
             }
-            // A view that goes takes a name from each of its objects.
-            self.note(manifest.files().iter().filter_map(|entry| Some((entry, good.get(&entry.digest)?.ino()))));
         }
         Ok(())
     }
@@ -310,16 +318,21 @@ impl Store {
         Ok(held)
     }
 
+    /// Whether nobody wrote to an object since it was hashed. Views may have come and gone, which the index knows.
+    fn is_as_hashed(&self, digest: &Digest, good: &HashMap<Digest, fs::Metadata>) -> bool {
+        let (Some(hashed), Ok(now)) = (good.get(digest), fs::symlink_metadata(self.object(digest))) else {
+            return false;
+        };
+        let identity = |metadata: &fs::Metadata| (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        identity(hashed) == identity(&now) || self.seals().has(digest, &now)
+    }
+
     /// The index of objects is what was found; the index of sources goes if it cannot be read, and fills again.
     fn rebuild_indexes(&self, good: &HashMap<Digest, fs::Metadata>) -> Result<(), StoreError> {
         let path = self.local("seals");
         let mut fresh = Seals::new(path.clone());
-        for (digest, hashed) in good {
-            let Ok(now) = fs::symlink_metadata(self.object(digest)) else { continue };
-            let untouched =
-                (hashed.ino(), hashed.ctime(), hashed.ctime_nsec()) == (now.ino(), now.ctime(), now.ctime_nsec());
-            // Views may have come and gone since it was hashed, which the index knows.
-            if untouched || self.seals().has(digest, &now) {
+        for digest in good.keys().filter(|digest| self.is_as_hashed(digest, good)) {
+            if let Ok(now) = fs::symlink_metadata(self.object(digest)) {
                 fresh.add(digest, &now);
             }
         }

@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// [`Store::look`] at all objects of a manifest, or the first problem. Many that have to be hashed are hashed on all cores.
-    pub(super) fn look_all(&self, entries: &[Entry]) -> Result<Vec<u64>, String> {
+    pub(super) fn look_all(&self, entries: &[Entry]) -> Result<(), String> {
         let found = for_each(entries, |entry| self.stat(entry)).into_iter().collect::<Result<Vec<_>, _>>()?;
         let files = || entries.iter().zip(&found);
         let unknown: Vec<_> = files()
@@ -152,13 +152,13 @@ impl Store {
                 seals.save();
             }
         }
-        Ok(found.into_iter().map(|(_, metadata)| metadata.ino()).collect())
+        Ok(())
     }
 
-    /// Whether an object is as it was when its content was last hashed.
-    pub(super) fn is_known(&self, entry: &Entry) -> bool {
-        let metadata = fs::symlink_metadata(self.object(&entry.digest));
-        metadata.is_ok_and(|metadata| is_sealed(&metadata, entry.size) && self.seals().has(&entry.digest, &metadata))
+    /// The inode of an object that is as it was when its content was last hashed.
+    pub(super) fn known(&self, entry: &Entry) -> Option<u64> {
+        let metadata = fs::symlink_metadata(self.object(&entry.digest)).ok()?;
+        (is_sealed(&metadata, entry.size) && self.seals().has(&entry.digest, &metadata)).then_some(metadata.ino())
     }
 
     fn stat(&self, entry: &Entry) -> Result<(PathBuf, fs::Metadata), String> {

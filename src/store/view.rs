@@ -9,7 +9,7 @@ use std::{
 
 use walkdir::WalkDir;
 
-use super::{Manifest, Store, StoreError, folder, hash::hash_open, network, object};
+use super::{Entry, Manifest, Store, StoreError, folder, hash::hash_open, network, object};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
@@ -27,25 +27,36 @@ impl Store {
         if self.is_whole(&view, &manifest) {
             return Ok(view);
         }
-        let inodes = self.look_all(manifest.files());
-        let inodes = inodes.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
+        let looked = self.look_all(manifest.files());
+        looked.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
         let views = folder::parent(&view)?;
         let building = tempfile::Builder::new()
             .prefix(".new-")
             .tempdir_in(views)
             .map_err(StoreError::io("write into", views))?
             .keep();
-        let built = self.build(&building, &manifest).and_then(|()| self.put_in_place(&building, &view, &manifest));
+        let mut linked = Vec::new();
+        let built = self.build(&building, &manifest, &mut linked);
+        let built = built.and_then(|()| self.put_in_place(&building, &view, &manifest));
         if building.exists() {
             folder::remove(&building)?;
         }
-        self.note(manifest.files().iter().zip(inodes));
+        self.note(linked);
         built.map(|()| view)
     }
 
-    fn build(&self, building: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+    /// Fills a new view. `linked` are the objects that got a name by that, each with its inode.
+    fn build<'a>(
+        &self,
+        building: &Path,
+        manifest: &'a Manifest,
+        linked: &mut Vec<(&'a Entry, u64)>,
+    ) -> Result<(), StoreError> {
         let mut made = building.to_owned();
-        for entry in manifest.files() {
+        // What takes long comes first: between the link and its note nobody shall have time to write to an object.
+        let takes_long = |entry: &&Entry| entry.executable || entry.size >= WORTH_CLONING;
+        let (long, short): (Vec<&Entry>, Vec<&Entry>) = manifest.files().iter().partition(takes_long);
+        for entry in long.into_iter().chain(short) {
             let to = building.join(&entry.path);
             if to.parent() != Some(&made) {
                 folder::parent(&to)?.clone_into(&mut made);
@@ -53,8 +64,13 @@ impl Store {
             let from = self.object(&entry.digest);
             failpoint::pass("view.link").map_err(StoreError::io("write", &to))?;
             let is_clone = entry.size >= WORTH_CLONING && clone(&from, &to).is_ok();
-            if !is_clone && !entry.executable && fs::hard_link(&from, &to).is_ok() {
-                continue;
+            if !is_clone && !entry.executable {
+                // One that was written to since it was looked at must not be noted for its new name.
+                let known = self.known(entry);
+                if fs::hard_link(&from, &to).is_ok() {
+                    linked.extend(known.map(|inode| (entry, inode)));
+                    continue;
+                }
             }
             let copy = || -> io::Result<fs::Metadata> {
                 if !is_clone {
@@ -63,7 +79,7 @@ impl Store {
                 object::seal(&to, entry.executable)?;
                 File::open(&to)?.sync_all()?;
                 // The object was looked at; what was written to it since is in the copy.
-                if !self.is_known(entry) && hash_open(&File::open(&to)?)?.0 != entry.digest {
+                if self.known(entry).is_none() && hash_open(&File::open(&to)?)?.0 != entry.digest {
                     return Err(io::Error::other("the object was written to while it was copied; run again"));
                 }
                 fs::symlink_metadata(&to)

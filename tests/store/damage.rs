@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    thread,
     time::SystemTime,
 };
 
 use twdag::{
     digest::ArtifactId,
-    store::{Lookup, Record, Store},
+    store::{Hashing, Lookup, Record, Store},
 };
 
 use crate::place::{Place, key, listed, overwrite, read_files, record};
@@ -249,4 +250,43 @@ fn damage_that_cannot_be_set_aside_is_replaced_and_never_trusted() {
     assert_eq!(place.store.record(&key("x")).unwrap(), None);
     assert_eq!(place.ingest(FILES), published.artifact);
     assert_eq!(read_files(&place.store.view(&published.artifact).unwrap()), listed(FILES));
+}
+
+#[test]
+fn what_is_written_to_while_a_check_hashes_is_not_trusted_after_it() {
+    let (place, published) = published();
+    place.store.view(&published.artifact).unwrap();
+    // When all is hashed, and before the index of what was found is written.
+    let late = |hashing: Hashing| {
+        if hashing.done == hashing.total {
+            flip_unseen(&place.object("two"));
+        }
+    };
+    place.store.check(&late).unwrap();
+    assert_eq!(Store::open(place.store.root()).unwrap().record(&key("x")).unwrap(), None);
+    assert_eq!(place.store.record(&key("x")).unwrap(), None);
+}
+
+#[test]
+fn what_is_written_to_while_a_view_is_made_is_not_trusted_after_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let output = place.output(&[("a", "text")]);
+    // A program, which is copied.
+    File::create(output.join("tool")).unwrap().set_len(256 << 20).unwrap();
+    fs::set_permissions(output.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    let artifact = place.store.ingest(&output).unwrap();
+    place.store.publish(&record(key("x"), artifact)).unwrap();
+    thread::scope(|scope| {
+        let made = scope.spawn(|| place.store.view(&artifact));
+        let views = place.store.root().join("local/views");
+        let is_copied = |building: &fs::DirEntry| building.path().join("tool").exists();
+        while !made.is_finished() && !fs::read_dir(&views).is_ok_and(|views| views.flatten().any(|one| is_copied(&one)))
+        {
+        }
+        flip_unseen(&place.object("text"));
+        // Whether the view shows it or not, depending on who was first.
+        let _ = made.join().unwrap();
+    });
+    assert_eq!(Store::open(place.store.root()).unwrap().record(&key("x")).unwrap(), None);
 }
