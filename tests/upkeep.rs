@@ -8,6 +8,8 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
 };
 
 use run_support::{Place, Said, wait_until};
@@ -164,6 +166,30 @@ fn every_sort_of_damage_is_found_and_healed_by_a_run() {
             assert_eq!(place.result("two", "two"), "SOME TEXT\n", "{room} {number}");
         }
     }
+}
+
+#[test]
+fn nobody_waits_for_a_pipe_that_has_the_name_of_a_file() {
+    let place = place();
+    assert_eq!(place.run(&[]).code, Some(0));
+    let files = walkdir::WalkDir::new(place.path("artifacts")).into_iter().flatten();
+    let is_read = |path: &Path| !["lock", "log"].iter().any(|sort| path.to_string_lossy().ends_with(sort));
+    let files = files.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path);
+    let files: Vec<PathBuf> = files.filter(|path| is_read(path)).collect();
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        fs::remove_file(&file).unwrap();
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    }
+    let commands: [&[&str]; 5] =
+        [&["plan", "graph.ron"], &["run", "graph.ron"], &["runs"], &["store", "check"], &["store", "gc"]];
+    for command in commands {
+        let mut started = place.twdag(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Mutex::new(&mut started);
+        wait_until(&command.join(" "), || started.lock().unwrap().try_wait().unwrap().is_some());
+    }
+    assert_eq!(check(&place).0, Some(0));
+    assert_eq!(place.result_after_run("two", "two"), "SOME TEXT\n");
 }
 
 #[test]

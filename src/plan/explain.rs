@@ -74,7 +74,7 @@ impl Explanation {
     pub fn of(graph: &Graph, plan: &Plan, node: usize, store: &Store) -> Result<Option<Self>, PlanError> {
         let Some(planned) = plan.stages.iter().find(|planned| planned.node == node) else { return Ok(None) };
         let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
-        let last = store.last_action::<Action>(&graph.name, &node.name)?;
+        let last = store.last_action::<Action>(&graph.name, &node.name);
         let differences = match (&last, &planned.action) {
             (Some(last), Some(now)) if planned.status == Status::Run => differences(Some(node), last, now),
             _ => Vec::new(),

@@ -119,7 +119,7 @@ fn planned(
             };
             return Ok(Some(found));
         }
-        Found::Nowhere(lookup) => (Status::Run, why(graph, node, &action, &lookup, tiers.store)?, None),
+        Found::Nowhere(lookup) => (Status::Run, why(graph, node, &action, &lookup, tiers.store), None),
     };
     Ok(Some(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage }))
 }
@@ -142,20 +142,20 @@ fn missing(graph: &Graph, node: &Node, artifacts: &[Option<ArtifactId>]) -> Vec<
 /// Why a stage with this action must run, in plain words; for callers that find out as results arrive.
 pub fn reason(graph: &Graph, node: usize, action: &Action, store: &Store) -> Result<String, PlanError> {
     let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
-    why(graph, node, action, &store.lookup(&action.key())?, store)
+    Ok(why(graph, node, action, &store.lookup(&action.key())?, store))
 }
 
-fn why(graph: &Graph, node: &Node, action: &Action, lookup: &Lookup, store: &Store) -> Result<String, PlanError> {
+fn why(graph: &Graph, node: &Node, action: &Action, lookup: &Lookup, store: &Store) -> String {
     if let Lookup::Lost(problem) = lookup {
-        return Ok(problem.clone());
+        return problem.clone();
     }
-    let Some(last) = store.last_action::<Action>(&graph.name, &node.name)? else {
-        return Ok("never computed here".to_owned());
+    let Some(last) = store.last_action::<Action>(&graph.name, &node.name) else {
+        return "never computed here".to_owned();
     };
     if last.key() == action.key() {
-        return Ok("its result is no longer in the store".to_owned());
+        return "its result is no longer in the store".to_owned();
     }
     let changes: Vec<String> = changes(&last, action).iter().map(ToString::to_string).collect();
     // The order of a map's entries is in the key, and JSON for people does not show it.
-    Ok(if changes.is_empty() { "the order of entries in its settings changed".to_owned() } else { changes.join("; ") })
+    if changes.is_empty() { "the order of entries in its settings changed".to_owned() } else { changes.join("; ") }
 }

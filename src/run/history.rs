@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     plan::{Document, settled},
-    store::{Store, StoreError},
+    store::{Store, StoreError, open_plain, read_plain},
 };
 
 /// A run that has begun some time, as far as its events tell.
@@ -54,7 +53,7 @@ pub fn runs(store: &Store) -> Result<Vec<PastRun>, StoreError> {
 
 /// One run; `None` if its folder tells of none.
 fn read(folder: &Path) -> Option<PastRun> {
-    let mut lines = BufReader::new(File::open(folder.join(journal::FILE)).ok()?);
+    let mut lines = BufReader::new(open_plain(&folder.join(journal::FILE)).ok()?);
     let mut run: Option<PastRun> = None;
     let mut stages = BTreeMap::new();
     let mut planned = Vec::new();
@@ -114,6 +113,6 @@ fn read(folder: &Path) -> Option<PastRun> {
 
 /// The stages of a run in which everything was cached.
 fn cached_stages(plan: &Path) -> Vec<StageSummary> {
-    let document = fs::read(plan).ok().and_then(|bytes| serde_json::from_slice::<Document>(&bytes).ok());
+    let document = read_plain(plan).ok().and_then(|bytes| serde_json::from_slice::<Document>(&bytes).ok());
     document.map(|document| cached::summaries(&document)).unwrap_or_default()
 }

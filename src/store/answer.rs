@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError, Witnesses, folder, local};
+use super::{Store, StoreError, Witnesses, folder, local, read_plain};
 use crate::digest::Digest;
 
 const MAGIC: &[u8; 16] = b"twdag settled 1\n";
@@ -64,7 +64,7 @@ impl<F> Answer<F> {
 
     /// The content of a file of the answer; `None` if it is not what it was.
     pub fn file(&self, name: &str) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.path(name)).ok()?;
+        let bytes = read_plain(&self.path(name)).ok()?;
         (self.digest(name) == Some(&Digest::of(&bytes))).then_some(bytes)
     }
 }
@@ -78,7 +78,7 @@ impl Store {
     /// The answer to a question, if everything that it rests on is as it was.
     pub fn answer<F: DeserializeOwned>(&self, question: &Digest) -> Option<Answer<F>> {
         let folder = self.answer_folder(question);
-        let bytes = fs::read(folder.join(WITNESSES)).ok()?;
+        let bytes = read_plain(&folder.join(WITNESSES)).ok()?;
         let (check, content) = bytes.strip_prefix(MAGIC)?.split_at_checked(32)?;
         if check != Digest::of(content).as_bytes() {
             return None;
@@ -137,7 +137,7 @@ impl Store {
 
     /// Which answer the last actions of a graph's stages are those of; see [`Store::remember_action`].
     pub fn remembered(&self, graph: &str) -> Option<Digest> {
-        fs::read_to_string(self.remembered_path(graph)).ok()?.trim().parse().ok()
+        String::from_utf8(read_plain(&self.remembered_path(graph)).ok()?).ok()?.trim().parse().ok()
     }
 
     /// Says that all that [`Store::remember_action`] would keep is what it has kept, for this answer.

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError, folder, ingest::is_taken, sealed};
+use super::{Store, StoreError, folder, ingest::is_taken, read_plain, sealed};
 use crate::{
     digest::{Digest, Key},
     failpoint,
@@ -110,13 +110,8 @@ impl Store {
 
     /// What [`Store::remember_action`] was given for this stage; `None` also if that cannot be read any more, since
     /// it only serves to explain.
-    pub fn last_action<T: DeserializeOwned>(&self, graph: &str, stage: &str) -> Result<Option<T>, StoreError> {
-        let path = self.last(graph, stage);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(sealed::open(&bytes).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("read", path)(error)),
-        }
+    pub fn last_action<T: DeserializeOwned>(&self, graph: &str, stage: &str) -> Option<T> {
+        sealed::open(&read_plain(&self.last(graph, stage)).ok()?).ok()
     }
 
     /// Keeps what a stage was keyed by, so that a later plan can say what changed.
@@ -124,7 +119,7 @@ impl Store {
         let path = self.last(graph, stage);
         let bytes =
             sealed::seal(action).map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
-        if fs::read(&path).is_ok_and(|existing| existing == bytes) {
+        if read_plain(&path).is_ok_and(|existing| existing == bytes) {
             return Ok(());
         }
         // First, so that nobody takes what is kept from here on for what was kept before.

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, folder, local::file_name, sealed};
+use super::{Store, StoreError, folder, local::file_name, read_plain, sealed};
 use crate::digest::ArtifactId;
 
 /// Results that stay, under a name.
@@ -66,7 +66,7 @@ impl Store {
     }
 
     pub(super) fn read_pin(path: &Path) -> Result<Pin, StoreError> {
-        let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
+        let bytes = read_plain(path).map_err(StoreError::io("read", path))?;
         sealed::open(&bytes).map_err(|problem| StoreError::Pin { path: path.to_owned(), problem })
     }
 

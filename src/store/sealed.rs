@@ -10,6 +10,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempPath;
 
+use super::plain;
 use crate::{digest::Digest, failpoint};
 
 /// What becomes of a file that has the name already.
@@ -76,8 +77,7 @@ fn parent(path: &Path) -> &Path {
 
 /// The bytes of a small file and its inode. Something else that has its place, such as a folder, has no bytes.
 pub(super) fn read(path: &Path) -> io::Result<(Vec<u8>, u64)> {
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
+    let (mut file, metadata) = plain::open(path)?;
     let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
     if metadata.is_file() {
         file.read_to_end(&mut bytes)?;

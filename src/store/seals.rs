@@ -12,11 +12,13 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::PathBuf,
 };
 
-use super::{Store, StoreError, local};
+use rustix::fs::OFlags;
+
+use super::{Store, StoreError, local, open_plain};
 use crate::{digest::Digest, failpoint};
 
 const CONTENT: usize = 48;
@@ -167,7 +169,9 @@ impl Seals {
         }
         if !bytes.is_empty() {
             let append = || {
-                let mut file = File::options().append(true).create(true).open(&self.path)?;
+                // Not to wait for whoever reads from it, if it is a pipe.
+                let flags = OFlags::NONBLOCK.bits().cast_signed();
+                let mut file = File::options().append(true).create(true).custom_flags(flags).open(&self.path)?;
                 failpoint::write("seals.append", &mut file, &bytes)
             };
             let _: io::Result<()> = append();
@@ -186,7 +190,7 @@ impl Seals {
         if self.file == Some(found.ino()) && self.read == found.len() {
             return Ok(());
         }
-        let mut file = File::open(&self.path)?;
+        let mut file = open_plain(&self.path)?;
         let metadata = file.metadata()?;
         if self.file.replace(metadata.ino()) != Some(metadata.ino()) || metadata.len() < self.read {
             self.read = 0;

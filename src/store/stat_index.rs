@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, local, sealed};
+use super::{StoreError, local, read_plain, sealed};
 use crate::digest::Digest;
 
 const SETTLED: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl StatIndex {
 
     /// Removes an index that cannot be read, so that it fills again.
     pub(super) fn repair(&mut self) -> Result<(), StoreError> {
-        let unreadable = fs::read(&self.path).is_ok_and(|bytes| sealed::open::<Content>(&bytes).is_err());
+        let unreadable = read_plain(&self.path).is_ok_and(|bytes| sealed::open::<Content>(&bytes).is_err());
         if unreadable {
             fs::remove_file(&self.path).map_err(StoreError::io("remove", &self.path))?;
             self.loaded = None;
@@ -117,7 +117,7 @@ impl StatIndex {
 
 /// An index that is missing, damaged or of another version is empty.
 fn load(path: &Path) -> BTreeMap<String, Known> {
-    fs::read(path)
+    read_plain(path)
         .ok()
         .and_then(|bytes| sealed::open::<Content>(&bytes).ok())
         .filter(|content| content.version == VERSION)

@@ -45,7 +45,7 @@ fn weights(graph: &Graph, plan: &Plan, store: &Store) -> Vec<u64> {
             return None;
         }
         // Only the order in which stages start depends on this, so that whatever cannot be read is unknown.
-        let last = store.last_action::<Action>(&graph.name, &stage.name).ok()??;
+        let last = store.last_action::<Action>(&graph.name, &stage.name)?;
         let record = store.record(&last.key()).ok()??;
         Some(((record.provenance.seconds * 1000.0) as u64).max(1))
     };
