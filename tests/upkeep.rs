@@ -169,6 +169,24 @@ fn every_sort_of_damage_is_found_and_healed_by_a_run() {
 }
 
 #[test]
+fn what_is_in_the_way_of_a_folder_is_set_aside() {
+    let place = place();
+    let shelf = object(&place, "SOME TEXT\n").parent().unwrap().to_owned();
+    fs::remove_dir_all(&shelf).unwrap();
+    fs::write(&shelf, "as a repaired file system leaves it").unwrap();
+    let (code, checked) = check(&place);
+    assert_eq!((code, sorts(&checked)), (Some(1), vec!["damaged", "lost"]), "{checked}");
+    assert_eq!(check(&place).0, Some(0));
+    assert_eq!(place.run(&[]).with_outcome("ran"), ["two"]);
+    // What only serves to explain heals without a check.
+    let last = place.path("artifacts/local/last/graph/two.json");
+    fs::remove_file(&last).unwrap();
+    fs::create_dir(&last).unwrap();
+    ran(&place, "another text\n");
+    assert!(last.is_file());
+}
+
+#[test]
 fn nobody_waits_for_a_pipe_that_has_the_name_of_a_file() {
     let place = place();
     assert_eq!(place.run(&[]).code, Some(0));
@@ -190,6 +208,35 @@ fn nobody_waits_for_a_pipe_that_has_the_name_of_a_file() {
     }
     assert_eq!(check(&place).0, Some(0));
     assert_eq!(place.result_after_run("two", "two"), "SOME TEXT\n");
+}
+
+#[test]
+fn on_a_full_disk_a_plan_is_told_and_damage_is_not_trusted() {
+    // It was not changed for long, so that what it holds is worth keeping.
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT");
+    let stage = format!(r#""one": Command(run: ["cp", "{{file.0}}", "{{out}}/one"], files: ["{path}"])"#);
+    let place = Place::with(&[&stage]);
+    let full = |arguments: &[&str]| {
+        let command = &mut place.twdag(arguments);
+        Said::from(command.env("TWDAG_TEST_FAILPOINT", "refuse derived.write 1").output().unwrap())
+    };
+    let said = full(&["plan", "graph.ron"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(place.run(&[]).code, Some(0));
+    // As a disk does that rots.
+    let license = fs::read_to_string(path).unwrap();
+    let one = object(&place, &license);
+    let before = one.metadata().unwrap();
+    write(&one, license.to_lowercase().as_bytes());
+    fs::File::open(&one).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    note(&place, &one, &Digest::of(license.as_bytes()));
+    assert_eq!(cached(&place), 1);
+    let said = full(&["store", "check", "--json"]);
+    let checked = json_of(&said);
+    assert_eq!((said.code, sorts(&checked)), (Some(1), vec!["damaged", "lost"]), "{checked}");
+    assert_eq!(checked["findings"][0]["repair"], "it could not be moved and is not used");
+    assert_eq!(cached(&place), 0);
+    assert_eq!(place.result_after_run("one", "one"), license);
 }
 
 #[test]

@@ -114,6 +114,8 @@ impl Store {
             checked.add(Sort::Damaged, damage.path, damage.problem, repair);
         }
         checked.findings.sort_by(|one, two| (one.sort, &one.path).cmp(&(two.sort, &two.path)));
+        // What could not be moved may have been found twice.
+        checked.findings.dedup_by(|later, one| (one.sort, &one.path) == (later.sort, &later.path));
         Ok(checked)
     }
 
@@ -124,12 +126,13 @@ impl Store {
         progress: &(dyn Fn(Hashing) + Sync),
     ) -> Result<HashMap<Digest, fs::Metadata>, StoreError> {
         let stock = self.stock("objects")?;
-        checked.strangers(&stock.foreign);
+        self.check_strangers("objects", &stock.foreign, checked);
         let sizes: Vec<u64> =
             stock.named.iter().map(|(_, path)| fs::symlink_metadata(path).map_or(0, |found| found.len())).collect();
         let total = sizes.iter().sum();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let good = Mutex::new(HashMap::with_capacity(stock.named.len()));
+        let damaged = Mutex::new(HashSet::new());
         let work = || {
             while let Some((digest, path)) = stock.named.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if let Ok(metadata) = fs::symlink_metadata(path) {
@@ -138,7 +141,10 @@ impl Store {
                             good.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, metadata);
                         }
                         Err(Wrong::Gone) => {}
-                        Err(Wrong::Content(problem)) => self.set_aside(path, metadata.ino(), &problem),
+                        Err(Wrong::Content(problem)) => {
+                            damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+                            self.set_aside(path, metadata.ino(), &problem);
+                        }
                     }
                     let done = done.fetch_add(metadata.len(), Ordering::Relaxed) + metadata.len();
                     progress(Hashing { done, total });
@@ -153,14 +159,33 @@ impl Store {
             work();
         });
         let good = good.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // One that could not be moved must not count as what it was.
+        self.seals().forget(&damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
         checked.objects = good.len() as u64;
         checked.bytes = good.values().map(fs::Metadata::len).sum();
         Ok(good)
     }
 
+    /// What has the name of a folder of a room and is none is in the way, and set aside.
+    fn check_strangers(&self, room: &str, paths: &[PathBuf], checked: &mut Checked) {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let in_the_way = |path: &Path| {
+            let name = path.file_name()?.as_encoded_bytes();
+            let is_named =
+                name.len() == 2 && name.iter().copied().all(is_digit) && path.parent()? == self.root().join(room);
+            if is_named { fs::symlink_metadata(path).ok() } else { None }
+        };
+        for path in paths {
+            match in_the_way(path) {
+                Some(metadata) => self.set_aside(path, metadata.ino(), "it has the name of a folder, and is none"),
+                None => checked.add(Sort::Foreign, path.clone(), "not of twdag".to_owned(), "left as it is".to_owned()),
+            }
+        }
+    }
+
     fn check_trees(&self, checked: &mut Checked) -> Result<(), StoreError> {
         let stock = self.stock("trees")?;
-        checked.strangers(&stock.foreign);
+        self.check_strangers("trees", &stock.foreign, checked);
         for (digest, path) in &stock.named {
             match self.read_manifest(&(*digest).into()) {
                 Ok(_) => checked.artifacts += 1,
@@ -176,7 +201,7 @@ impl Store {
 
     fn check_records(&self, checked: &mut Checked, good: &HashMap<Digest, fs::Metadata>) -> Result<(), StoreError> {
         let stock = self.stock("actions")?;
-        checked.strangers(&stock.foreign);
+        self.check_strangers("actions", &stock.foreign, checked);
         for (digest, path) in &stock.named {
             let key: Key = (*digest).into();
             let record = match self.read_record(&key) {
@@ -336,7 +361,8 @@ impl Store {
                 fresh.add(digest, &now);
             }
         }
-        fresh.replace()?;
+        // Where there is no room for it, what the old one knows must not count either: everything is hashed again.
+        fresh.replace().or_else(|_| folder::remove_any(&path))?;
         *self.seals() = Seals::new(path);
         self.stat_index.lock().unwrap_or_else(PoisonError::into_inner).repair()
     }
@@ -348,13 +374,6 @@ const REMOVED: &str = "removed";
 impl Checked {
     fn add(&mut self, sort: Sort, path: PathBuf, problem: String, repair: String) {
         self.findings.push(Finding { sort, path, problem, repair });
-    }
-
-    fn strangers(&mut self, paths: &[PathBuf]) {
-        for path in paths {
-            let problem = "not of twdag".to_owned();
-            self.add(Sort::Foreign, path.clone(), problem, "left as it is".to_owned());
-        }
     }
 }
 

@@ -139,7 +139,14 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
         failpoint::write("derived.write", &mut file, bytes)?;
         failpoint::pass("derived.rename")?;
-        file.persist(path)?;
+        match file.persist(path) {
+            Err(error) if error.error.kind() == io::ErrorKind::IsADirectory => {
+                // Nothing but such files has their names.
+                fs::remove_dir_all(path)?;
+                error.file.persist(path)?;
+            }
+            persisted => drop(persisted?),
+        }
         Ok(())
     };
     write().map_err(StoreError::io("write", path))

@@ -147,6 +147,13 @@ impl Seals {
         lost.iter().map(Seen::digest).collect()
     }
 
+    /// Nothing is known any more of objects that turned out to be damaged.
+    pub(super) fn forget(&mut self, damaged: &HashSet<Digest>) {
+        // What is read later says nothing of the past. Without a readable index nothing is known.
+        let _ = self.read_on();
+        self.known.retain(|seen| !damaged.contains(&seen.digest()));
+    }
+
     /// Writes an index that holds what was added and nothing else.
     pub(super) fn replace(&mut self) -> Result<(), StoreError> {
         let bytes: Vec<u8> = self.added.drain(..).flat_map(|seen| [&seen.0[..], &seen.check()].concat()).collect();

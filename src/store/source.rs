@@ -37,10 +37,9 @@ impl Store {
         let metadata = look.metadata(path)?;
         let digest =
             if metadata.is_dir() { self.digest_folder(path, files, look) } else { self.digest_file(path, look) };
-        let saved = self.stat_index.lock().unwrap_or_else(PoisonError::into_inner).save();
-        // The error that says more wins.
-        let digest = digest?;
-        saved.map(|()| digest)
+        // What cannot be kept, on a full disk above all, is hashed again some day.
+        let _ = self.stat_index.lock().unwrap_or_else(PoisonError::into_inner).save();
+        digest
     }
 
     /// The files that a source counts, each as `stat` sees it now. Two equal answers, before and after some work, mean
