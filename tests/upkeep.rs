@@ -240,6 +240,32 @@ fn on_a_full_disk_a_plan_is_told_and_damage_is_not_trusted() {
 }
 
 #[test]
+fn what_others_who_use_the_store_must_read_has_the_mode_of_any_new_file() {
+    let place = place();
+    assert_eq!(place.run(&[]).code, Some(0));
+    assert_eq!(check(&place).0, Some(0));
+    place.write("usual", "");
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+    let files = walkdir::WalkDir::new(place.path("artifacts/local")).into_iter().flatten();
+    for file in files.filter(|entry| entry.file_type().is_file()) {
+        let may = |mode: u32| mode & 0o444;
+        assert_eq!(may(mode(file.path())), may(mode(&place.path("usual"))), "{}", file.path().display());
+    }
+}
+
+#[test]
+fn a_run_that_tells_of_no_result_takes_the_place_of_none() {
+    let place = place();
+    assert_eq!(place.run(&[]).with_outcome("cached").len(), 2);
+    let last = fs::read_dir(place.path("artifacts/local/runs")).unwrap().flatten().map(|run| run.path()).max().unwrap();
+    fs::remove_file(last.join("plan.json")).unwrap();
+    collect(&place, &["--keep-runs", "1"]);
+    assert_eq!(cached(&place), 2);
+    collect(&place, &["--keep-runs", "0"]);
+    assert_eq!(cached(&place), 0);
+}
+
+#[test]
 fn only_what_no_root_reaches_is_collected() {
     let place = place();
     ran(&place, "other text\n");

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::PoisonError,
 };
@@ -136,7 +137,11 @@ impl Store {
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let parent = folder::parent(path)?;
     let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".new-")
+            // Whoever else uses the store reads it as well.
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(parent)?;
         failpoint::write("derived.write", &mut file, bytes)?;
         failpoint::pass("derived.rename")?;
         match file.persist(path) {

@@ -1,7 +1,7 @@
 //! `twdag store gc`: what nobody needs goes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -21,6 +21,7 @@ use crate::{
         remote::{RemotePlace, warn},
         words::{bytes, duration, quantity},
     },
+    digest::ArtifactId,
     run::history,
     store::{Collected, Kept, Retention, Root, RootSort},
 };
@@ -44,7 +45,7 @@ nothing is removed.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) shared: Shared,
-    /// Keep the results of the last N runs of each graph
+    /// Keep the results of the last N runs of each graph that tell of any
     #[arg(long, value_name = "N", default_value = "10")]
     pub(super) keep_runs: usize,
     /// Keep whatever was run or recorded later than this long ago (s, min, h, d, w)
@@ -112,9 +113,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     // The latest come first.
     for past in history::runs(&store)? {
         let number = seen.entry(past.graph).or_default();
-        *number += 1;
-        if *number <= arguments.keep_runs || SystemTime::try_from(past.last).is_ok_and(|last| last >= since) {
-            let artifacts = past.stages.iter().filter_map(|stage| stage.artifact).collect();
+        let artifacts: BTreeSet<ArtifactId> = past.stages.iter().filter_map(|stage| stage.artifact).collect();
+        let is_kept = *number < arguments.keep_runs;
+        // One that has no result, or none that can be read, takes the place of no run that has.
+        *number += usize::from(!artifacts.is_empty());
+        if is_kept || SystemTime::try_from(past.last).is_ok_and(|last| last >= since) {
             roots.push(Root { sort: RootSort::Run, name: past.name, artifacts, time: past.last });
         }
     }
