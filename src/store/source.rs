@@ -91,6 +91,19 @@ impl Store {
             };
             return Err(StoreError::source_file(folder, problem));
         }
+        // It may be named by way of a link.
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Ok(within) = real(self.root()).strip_prefix(real(folder)) {
+            let store = folder.join(within);
+            if found.iter().any(|(_, path)| path.starts_with(&store)) {
+                let problem = format!(
+                    "holds files of the store {}, which every run writes to; choose files that leave it out, or name another \
+                     store with --store",
+                    store.display()
+                );
+                return Err(StoreError::source_file(folder, problem));
+            }
+        }
         found.sort();
         let digests = found
             .into_iter()
@@ -112,9 +125,17 @@ impl Store {
             return Ok(digest);
         }
         let started = SystemTime::now();
-        let (digest, _) = hash::hash(path)?;
+        let (digest, length) = hash::hash(path)?;
         if Identity::of(&look.metadata(path)?) != identity {
             return Err(StoreError::source_file(path, "changed while it was read; run again when it is complete"));
+        }
+        if length != identity.size {
+            let problem = format!(
+                "has {length} bytes where its size is said to be {}, as what the system makes up in /proc and /sys, which \
+                 changes without a trace; copy it into a file, and name that",
+                identity.size
+            );
+            return Err(StoreError::source_file(path, problem));
         }
         if identity.is_settled(started) {
             index().add(path, identity, digest);

@@ -133,3 +133,24 @@ fn the_index_is_shared_and_its_damage_does_no_harm() {
         assert_eq!(again.digest_source(&file, &[]).unwrap(), expected);
     }
 }
+
+#[test]
+fn what_the_system_makes_up_is_refused() {
+    let place = Place::new();
+    // It has no size, and would be taken for unchanged whatever it says.
+    let told = refused(&place, "/proc/self/stat", &[]);
+    assert!(
+        told.starts_with("/proc/self/stat: has ") && told.contains(" bytes where its size is said to be 0"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_folder_that_holds_the_store_is_refused_unless_patterns_leave_it_out() {
+    let place = Place::new();
+    write_files(&place.path(""), &[("a", "one"), ("store/local/b", "two"), ("storey/c", "three")]);
+    insta::assert_snapshot!(refused(&place, "", &[]), @"FOLDER/: holds files of the store FOLDER/store, which every run writes to; choose files that leave it out, or name another store with --store");
+    symlink(".", place.path("link")).unwrap();
+    refused(&place, "link", &["*/*/b"]);
+    digest(&place, "", &["a", "storey/*"]);
+}
