@@ -49,6 +49,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
             "objects" => "contents of files",
             "trees" => "which files make an artifact",
             "actions" => "which action gave which artifact",
+            "verdicts" => "what came of computing a result again",
+            "origins" => "where fetched results came from",
             "pins" => "what stays whatever is collected",
             "local/scratch" => "unfinished work",
             "local/views" => "copies in folders to look at; most files there are objects",
