@@ -140,6 +140,31 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_an_output_folder_is_refused_and_left_as_it_is() {
+    for (script, found) in [("ln -s $1 $0", "a symbolic link"), ("mv $1/file $0", "no folder")] {
+        let place = Place::new();
+        std::fs::create_dir(place.path("mine")).unwrap();
+        place.write("mine/file", "mine\n");
+        let before = std::fs::metadata(place.path("mine/file")).unwrap();
+        let mine = place.path("mine");
+        place.graph(&[&format!(
+            r#""moved": Command(run: ["sh", "-c", "rmdir $0; {script}", "{{out}}", "{}"])"#,
+            mine.display()
+        )]);
+        let run = place.run(&[]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let failed = run.event("stage-failed", "moved");
+        assert_eq!(failed["blame"], "stage");
+        let message = failed["message"].as_str().unwrap();
+        assert!(message.contains(&format!("put {found} in the place of its output folder")), "{message}");
+        if let Ok(after) = std::fs::metadata(place.path("mine/file")) {
+            assert_eq!(after.permissions(), before.permissions());
+            assert_eq!(after.modified().unwrap(), before.modified().unwrap());
+        }
+    }
+}
+
+#[test]
 fn a_worker_started_by_hand_does_no_harm() {
     let place = failing();
     let said = place.output(&["worker"]);

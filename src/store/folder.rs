@@ -184,6 +184,15 @@ pub(super) struct OutputFile {
 
 /// The files below `folder` in the byte order of their names; an error for anything that no artifact can hold.
 pub(super) fn output_files(folder: &Path) -> Result<Vec<OutputFile>, StoreError> {
+    let kind = folder.symlink_metadata().map_err(StoreError::io("read", folder))?.file_type();
+    if !kind.is_dir() {
+        // What it leads to is somebody's, who did not give it away.
+        let found = if kind.is_symlink() { "a symbolic link" } else { "no folder" };
+        let problem = format!(
+            "the stage put {found} in the place of its output folder; it must write into the folder that it is given"
+        );
+        return Err(StoreError::output(folder, problem));
+    }
     let mut files = Vec::new();
     for entry in WalkDir::new(folder).min_depth(1) {
         let entry = entry.map_err(|error| walk_error(folder, error))?;
