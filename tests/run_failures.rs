@@ -4,9 +4,9 @@
 
 mod run_support;
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use run_support::{Place, Running};
+use run_support::{Place, Ran, Running};
 
 const FAILING: [&str; 5] = [
     r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -162,6 +162,64 @@ fn what_stands_in_the_place_of_an_output_folder_is_refused_and_left_as_it_is() {
             assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         }
     }
+}
+
+/// `run graph.ron --json` as somebody whom the permissions of files bind.
+fn run_without_rights(place: &Place) -> Ran {
+    let open = Command::new("chmod").args(["a+rwx", "."]).current_dir(place.path("")).status().unwrap();
+    assert!(open.success());
+    let mut command = place.twdag(&["run", "graph.ron", "--json"]);
+    if rustix::process::geteuid().is_root() {
+        // The build folder may be closed to others.
+        let program = place.path("program");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_twdag"), &program).unwrap();
+        }
+        command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+        command.args(["run", "graph.ron", "--json"]).current_dir(place.path("")).env_remove("TWDAG_STORE");
+    }
+    Running::of(command).end()
+}
+
+#[test]
+fn folders_that_a_program_has_closed_keep_no_stage_from_its_result() {
+    let place = Place::new();
+    let stage = |name: &str, script: &str| format!(r#""{name}": Command(run: ["sh", "-c", "{script}", "{{out}}"])"#);
+    let closed = "mkdir -p $0/a/b && echo 1 > $0/a/b/c && echo 2 > $0/a/d && echo 3 > $0/e && echo 4 > $0/f";
+    let stages = [
+        stage("read_only", &format!("{closed} && chmod 555 $0/a/b $0/a $0")),
+        stage(
+            "failed",
+            &format!("{closed} && test -e {} || {{ chmod 000 $0/a/b $0/a $0; exit 1; }}", place.path("good").display()),
+        ),
+    ];
+    place.graph(&[&stages[0], &stages[1]]);
+    let run = run_without_rights(&place);
+    assert_eq!((run.code, run.with_outcome("ran")), (Some(1), vec!["read_only".to_owned()]), "{run:?}");
+    place.write("good", "");
+    let run = run_without_rights(&place);
+    assert_eq!((run.code, run.with_outcome("ran")), (Some(0), vec!["failed".to_owned()]), "{run:?}");
+    assert_eq!(place.result("failed", "a/b/c"), "1\n");
+    assert_eq!(place.result("read_only", "f"), "4\n");
+}
+
+#[test]
+fn what_cannot_be_read_is_told_as_that() {
+    let place =
+        Place::with(&[r#""closed": Command(run: ["sh", "-c", "mkdir $0/a; echo > $0/a/b; chmod 000 $0/a", "{out}"])"#]);
+    let run = run_without_rights(&place);
+    let failed = run.event("stage-failed", "closed");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.starts_with("read ") && message.contains("output/a: Permission denied"), "{message}");
+
+    place.write("text.txt", "text\n");
+    place.graph(&[FAILING[0]]);
+    let close = Command::new("chmod").arg("000").arg(place.path("text.txt")).status().unwrap();
+    assert!(close.success());
+    let run = run_without_rights(&place);
+    assert_eq!((run.code, run.events.len()), (Some(1), 0), "{run:?}");
+    assert!(run.stderr.contains("text.txt: Permission denied (os error 13); allow reading it"), "{}", run.stderr);
 }
 
 #[test]

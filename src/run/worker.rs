@@ -22,7 +22,7 @@ use twdag_stages::{
     stage::{Blame, Context, Stage, StageError, StageEvent},
 };
 
-use crate::failpoint;
+use crate::{failpoint, store};
 
 use super::{
     channel::{self, Handed},
@@ -156,7 +156,7 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
     let stage = entry.from_json(&job.settings).map_err(|error| broken(error.to_string()))?;
 
     failpoint::pass("worker.start").map_err(StageError::io("create", &job.output))?;
-    empty(&job.output).map_err(StageError::io("empty", &job.output))?;
+    empty(&job.output)?;
     fs::create_dir_all(&job.scratch).map_err(StageError::io("create", &job.scratch))?;
 
     let sink = Arc::clone(lines);
@@ -186,18 +186,23 @@ fn run(job: &Job, cancel: &Arc<AtomicBool>, lines: &Arc<Lines>) -> Result<Verdic
 }
 
 /// Makes a folder, or an empty one of whatever has its place.
-fn empty(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
+fn empty(folder: &Path) -> Result<(), StageError> {
+    let create = || fs::create_dir(folder);
+    match create() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        created => return created,
+        created => return created.map_err(StageError::io("create", folder)),
     }
-    let is_empty =
-        || -> io::Result<bool> { Ok(folder.symlink_metadata()?.is_dir() && fs::read_dir(folder)?.next().is_none()) };
-    if is_empty()? {
+    let metadata = folder.symlink_metadata().map_err(StageError::io("read", folder))?;
+    // One that an earlier attempt has closed cannot be read, but may be removed.
+    if metadata.is_dir() && fs::read_dir(folder).is_ok_and(|mut files| files.next().is_none()) {
         return Ok(());
     }
-    fs::remove_dir_all(folder)?;
-    fs::create_dir(folder)
+    if metadata.is_dir() {
+        store::remove_folder(folder).map_err(|error| StageError::io("empty", folder)(io::Error::other(error)))?;
+    } else {
+        fs::remove_file(folder).map_err(StageError::io("remove", folder))?;
+    }
+    create().map_err(StageError::io("create", folder))
 }
 
 fn compute(stage: &dyn Stage, job: &Job, context: &Context) -> Result<Verdict, StageError> {

@@ -33,7 +33,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The system refused an operation.
-    #[error("cannot {verb} {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot {verb} {}: {source}{}", path.display(), advice(verb, source))]
     Io {
         /// What was tried.
         verb: &'static str,
@@ -174,7 +174,7 @@ impl StoreError {
     }
 }
 
-fn advice(source: &io::Error) -> &'static str {
+fn advice(verb: &str, source: &io::Error) -> &'static str {
     if source.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) {
         return "; the file system keeps no locks: mount it with NFS version 4, or with version 3 where `rpc.statd` runs here and on the server";
     }
@@ -182,6 +182,7 @@ fn advice(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and run again: what was computed stays where it is"
         }
+        io::ErrorKind::PermissionDenied if verb == "read" => "; allow reading it and run again",
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "; allow writing there and run again: what was computed stays where it is"
         }

@@ -32,21 +32,31 @@ pub(super) fn parent(path: &Path) -> Result<&Path, StoreError> {
     Ok(parent)
 }
 
-/// Removes a folder with all it holds, read-only folders too; nothing to remove is fine.
-pub(super) fn remove(folder: &Path) -> Result<(), StoreError> {
-    match network::remove_folder(folder) {
+/// Removes a folder with all it holds, also folders that nobody may write to or read; nothing to remove is fine.
+pub fn remove(folder: &Path) -> Result<(), StoreError> {
+    let removed = match network::remove_folder(folder) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            for entry in WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_dir()) {
-                // Folders come before what they hold, so each can be opened by the time the walk enters it.
-                let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
-            }
-            match network::remove_folder(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other.map_err(StoreError::io("remove", folder)),
-            }
+            unlock(folder);
+            network::remove_folder(folder)
         }
+        other => other,
+    };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(StoreError::io("remove", folder)),
+    }
+}
+
+/// Lets the folders below one, and itself, be read and written to. One that cannot be changed stays as it is: whoever needs it is
+/// told by the system.
+pub(super) fn unlock(folder: &Path) {
+    let mut closed = vec![folder.to_owned()];
+    while let Some(folder) = closed.pop() {
+        // A link leads to what is not ours.
+        if folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(0o755));
+            closed.extend(entries(&folder).unwrap_or_default());
+        }
     }
 }
 

@@ -14,6 +14,17 @@ impl Store {
     /// disk, a symbolic link), the folder keeps all its files, so that the caller can try again. [`Store::publish`]
     /// or [`Store::secure`] puts them and their names on the disk.
     pub fn ingest(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
+        match self.ingest_once(folder) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                // A program may have closed the folders that it wrote.
+                folder::unlock(folder);
+                self.ingest_once(folder)
+            }
+            other => other,
+        }
+    }
+
+    fn ingest_once(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
         let (mut entries, mut paths) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;

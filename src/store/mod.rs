@@ -58,6 +58,7 @@ pub use check::{Checked, Finding, Hashing, Sort};
 pub use claim::{CheckFolder, Claim, ClaimAttempt};
 pub use collect::{Collected, Kept, Reach, Removed, Retention, Root, RootSort, with_parts};
 pub use error::{StoreError, TwoResults};
+pub use folder::remove as remove_folder;
 pub use inventory::RoomSize;
 pub use lease::{Hold, InUse};
 pub use manifest::{Entry, Manifest};

@@ -249,12 +249,20 @@ fn cannot_start(program: &str, error: io::Error) -> StageError {
 }
 
 fn check_output(settings: &Command, program: &str, output: &Path, log: &Log) -> Result<(), StageError> {
-    let mut found: Vec<String> = WalkDir::new(output)
-        .into_iter()
-        .filter_map(Result::ok)
-        .filter(|entry| !entry.file_type().is_dir())
-        .filter_map(|entry| Some(entry.path().strip_prefix(output).ok()?.display().to_string()))
-        .collect();
+    let mut found = Vec::new();
+    for entry in WalkDir::new(output) {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) => found.extend(entry.path().strip_prefix(output).ok().map(|name| name.display().to_string())),
+            // The program may have removed the whole folder.
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+            Err(error) => {
+                let folder = error.path().unwrap_or(output).to_owned();
+                let source = error.into_io_error().unwrap_or_else(|| io::Error::other("the folder contains itself"));
+                return Err(StageError::io("read", folder)(source));
+            }
+        }
+    }
     found.sort();
     let missing: Vec<&str> =
         settings.outputs.iter().map(String::as_str).filter(|name| !output.join(name).exists()).collect();
