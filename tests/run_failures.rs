@@ -6,7 +6,7 @@ mod run_support;
 
 use std::process::{Command, Stdio};
 
-use run_support::{Place, Ran, Running};
+use run_support::{Place, Ran, Running, Said};
 
 const FAILING: [&str; 5] = [
     r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -137,6 +137,28 @@ fn a_reader_that_goes_away_is_no_failure() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_told_when_all_is_done() {
+    let place = failing();
+    let cases = [
+        (&["plan", "graph.ron", "good", "--json"][..], 1),
+        (&["run", "graph.ron", "good", "--json"], 1),
+        (&["run", "absent.ron", "--json"], 2),
+    ];
+    for (arguments, code) in cases {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let said = Said::from(place.twdag(arguments).stdout(full).output().unwrap());
+        assert_eq!(said.code, Some(code), "{arguments:?}: {said:?}");
+        assert_eq!(
+            said.stderr.contains("cannot write to standard output: No space left"),
+            code == 1,
+            "{}",
+            said.stderr
+        );
+    }
+    assert_eq!(place.run(&["good"]).with_outcome("cached"), ["good"]);
 }
 
 #[test]

@@ -37,6 +37,14 @@ impl Failure {
         Self::new(message, Blame::Stage)
     }
 
+    /// What was to go to standard output is not all there.
+    pub(super) fn unwritten(error: &std::io::Error) -> Self {
+        Self::new(
+            format!("cannot write to standard output: {error}; what was printed is incomplete"),
+            Blame::Environment,
+        )
+    }
+
     /// Something is not what it was said to be.
     pub(super) fn not_reproducible(message: impl Display) -> Self {
         Self { code: exit::NOT_REPRODUCIBLE, ..Self::new(message, Blame::Stage) }

@@ -104,7 +104,11 @@ pub fn main() -> ExitCode {
         Ok(arguments) => carry_out(arguments.command),
         Err(error) => Err(Failure::usage(error)),
     };
-    ExitCode::from(result.unwrap_or_else(Failure::tell))
+    let code = result.unwrap_or_else(Failure::tell);
+    ExitCode::from(match output::lost() {
+        Some(error) => Failure::unwritten(error).tell().max(code),
+        None => code,
+    })
 }
 
 fn carry_out(command: Command) -> Result<u8, Failure> {

@@ -1,13 +1,15 @@
 //! Standard output and standard error of the program. A reader that goes away (`| head`) is no error: what it
-//! would have read is dropped.
+//! would have read is dropped. A file that cannot be written to is one, which the exit code tells in the end.
 
 use std::{
     fmt::Display,
     io::{self, Write},
+    sync::OnceLock,
 };
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
+use rustix::io::Errno;
 
 /// Good news.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -25,10 +27,28 @@ pub(super) fn paint(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Writes text to standard output.
+/// Why something is missing in standard output.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes text to standard output; see [`lost`].
 pub(super) fn out(text: impl Display) {
     let stream = io::stdout();
-    drop_errors(whole(AutoStream::choice(&stream), text, stream.lock()));
+    if let Err(error) = whole(AutoStream::choice(&stream), text, stream.lock())
+        && !has_no_reader(&error)
+    {
+        // The first one tells where the gap begins.
+        let _ = LOST.set(error);
+    }
+}
+
+/// Why something that was to go to standard output is not there, if somebody reads that.
+pub(super) fn lost() -> Option<&'static io::Error> {
+    LOST.get()
+}
+
+/// A pipe whose other end is closed, or a terminal that is gone.
+fn has_no_reader(error: &io::Error) -> bool {
+    [Errno::PIPE, Errno::IO].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
 }
 
 /// Writes a document as JSON to standard output.
