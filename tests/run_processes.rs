@@ -347,6 +347,32 @@ fn a_closed_terminal_does_not_stop_a_run_under_nohup() {
 }
 
 #[test]
+fn a_program_that_asks_the_terminal_is_told_that_there_is_none() {
+    // In the background of a terminal it would be stopped for ever.
+    let script = "if read answer < /dev/tty; then echo asked; else echo none; fi > $0/terminal";
+    let place = Place::new();
+    place.write(
+        "graph.ron",
+        &format!(
+            r#"Graph(version: 1, stages: {{"asks": Command(run: ["sh", "-c", "{script}", "{{out}}"])}}, policy: {{"asks": (timeout: "5s")}})"#
+        ),
+    );
+    let run = format!("{} run graph.ron", env!("CARGO_BIN_EXE_twdag"));
+    let terminal = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &run, "/dev/null"])
+        .current_dir(place.path(""))
+        .env_remove("TWDAG_STORE")
+        .stdin(Stdio::null())
+        .output();
+    let Ok(ran) = terminal else {
+        writeln!(std::io::stderr(), "SKIPPED: a terminal needs the program `script`").unwrap();
+        return;
+    };
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    assert_eq!(place.result("asks", "terminal"), "none\n");
+}
+
+#[test]
 fn stages_run_at_the_same_time_if_they_may() {
     let place = Place::new();
     // Each of the two waits for the other one to have started.

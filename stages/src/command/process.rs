@@ -1,5 +1,7 @@
 //! A child process in a group of its own, which is ended as a whole.
 
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::{
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -77,6 +79,16 @@ impl Ending {
             }
             Some(_) => {}
         }
+    }
+}
+
+/// Gives up this process's terminal, if it has one, also for all that it starts from now on. A program that asks there for a password
+/// would be stopped for ever, since its group is never in the foreground; without a terminal it is told so, and fails.
+pub(super) fn leave_terminal() {
+    #[cfg(target_os = "linux")]
+    if let Ok(terminal) = std::fs::File::open("/dev/tty") {
+        // SAFETY: this request takes no argument, and the file is open for as long as the call lasts.
+        let _ = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     glance::{self, Glances},
     isolation::{self, Declared, IsolationError, Names, Report},
     log::Log,
-    process::{Group, describe, die_with_this_process},
+    process::{Group, describe, die_with_this_process, leave_terminal},
     program,
 };
 use crate::stage::{Context, Isolation, SettingError, StageError};
@@ -58,6 +58,7 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     }
 
     context.check_canceled()?;
+    leave_terminal();
     let watched = start(settings, program, &mut command, context, |group| watch(group, &log, context));
     // Whatever the command holds of the log must not outlive the program.
     drop(command);
