@@ -4,9 +4,9 @@
 
 mod run_support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
-use run_support::{EXPERIMENT, Place, Ran, lives, send, wait_until};
+use run_support::{EXPERIMENT, Place, Ran, Running, lives, send, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -128,6 +128,28 @@ fn stages_that_fit_together_run_together() {
     let run = place.run(&["--resource", "cpu=2"]);
     assert_eq!((run.code, at_once(&run)), (Some(0), 2));
     assert_eq!((&run.events[0]["jobs"], &run.events[0]["resources"]["cpu"]), (&Value::from(2), &Value::from(2)));
+}
+
+#[test]
+fn many_stages_run_at_once_whatever_the_usual_number_of_open_files() {
+    let place = Place::new();
+    let gate = wait_for(&place, &["gate"]);
+    let names: Vec<String> = (0..30).map(|number| format!("s{number}")).collect();
+    let policy: Vec<String> = names.iter().map(|name| format!(r#""{name}": (timeout: "20s")"#)).collect();
+    let stages: Vec<String> = names.iter().map(|name| script(name, &format!("{gate} ulimit -n > $0/{name}"))).collect();
+    set_graph(&place, &policy.join(", "), &stages);
+    let mut command = Command::new("sh");
+    let program = format!("ulimit -S -n 96 && exec {} run graph.ron --json --jobs 30", env!("CARGO_BIN_EXE_twdag"));
+    command.args(["-c", &program]).current_dir(place.path("")).env_remove("TWDAG_STORE");
+    let mut run = Running::of(command);
+    for _ in 0..30 {
+        run.until("stage-started", "");
+    }
+    place.write("gate", "");
+    let run = run.end();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    // Programs have the usual number.
+    assert_eq!(place.result("s7", "s7"), "96\n");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::{
     channel,
     check::Surroundings,
     job::{Job, Line, Verdict},
+    open_files,
     resources::VISIBLE_DEVICES,
     strays::Strays,
 };
@@ -124,6 +125,9 @@ impl Worker {
             .process_group(0);
         if let Some(devices) = &lease.devices {
             command.env(VISIBLE_DEVICES, devices.join(","));
+        }
+        if let Some(usual) = open_files::raise() {
+            command.env(open_files::USUAL, usual.to_string());
         }
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;

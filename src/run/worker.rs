@@ -28,6 +28,7 @@ use super::{
     channel::{self, Handed},
     check::{HOST_NAME, USUAL_NAMESPACE, UTS_NAMESPACE},
     job::{self, Job, Line, Verdict, Work},
+    open_files,
     strays::Strays,
 };
 
@@ -116,6 +117,7 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
         return Err(StageError::Canceled);
     }
     take_host_name()?;
+    open_files::lower();
     // If memory runs out, the kernel shall end the worker and not its driver; under the program's own name, and not
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
