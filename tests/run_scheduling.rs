@@ -6,7 +6,7 @@ mod run_support;
 
 use std::{collections::BTreeSet, process::Command};
 
-use run_support::{EXPERIMENT, Place, Ran, Running, lives, send, wait_until};
+use run_support::{EXPERIMENT, Place, Ran, Running, Said, lives, send, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -101,6 +101,15 @@ fn more_than_there_is_is_refused_before_anything_runs() {
     let more = ["cpu=5", "memory=2GiB", "gpu=0,1", "licence=1", "gpus=1"];
     let more: Vec<&str> = more.into_iter().flat_map(|resource| ["--resource", resource]).collect();
     assert_eq!(place.run(&more).code, Some(0));
+}
+
+#[test]
+fn where_nothing_is_known_of_devices_it_is_told_how_to_name_them() {
+    let place = Place::new();
+    set_graph(&place, r#""one": (resources: {"gpu": 1})"#, &[script("one", "echo > $0/x")]);
+    let said = Said::from(place.twdag(&["run", "graph.ron"]).env_remove("CUDA_VISIBLE_DEVICES").output().unwrap());
+    assert_eq!(said.code, Some(2));
+    insta::assert_snapshot!(said.stderr, @r#"error: graph.ron:1:55: stage `one` asks for 1 of `gpu`, of which nothing is known; say how much there is with the names of devices, such as `--resource gpu=0,1`, or `resources: {"gpu": ["0", "1"]}` in twdag.ron"#);
 }
 
 #[test]

@@ -94,7 +94,10 @@ impl Totals {
                 resource: name.clone(),
                 amount: request.amount,
                 total,
-                similar: crate::graph::similar_name(name, &names).map(str::to_owned),
+                // `gpu` is no mistake for `cpu` where nothing is known of devices.
+                similar: crate::graph::similar_name(name, &names)
+                    .filter(|_| ![GPU, MEMORY].contains(&name.as_str()))
+                    .map(str::to_owned),
             })
         };
         requests.iter().filter_map(excess).collect()
