@@ -73,6 +73,31 @@ fn damage_is_told_on_the_terminal_by_whoever_sees_it() {
 }
 
 #[test]
+fn a_stage_whose_input_was_written_to_meanwhile_leaves_no_result() {
+    for write in ["chmod u+w $1/a && echo evil >> $1/a", "chmod u+w $1 && echo evil > $1/new && mv $1/new $1/a"] {
+        let place = Place::new();
+        let (begun, written) = (place.path("begun").display().to_string(), place.path("written").display().to_string());
+        let wait = |name: &str| format!("until test -e {name}; do sleep 0.02; done");
+        let stage = |name: &str, script: &str| {
+            format!(r#""{name}": Command(run: ["sh", "-c", "{script}", "{{out}}", "{{in.a}}"], inputs: {{"a": "a"}})"#)
+        };
+        place.graph(&[
+            r#""a": Command(run: ["sh", "-c", "echo good > $0/a", "{out}"])"#,
+            &stage("writes", &format!("{}; {write}; echo > {written}; echo > $0/b", wait(&begun))),
+            &stage("reads", &format!("echo > {begun}; {}; cat $1/a > $0/c", wait(&written))),
+        ]);
+        let run = place.run(&["--jobs", "2", "--keep-going"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let failed = run.event("stage-failed", "reads");
+        let message = failed["message"].as_str().unwrap();
+        assert_eq!(failed["blame"], "input");
+        assert!(message.contains("its input `a` were written to while the stage read them"), "{message}");
+        let again = place.run(&["reads"]);
+        assert_eq!((again.code, place.result("reads", "c").as_str()), (Some(0), "good\n"), "{again:?}");
+    }
+}
+
+#[test]
 fn a_text_written_through_a_view_does_not_spread() {
     let place = chain();
     let said = place.output(&["path", "graph.ron", "two"]);

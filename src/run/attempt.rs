@@ -3,6 +3,7 @@
 
 mod ahead;
 mod aside;
+mod inputs;
 mod overtaken;
 mod record;
 mod shared;
@@ -125,6 +126,8 @@ struct Mine {
     action: Action,
     /// The sources before the stage reads them.
     sources: Vec<SourceState>,
+    /// The folders in which it finds its inputs.
+    shown: Vec<u64>,
     key: Key,
     claim: Arc<Turn>,
     job: Job,
@@ -325,7 +328,8 @@ impl Attempt {
         let log = File::options().create(true).append(true).open(&log_file);
         let log = log.map_err(Trouble::system(&format!("create {}", log_file.display())))?;
         let job = self.job(&key, work, logs.join(name), log_file)?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, key, claim, job, log, reason })))
+        let shown = self.shown()?;
+        Ok(Looked::Mine(Box::new(Mine { action, sources, shown, key, claim, job, log, reason })))
     }
 
     fn job(&self, key: &Key, work: Work, logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -43,6 +43,19 @@ impl Store {
         }
         self.note(linked);
         built.map(|()| view)
+    }
+
+    /// Which folder [`Store::view`] has given: another one may take its place if it is damaged.
+    pub fn view_identity(&self, artifact: &ArtifactId) -> Result<u64, StoreError> {
+        let view = self.local("views").join(artifact.to_string());
+        fs::symlink_metadata(&view).map(|metadata| metadata.ino()).map_err(StoreError::io("read", &view))
+    }
+
+    /// Whether that folder is still there, and shows nothing but the artifact.
+    pub fn is_shown(&self, artifact: &ArtifactId, identity: u64) -> Result<bool, StoreError> {
+        let view = self.local("views").join(artifact.to_string());
+        let is_there = fs::symlink_metadata(&view).is_ok_and(|metadata| metadata.ino() == identity);
+        Ok(is_there && self.is_whole(&view, &self.manifest(artifact)?))
     }
 
     /// Fills a new view. `linked` are the objects that got a name by that, each with its inode.

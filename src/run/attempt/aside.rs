@@ -33,9 +33,14 @@ impl Attempt {
     pub(super) fn looks_at_little(&self) -> bool {
         matches!(self.assignment, Assignment::Stage)
             && self.shared.sharing.is_none()
-            && self.given.values().all(|given| given.is_little)
+            && self.reads_little()
             && self.graph_node().stage.sources().is_empty()
             && self.resolve().is_ok_and(|action| !self.shared.store.has_record(&action.key()))
+    }
+
+    /// Whether the results that it reads are a few small files, each.
+    pub(super) fn reads_little(&self) -> bool {
+        self.given.values().all(|given| given.is_little)
     }
 
     /// Does work that waits for the disk.

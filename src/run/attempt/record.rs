@@ -60,7 +60,8 @@ impl Attempt {
         notices: Vec<String>,
     ) -> Result<ArtifactId, Trouble> {
         let mut left_over = None;
-        if let Some(_hold) = self.is_done_here(is_little) {
+        // What it has read is looked at again.
+        if let Some(_hold) = self.is_done_here(is_little && self.reads_little()) {
             let artifact = self.take_in(mine, clock, began, notices, &mut left_over);
             // That can wait until the next stage is at work.
             self.shared.left_over().extend(left_over);
@@ -105,6 +106,7 @@ impl Attempt {
             );
             return Err(Trouble::new(message, Blame::Input));
         }
+        self.still_shown(&mine.shown)?;
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;
         if let Some(owner) = store.taken_over(mine.claim.here(), &mine.key, &self.shared.owner)? {
