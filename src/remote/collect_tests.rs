@@ -582,3 +582,20 @@ fn a_claim_that_is_made_anew_while_somebody_collects_stays() {
     });
     assert_eq!((is_there(dead), is_there(again)), (false, true));
 }
+
+#[test]
+fn a_log_is_collected_whose_writer_was_killed_before_it_told_where_it_ends() {
+    let (homes, shared) = ([0, 1].map(Home::new), Seen::default());
+    let rules = Rules { retention: RETENTION, trusted: None };
+    shared.turns.state().now = HOUR * 10_000;
+    let kept = vec![Kept::default(); homes.len()];
+    let give = Step::Give { results: vec![2], pinned: true };
+    let scripts = [
+        // With its eleventh request it would tell where the log ends, whose first segment it has written.
+        Script { steps: vec![Step::Collect, give], dies_at: Some(11) },
+        Script { steps: vec![Step::Unpin], dies_at: None },
+    ];
+    let kept = play(&scripts, &homes, &[(0, 0)], &shared, &rules, &kept).unwrap();
+    let newcomer = tempfile::tempdir().unwrap();
+    what_is_kept_comes(&homes, &shared, &rules, &kept, newcomer.path()).unwrap();
+}

@@ -437,7 +437,12 @@ impl Index {
     /// Reads what was published since; with `probe`, also what the hint does not tell of.
     pub(super) async fn refresh(&mut self, client: &Client, keys: &Keys, probe: bool) -> Result<(), RemoteError> {
         let latest = latest(client).await?;
-        if self.number > 0 && latest.as_ref().map(|latest| latest.origin) != self.origin {
+        let is_another = match &latest {
+            Some(latest) => Some(latest.origin) != self.origin,
+            // Whoever wrote the first segment may have died before the hint: then whoever reads all of it goes on.
+            None => self.heard.is_none(),
+        };
+        if self.number > 0 && is_another {
             // It is another bucket than it was.
             *self = Self::default();
         }
