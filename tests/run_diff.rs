@@ -601,13 +601,14 @@ fn what_cannot_be_found_is_told() {
     insta::assert_snapshot!(refused("ffffffffffff"), @r#"error: no artifact in [workspace]/artifacts starts with [short]"#);
     insta::assert_snapshot!(refused("graph.ron:dada"), @r#"error: there is no stage `dada` in graph.ron; did you mean `data`?"#);
     // What was never computed has settings all the same.
-    let never = diff(&place, &["graph.ron:data", "graph.ron:data", "--other-set", "data=."], 3);
+    place.write("two/b.txt", "b");
+    let never = diff(&place, &["graph.ron:data", "graph.ron:data", "--other-set", "data=two"], 3);
     insta::assert_snapshot!(never.stdout, @r#"
-    graph.ron:data and graph.ron:data --set data=.
+    graph.ron:data and graph.ron:data --set data=two
     `data`:
       settings or inputs differ
-        source `from.path` changed: ., [short] → [short]
-      not compared: graph.ron:data --set data=. has no result of it yet
+        source `from.path` changed: two, [short] → [short]
+      not compared: graph.ron:data --set data=two has no result of it yet
     "#);
 }
 
