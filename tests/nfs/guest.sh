@@ -200,6 +200,15 @@ G
   local left=$(cd /export/artifacts && find objects trees actions local/claims local/leases local/scratch -type f | wc -l)
   expect "[ $left = 0 ]" "gc when nothing runs" "$left files left"
 }
+# Both run the graph; client a is at its stage `long`, for which client b waits.
+a_before_b() {
+  in_background a run graph.ron
+  here=$!
+  until ls /export/count | grep -q long.client-a; do sleep 0.2; done
+  in_background b run graph.ron
+  there=$!
+  until grep -q stage-waiting /tmp/b.json || ! kill -0 $there 2> /dev/null; do sleep 0.2; done
+}
 # One stage that hangs on client a alone.
 hanging() {
   place 1
@@ -208,12 +217,7 @@ hanging() {
 "first": Command(run: ["sh", "-c", "cp $0 $1/out", "{file.0}", "{out}"], files: ["text"]),
 "long": Command(run: ["sh", "-c", "mktemp /team/count/long.$(hostname).XXXXXX; if [ $(hostname) = client-a ]; then echo half > $1/half; (exec sleep 87654) & until [ -e /tmp/go ]; do sleep 0.2; done; fi; cp $0/out $1/out", "{in.first}", "{out}"], inputs: {"first": "first"}),
 G
-  in_background a run graph.ron
-  here=$!
-  until ls /export/count | grep -q long.client-a; do sleep 0.2; done
-  in_background b run graph.ron
-  there=$!
-  until grep -q stage-waiting /tmp/b.json || ! kill -0 $there 2> /dev/null; do sleep 0.2; done
+  a_before_b
 }
 killed() {
   hanging
@@ -273,12 +277,7 @@ overtaken_at() { # the stage that the other one is at when client a comes back
 "next": Command(run: ["sh", "-c", "mktemp /team/count/next.$(hostname).XXXXXX; until [ -e /tmp/next ]; do sleep 0.2; done; ls -A > $1/names; cat $0/out > $1/out", "{in.long}", "{out}"], inputs: {"long": "long"}),
 G
   for client in a b; do on $client rm -f /tmp/long /tmp/next; done
-  in_background a run graph.ron
-  here=$!
-  until ls /export/count | grep -q long.client-a; do sleep 0.2; done
-  in_background b run graph.ron
-  there=$!
-  until grep -q stage-waiting /tmp/b.json || ! kill -0 $there 2> /dev/null; do sleep 0.2; done
+  a_before_b
   for name in twdag sh; do on a pkill -STOP -x $name; done
   if [ "$version" = 3 ]; then
     starts_anew
