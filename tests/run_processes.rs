@@ -309,6 +309,13 @@ fn a_second_interrupt_ends_a_worker_that_does_not_listen() {
     ends_well(&place);
 }
 
+/// Whether a worker is at a job, by the files that it has open.
+fn holds_a_claim(worker: i32) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap();
+    let mut paths = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+    paths.any(|path| path.parent().is_some_and(|folder| folder.ends_with("local/claims")))
+}
+
 #[test]
 fn an_interrupt_is_heard_while_a_result_waits_for_somebody_who_collects() {
     let place = Place::new();
@@ -319,7 +326,7 @@ fn an_interrupt_is_heard_while_a_result_waits_for_somebody_who_collects() {
     let collecting = std::fs::File::open(place.path("artifacts/local/lock")).unwrap();
     collecting.lock().unwrap();
     std::fs::write(place.path("gate"), "").unwrap();
-    wait_until("the program has ended", || !lives(processes[1]));
+    wait_until("the worker has seen the end of the program", || !holds_a_claim(processes[0]));
     send(run.pid(), Signal::INT);
     run.until("run-stopping", "");
     drop(collecting);
@@ -328,6 +335,31 @@ fn an_interrupt_is_heard_while_a_result_waits_for_somebody_who_collects() {
     assert_eq!(run.with_outcome("ran"), ["gated"]);
     // Nothing of it is lost.
     assert_eq!(place.run(&[]).with_outcome("ran"), ["after"]);
+}
+
+#[test]
+fn a_program_that_ends_well_because_all_processes_were_asked_to_stop_has_not_done_its_work() {
+    let place = Place::new();
+    let file = place.path("started");
+    let script = "trap 'echo half > $0/file; exit 0' TERM; echo $$ > $1.new; mv $1.new $1; until test -e $1.gate; do sleep 0.02; done; \
+                  echo whole > $0/file";
+    place.graph(&[&format!(r#""stopped": Command(run: ["sh", "-c", "{script}", "{{out}}", "{}"])"#, file.display())]);
+    let mut run = place.start(&[]);
+    let worker = pid(&run.until("stage-started", "stopped"));
+    wait_until("the stage starts", || file.exists());
+    let program = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    // As a service manager does, and before the worker itself can ask the program.
+    send(worker, Signal::STOP);
+    for process in [program, worker, run.pid()] {
+        send(process, Signal::TERM);
+    }
+    wait_until("the program has ended", || !lives(program));
+    send(worker, Signal::CONT);
+    let run = run.end();
+    assert_eq!((run.code, run.with_outcome("canceled")), (Some(130), vec!["stopped".to_owned()]), "{run:#?}");
+    place.write("started.gate", "");
+    assert_eq!(place.run(&[]).with_outcome("ran"), ["stopped"]);
+    assert_eq!(place.result("stopped", "file"), "whole\n");
 }
 
 #[test]
