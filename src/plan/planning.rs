@@ -140,9 +140,16 @@ fn missing(graph: &Graph, node: &Node, artifacts: &[Option<ArtifactId>]) -> Vec<
 }
 
 /// Why a stage with this action must run, in plain words; for callers that find out as results arrive.
-pub fn reason(graph: &Graph, node: usize, action: &Action, store: &Store) -> Result<String, PlanError> {
+/// `lookup` is what the store says of its result.
+pub fn reason(
+    graph: &Graph,
+    node: usize,
+    action: &Action,
+    lookup: &Lookup,
+    store: &Store,
+) -> Result<String, PlanError> {
     let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
-    Ok(why(graph, node, action, &store.lookup(&action.key())?, store))
+    Ok(why(graph, node, action, lookup, store))
 }
 
 fn why(graph: &Graph, node: &Node, action: &Action, lookup: &Lookup, store: &Store) -> String {

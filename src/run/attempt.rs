@@ -36,10 +36,10 @@ use super::{
 use crate::{
     blame::Blame,
     digest::{ArtifactId, Key},
-    graph::{Node, Policy},
+    graph::{Input, Node, Policy},
     lock::{Deviation, Lock},
     plan::{self, Action},
-    store::{ClaimAttempt, SourceState},
+    store::{ClaimAttempt, Lookup, SourceState, View},
 };
 
 /// How often a run that waits for another one looks whether that one is done.
@@ -126,8 +126,8 @@ struct Mine {
     action: Action,
     /// The sources before the stage reads them.
     sources: Vec<SourceState>,
-    /// The folders in which it finds its inputs.
-    shown: Vec<u64>,
+    /// The folders in which it finds its inputs, in their order.
+    views: Vec<Arc<View>>,
     key: Key,
     claim: Arc<Turn>,
     job: Job,
@@ -140,7 +140,7 @@ impl Attempt {
     /// Carries the attempt out and answers.
     pub(super) async fn carry_out(self: Arc<Self>) {
         let started = Instant::now();
-        let looked = caught(async { self.aside(self.looks_at_little(), Self::look).await }).await;
+        let looked = caught(self.look_up()).await;
         self.go_on(looked, started).await;
     }
 
@@ -224,10 +224,13 @@ impl Attempt {
         )?)
     }
 
-    /// Looks for the result, and claims the action if there is none.
-    fn look(&self) -> Result<Looked, Trouble> {
+    /// Looks for the result, and claims the action if there is none. `absent` is the action, if nothing is recorded for it.
+    fn look(&self, absent: Option<Action>) -> Result<Looked, Trouble> {
         let store = &self.shared.store;
+        let is_absent = absent.is_some();
         let (action, sources) = match &self.assignment {
+            // It has no sources then.
+            Assignment::Stage if let Some(action) = absent => (action, Vec::new()),
             Assignment::Stage => {
                 // Before they are hashed, so that every later change shows.
                 let sources = self.source_states()?;
@@ -249,7 +252,7 @@ impl Attempt {
         }
         // Nothing that is found here is collected before it is leased.
         let hold = store.hold()?;
-        if let Some(found) = self.find(&action)? {
+        if !is_absent && let Some(found) = self.find(&action)? {
             return Ok(found);
         }
         let here = match store.claim(&key, &self.shared.owner)? {
@@ -269,8 +272,9 @@ impl Attempt {
         };
         let claim = Arc::new(Turn::new(here, there));
         // Whoever held the claim until now may have finished the work.
-        if let Some(found) = self.find(&action)? {
-            return Ok(found);
+        let lookup = store.lookup(&key)?;
+        if let Lookup::Hit(record) = &lookup {
+            return self.found(&action, record.artifact);
         }
         match &self.assignment {
             Assignment::Part(parts, number) => {
@@ -278,7 +282,7 @@ impl Attempt {
                 self.mine(action, sources, claim, work, String::new())
             }
             Assignment::Stage | Assignment::Join(_) => {
-                let reason = plan::reason(&self.shared.graph, self.node(), &action, store)?;
+                let reason = plan::reason(&self.shared.graph, self.node(), &action, &lookup, store)?;
                 self.mine(action, sources, claim, Work::Stage, reason)
             }
         }
@@ -296,13 +300,15 @@ impl Attempt {
 
     /// The result of an action, if the store has it.
     fn find(&self, action: &Action) -> Result<Option<Looked>, Trouble> {
-        let store = &self.shared.store;
-        let key = action.key();
-        let Some(record) = store.record(&key)? else { return Ok(None) };
-        store.need([record.artifact])?;
-        self.agree_on_result(action, record.artifact)?;
+        let record = self.shared.store.record(&action.key())?;
+        record.map(|record| self.found(action, record.artifact)).transpose()
+    }
+
+    fn found(&self, action: &Action, artifact: ArtifactId) -> Result<Looked, Trouble> {
+        self.shared.store.need([artifact])?;
+        self.agree_on_result(action, artifact)?;
         self.remember(action);
-        Ok(Some(Looked::Cached(Given { key, artifact: record.artifact, is_little: false })))
+        Ok(Looked::Cached(Given { key: action.key(), artifact, is_little: false }))
     }
 
     /// Prepares the job of a claimed action.
@@ -327,24 +333,20 @@ impl Attempt {
         let log_file = logs.join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(&log_file);
         let log = log.map_err(Trouble::system(&format!("create {}", log_file.display())))?;
-        let job = self.job(&key, work, logs.join(name), log_file)?;
-        let shown = self.shown()?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, shown, key, claim, job, log, reason })))
+        let views = self.views()?;
+        let job = self.job(&key, work, &views, logs.join(name), log_file)?;
+        Ok(Looked::Mine(Box::new(Mine { action, sources, views, key, claim, job, log, reason })))
     }
 
-    fn job(&self, key: &Key, work: Work, logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {
+    fn job(&self, key: &Key, work: Work, views: &[Arc<View>], logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {
         let (graph, store) = (&self.shared.graph, &self.shared.store);
         let node = self.graph_node();
-        let mut inputs = BTreeMap::new();
-        for input in &node.inputs {
-            let given = self
-                .given
-                .get(&input.node)
-                .ok_or_else(|| Trouble::new(format!("`{}` has no result", input.reference), Blame::Bug))?;
-            let view = store.view(&given.artifact)?;
-            let path = input.reference.path().map_or_else(|| view.clone(), |below| view.join(below));
-            inputs.insert(input.reference.as_str().to_owned(), path);
-        }
+        let input = |(input, view): (&Input, &Arc<View>)| {
+            let view = view.path();
+            let path = input.reference.path().map_or_else(|| view.to_owned(), |below| view.join(below));
+            (input.reference.as_str().to_owned(), path)
+        };
+        let inputs = node.inputs.iter().zip(views).map(input).collect();
         let settings = serde_json::to_string(node.stage.settings())
             .map_err(|error| Trouble::new(format!("settings cannot be handed over: {error}"), Blame::Bug))?;
         let folder = store.scratch(key)?;

@@ -199,6 +199,7 @@ impl<'a> Driver<'a> {
                 idle: Mutex::default(),
                 recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
                 securing: Securing::default(),
+                views: Mutex::default(),
                 left_over: Mutex::default(),
                 messages,
             }),

@@ -28,10 +28,9 @@ impl Store {
         let (mut entries, mut paths) = (Vec::new(), Vec::new());
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
-            failpoint::pass("ingest.seal")
-                .and_then(|()| object::seal(&file.path, file.executable))
-                .map_err(StoreError::io("protect", &file.path))?;
-            let (digest, size) = hash::hash(&file.path)?;
+            let sealed = failpoint::pass("ingest.seal").and_then(|()| object::seal(&file.path, file.executable));
+            let sealed = sealed.map_err(StoreError::io("protect", &file.path))?;
+            let (digest, size) = hash::hash_open(&sealed).map_err(StoreError::io("read", &file.path))?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
             paths.push(file.path);
             entries.push(entry);

@@ -135,13 +135,20 @@ impl Store {
 
 /// Replaces a derived file in one step, without flushing: losing it in a power cut costs time, not truth.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let parent = folder::parent(path)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let create = || {
+        let mut file = tempfile::Builder::new();
+        // Whoever else uses the store reads it as well.
+        file.prefix(".new-").permissions(fs::Permissions::from_mode(0o666)).tempfile_in(parent)
+    };
     let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".new-")
-            // Whoever else uses the store reads it as well.
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(parent)?;
+        let mut file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent)?;
+                create()?
+            }
+            created => created?,
+        };
         failpoint::write("derived.write", &mut file, bytes)?;
         failpoint::pass("derived.rename")?;
         match file.persist(path) {

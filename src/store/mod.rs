@@ -72,6 +72,7 @@ pub use quarantine::Damage;
 pub use record::{Lookup, Record, RecordInput, RecordedPart, RecordedReference};
 pub use source::SourceState;
 pub use transfer::{Arrivals, Arrived, put};
+pub use view::View;
 pub use witness::Witnesses;
 
 use rustix::fs::Access;

@@ -27,11 +27,13 @@ const MANY_TO_STAT: usize = 1024;
 
 /// Makes a finished file read-only and gives it the time that says so. Done before hashing, so that a write which
 /// comes later shows.
-pub(super) fn seal(path: &Path, executable: bool) -> io::Result<()> {
+pub(super) fn seal(path: &Path, executable: bool) -> io::Result<File> {
     let mode = if executable { 0o555 } else { MODE };
     // By path: the file may be unreadable until then.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    mark(&File::open(path)?)
+    let file = File::open(path)?;
+    mark(&file)?;
+    Ok(file)
 }
 
 /// Gives a file that is finished the time that says so.
@@ -85,7 +87,7 @@ fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Optio
     let looked_at = if is_sealed(metadata, entry.size) {
         Some(metadata.clone())
     } else {
-        seal(path, executable).and_then(|()| fs::symlink_metadata(path)).ok()
+        seal(path, executable).and_then(|_| fs::symlink_metadata(path)).ok()
     };
     let file = File::open(path)?;
     let (digest, _) = hash_open(&file)?;

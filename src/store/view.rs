@@ -16,46 +16,74 @@ use crate::{digest::ArtifactId, failpoint};
 /// object, which then need not be hashed again. It costs an inode, which a small file is not worth.
 const WORTH_CLONING: u64 = 1 << 20;
 
+/// Longer lists of files are read again when they are needed.
+const FEW: usize = 64;
+
+/// A folder that showed an artifact when it was looked at.
+#[derive(Debug)]
+pub struct View {
+    artifact: ArtifactId,
+    path: PathBuf,
+    inode: u64,
+    /// The list of files, if it is a short one.
+    manifest: Option<Manifest>,
+}
+
+impl View {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Store {
     /// A read-only folder that holds an artifact, looked at file by file: clones of large objects that share their blocks (where the file
     /// system can), hard links to the others, or copies where those cannot be (files that may be run, file systems without links). It
     /// is made once, and again if somebody damaged it.
     pub fn view(&self, artifact: &ArtifactId) -> Result<PathBuf, StoreError> {
+        Ok(self.show(artifact)?.path)
+    }
+
+    /// As [`Store::view`], to be looked at again with [`Store::is_shown`].
+    pub fn show(&self, artifact: &ArtifactId) -> Result<View, StoreError> {
         let _hold = self.hold()?;
         let manifest = self.manifest(artifact)?;
-        let view = self.local("views").join(artifact.to_string());
-        if self.is_whole(&view, &manifest) {
-            return Ok(view);
+        let path = self.local("views").join(artifact.to_string());
+        if !self.is_whole(&path, &manifest) {
+            self.make_view(&path, artifact, &manifest)?;
         }
+        let inode = fs::symlink_metadata(&path).map_err(StoreError::io("read", &path))?.ino();
+        let manifest = Some(manifest).filter(|manifest| manifest.files().len() <= FEW);
+        Ok(View { artifact: *artifact, path, inode, manifest })
+    }
+
+    /// Whether a folder is still the same, and shows nothing but its artifact: another one may take its place if it is damaged.
+    pub fn is_shown(&self, view: &View) -> Result<bool, StoreError> {
+        let is_there = fs::symlink_metadata(&view.path).is_ok_and(|metadata| metadata.ino() == view.inode);
+        let is_whole = |manifest: &Manifest| is_there && self.is_whole(&view.path, manifest);
+        Ok(match &view.manifest {
+            Some(manifest) => is_whole(manifest),
+            None => is_whole(&self.manifest(&view.artifact)?),
+        })
+    }
+
+    fn make_view(&self, view: &Path, artifact: &ArtifactId, manifest: &Manifest) -> Result<(), StoreError> {
         let looked = self.look_all(manifest.files());
         looked.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
-        let views = folder::parent(&view)?;
+        let views = folder::parent(view)?;
         let building = tempfile::Builder::new()
             .prefix(".new-")
             .tempdir_in(views)
             .map_err(StoreError::io("write into", views))?
             .keep();
         let mut linked = Vec::new();
-        let built = self.build(&building, &manifest, &mut linked);
-        let built = built.and_then(|()| self.put_in_place(&building, &view, &manifest));
+        let built = self.build(&building, manifest, &mut linked);
+        let built = built.and_then(|()| self.put_in_place(&building, view, manifest));
         if building.exists() {
             folder::remove(&building)?;
         }
         self.note(linked);
-        built.map(|()| view)
-    }
-
-    /// Which folder [`Store::view`] has given: another one may take its place if it is damaged.
-    pub fn view_identity(&self, artifact: &ArtifactId) -> Result<u64, StoreError> {
-        let view = self.local("views").join(artifact.to_string());
-        fs::symlink_metadata(&view).map(|metadata| metadata.ino()).map_err(StoreError::io("read", &view))
-    }
-
-    /// Whether that folder is still there, and shows nothing but the artifact.
-    pub fn is_shown(&self, artifact: &ArtifactId, identity: u64) -> Result<bool, StoreError> {
-        let view = self.local("views").join(artifact.to_string());
-        let is_there = fs::symlink_metadata(&view).is_ok_and(|metadata| metadata.ino() == identity);
-        Ok(is_there && self.is_whole(&view, &self.manifest(artifact)?))
+        built
     }
 
     /// Fills a new view. `linked` are the objects that got a name by that, each with its inode.

@@ -26,7 +26,7 @@ impl Attempt {
     pub(in crate::run) async fn carry_out_ahead(self, mut start: oneshot::Receiver<()>) {
         let attempt = Arc::new(self);
         // Whatever else came of it may be out of date by then, and is looked up again.
-        let mine = match caught(attempt.aside(attempt.looks_at_little(), Self::look)).await {
+        let mine = match caught(attempt.look_up()).await {
             Ok(looked @ Looked::Mine(_)) => Some(looked),
             _ => None,
         };

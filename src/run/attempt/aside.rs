@@ -4,8 +4,8 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::{Assignment, Attempt, Trouble};
-use crate::{blame::Blame, store::Hold};
+use super::{Assignment, Attempt, Looked, Trouble};
+use crate::{blame::Blame, plan::Action, store::Hold};
 
 /// More files, or more bytes, are not little.
 const FILES: usize = 16;
@@ -28,14 +28,21 @@ pub(super) fn is_little(folder: &Path) -> bool {
 }
 
 impl Attempt {
-    /// Whether it is little work to look the stage up: it reads little, nobody is asked who is far away, and there is no result
+    /// Looks the stage up.
+    pub(super) async fn look_up(self: &Arc<Self>) -> Result<Looked, Trouble> {
+        let absent = self.absent();
+        self.aside(absent.is_some(), |attempt| attempt.look(absent)).await
+    }
+
+    /// The action, if it is little work to look it up: the stage reads little, nobody is asked who is far away, and there is no result
     /// that may have to be hashed.
-    pub(super) fn looks_at_little(&self) -> bool {
-        matches!(self.assignment, Assignment::Stage)
+    fn absent(&self) -> Option<Action> {
+        let is_little = matches!(self.assignment, Assignment::Stage)
             && self.shared.sharing.is_none()
             && self.reads_little()
-            && self.graph_node().stage.sources().is_empty()
-            && self.resolve().is_ok_and(|action| !self.shared.store.has_record(&action.key()))
+            && self.graph_node().stage.sources().is_empty();
+        let action = if is_little { self.resolve().ok()? } else { return None };
+        (!self.shared.store.has_record(&action.key())).then_some(action)
     }
 
     /// Whether the results that it reads are a few small files, each.

@@ -106,7 +106,7 @@ impl Attempt {
             );
             return Err(Trouble::new(message, Blame::Input));
         }
-        self.still_shown(&mine.shown)?;
+        self.still_shown(&mine.views)?;
         // Until the record is there and leased, nothing points to the files.
         let _hold = store.hold()?;
         if let Some(owner) = store.taken_over(mine.claim.here(), &mine.key, &self.shared.owner)? {

@@ -1,6 +1,7 @@
 //! What all attempts of a run have in common.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
     path::PathBuf,
@@ -10,9 +11,9 @@ use std::{
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use twdag_stages::{command::FOLDERS, stage::Isolation};
 
-use super::Message;
+use super::{Given, Message};
 use crate::{
-    digest::Key,
+    digest::{ArtifactId, Key},
     graph::Graph,
     lock::Lock,
     plan::{Action, Plan},
@@ -26,11 +27,13 @@ use crate::{
         strays::Strays,
         turn::Turn,
     },
-    store::Store,
+    store::{Store, StoreError, View},
 };
 
 /// More workers do not wait for another job.
 const MOST_IDLE: usize = 64;
+/// So many views are remembered.
+const MOST_VIEWS: usize = 16;
 
 /// What all attempts of a run have in common.
 pub(in crate::run) struct Shared {
@@ -53,6 +56,8 @@ pub(in crate::run) struct Shared {
     /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
     pub(in crate::run) recording: Semaphore,
     pub(in crate::run) securing: Securing,
+    /// What was shown last.
+    pub(in crate::run) views: Mutex<VecDeque<(ArtifactId, Arc<View>)>>,
     /// Work folders of what is recorded, which are of no use any more.
     pub(in crate::run) left_over: Mutex<Vec<LeftOver>>,
     pub(in crate::run) messages: UnboundedSender<Message>,
@@ -78,6 +83,25 @@ impl Shared {
         for left_over in left_over {
             self.discard(left_over);
         }
+    }
+
+    /// A folder that shows a result, looked at just now. Of the last few small ones it is remembered which files they show.
+    pub(super) fn view(&self, given: &Given) -> Result<Arc<View>, StoreError> {
+        let views = || self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = views().iter().find(|(artifact, _)| *artifact == given.artifact).map(|(_, view)| Arc::clone(view));
+        if let Some(view) = known
+            && self.store.is_shown(&view)?
+        {
+            return Ok(view);
+        }
+        let view = Arc::new(self.store.show(&given.artifact)?);
+        if given.is_little {
+            let mut views = views();
+            views.retain(|(artifact, _)| *artifact != given.artifact);
+            views.truncate(MOST_VIEWS - 1);
+            views.push_front((given.artifact, Arc::clone(&view)));
+        }
+        Ok(view)
     }
 
     pub(super) fn discard(&self, LeftOver { stage, key, _turn }: LeftOver) {

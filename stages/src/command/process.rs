@@ -85,11 +85,16 @@ impl Ending {
 /// Gives up this process's terminal, if it has one, also for all that it starts from now on. A program that asks there for a password
 /// would be stopped for ever, since its group is never in the foreground; without a terminal it is told so, and fails.
 pub(super) fn leave_terminal() {
+    // Which this process gets no other one after.
     #[cfg(target_os = "linux")]
-    if let Ok(terminal) = std::fs::File::open("/dev/tty") {
-        // SAFETY: this request takes no argument, and the file is open for as long as the call lasts.
-        let _ = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
-    }
+    static LEFT: std::sync::Once = std::sync::Once::new();
+    #[cfg(target_os = "linux")]
+    LEFT.call_once(|| {
+        if let Ok(terminal) = std::fs::File::open("/dev/tty") {
+            // SAFETY: this request takes no argument, and the file is open for as long as the call lasts.
+            let _ = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
+        }
+    });
 }
 
 /// Has the kernel end the program when the thread that starts it ends. This is asked for between fork and exec, and a fork copies this

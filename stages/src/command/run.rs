@@ -35,7 +35,10 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
         words.split_first().ok_or_else(|| StageError::Bug("a command without a program".to_owned()))?;
     let [work, temporary] = FOLDERS.map(|name| context.scratch().join(name));
     for folder in [&work, &temporary] {
-        fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
+        // Often they are there, left by another stage.
+        if !folder.is_dir() {
+            fs::create_dir_all(folder).map_err(StageError::io("create", folder))?;
+        }
     }
     let log_path = context.log().map_or_else(|| context.scratch().join("log.txt"), Path::to_owned);
     let (log, output, errors) = Log::open(&log_path).map_err(StageError::io("write", &log_path))?;
@@ -64,7 +67,8 @@ pub(super) fn run(settings: &Command, context: &Context) -> Result<(), StageErro
     drop(command);
     let (status, report) = watched?;
     let status = status?;
-    // A program may end well although it was asked to stop; its output may then be a part only.
+    // A program may end well although it was asked to stop, by this worker or by who stops all processes at once; its output may then be
+    // a part only.
     context.check_canceled()?;
     let ended = format!("the program `{program}` {}", describe(status));
     judge(settings, program, &ended, &report, &log, context)?;
