@@ -362,6 +362,37 @@ fn a_program_that_ends_well_because_all_processes_were_asked_to_stop_has_not_don
     assert_eq!(place.result("stopped", "file"), "whole\n");
 }
 
+/// How long a thread may keep a processor while others wait for it, in nanoseconds, if the system tells.
+fn time_slice(thread: &str) -> Option<u64> {
+    let schedule = std::fs::read_to_string(format!("/proc/{thread}/sched")).ok()?;
+    let line = schedule.lines().find(|line| line.starts_with("se.slice"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+#[test]
+fn a_driver_is_let_in_before_the_programs_that_run() {
+    const SHORTEST: Option<u64> = Some(100_000);
+    let chosen = std::thread::spawn(|| {
+        twdag_stages::time_slice::shorten();
+        time_slice("thread-self")
+    });
+    if chosen.join().unwrap() != SHORTEST {
+        writeln!(std::io::stderr(), "SKIPPED: no time slices can be chosen here, or the system does not tell of them")
+            .unwrap();
+        return;
+    }
+    let place = Place::new();
+    gated(&place);
+    let mut run = place.start(&[]);
+    let processes = started(&place, &mut run);
+    assert_eq!(time_slice(&run.pid().to_string()), SHORTEST);
+    for process in processes {
+        assert_ne!(time_slice(&process.to_string()), SHORTEST);
+    }
+    place.write("gate", "");
+    assert_eq!(run.end().code, Some(0));
+}
+
 #[test]
 fn a_closed_terminal_does_not_stop_a_run_under_nohup() {
     let place = Place::new();

@@ -36,6 +36,7 @@ use self::{
 use super::{
     error::RunError,
     event::RunOutcome,
+    event_loop::event_loop,
     process::{Lease, Wish},
     resources::Totals,
     signals::Signals,
@@ -135,10 +136,7 @@ pub fn check(
     if let Host::Stays(why) = &host {
         tell(CheckEvent::HostStays(why));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| RunError::System { action: "set up the event loop", source })?;
+    let runtime = event_loop()?;
     let checked = runtime.block_on(async {
         let signals = Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
         let shared = Shared {

@@ -33,6 +33,7 @@ use super::{
     event::{
         Announced, AnnouncedStatus, NotReproducible, PartCounts, RunEvent, RunOutcome, StageOutcome, StageSummary,
     },
+    event_loop::event_loop,
     journal::Journal,
     owner,
     process::{Lease, Wish},
@@ -107,10 +108,7 @@ pub fn run(
     let in_folder = |source| RunError::Folder { path: folder.clone(), source };
     fs::create_dir(folder.join("logs")).map_err(in_folder)?;
     let journal = Journal::create(&folder).map_err(in_folder)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| RunError::System { action: "set up the event loop", source })?;
+    let runtime = event_loop()?;
     let summary = runtime.block_on(async {
         let mut driver = Driver::new(graph, plan, (store, sharing), (options, budget), folder.clone(), journal, tell);
         driver.drive().await

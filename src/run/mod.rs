@@ -19,6 +19,7 @@ pub mod worker;
 mod attempt;
 mod caught;
 mod channel;
+mod event_loop;
 mod open_files;
 mod owner;
 mod parts;

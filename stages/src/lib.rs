@@ -19,6 +19,7 @@ pub mod report;
 pub mod score;
 pub mod stage;
 pub mod synthesize;
+pub mod time_slice;
 pub mod tokenize;
 pub mod train;
 pub mod train_tokenizer;
