@@ -242,10 +242,16 @@ fn parts_run_at_once_as_far_as_resources_go() {
     // Nobody says how many jobs: as many parts as fit.
     let place = self::place();
     place.write("graph.ron", &graph(r#"policy: {"score": (resources: {"cpu": 1})},"#));
-    let run = run(&place, &["--resource", "cpu=2"]);
-    assert_eq!((run.code, at_once(&run, "score")), (Some(0), 2));
-    // A document is encoded on one thread, so parts of `Tokenize` take one core each without being told.
-    assert_eq!(at_once(&run, "tokens"), 2);
+    let at_once_in = |store: &str| {
+        let run = run(&place, &["--resource", "cpu=2", "--store", store]);
+        assert_eq!(run.code, Some(0), "{run:#?}");
+        ["score", "tokens"].map(|stage| at_once(&run, stage))
+    };
+    // A document is encoded on one thread, so parts of `Tokenize` take one core each without being told. On a busy machine one
+    // may be done before the next has started.
+    let seen: Vec<_> =
+        (0..5).map(|attempt| at_once_in(&format!("store-{attempt}"))).take_while(|most| *most != [2, 2]).collect();
+    assert!(seen.len() < 5 && seen.iter().flatten().all(|most| *most <= 2), "{seen:?}");
 }
 
 #[test]

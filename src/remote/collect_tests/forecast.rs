@@ -87,12 +87,14 @@ fn what_a_forecast_says_is_what_is_done() {
         let rules = Rules { retention: before, trusted: keyed.then(members) };
         let shared = Seen::default();
         // A forecast goes by the clock of its machine, which is the server's when it comes to that.
-        let hours: u32 = past.iter().map(|(.., hours)| hours).sum();
-        shared.turns.state().now = (SystemTime::now() - HOUR * hours).duration_since(UNIX_EPOCH).unwrap();
-        for (who, before, hours) in &past {
+        // No two things happen at the same time: which of two equally old runs is let go first does not matter.
+        let took: Vec<Duration> = past.iter().map(|(.., hours)| HOUR * *hours + Duration::from_secs(1)).collect();
+        let began = SystemTime::now() - took.iter().sum::<Duration>();
+        shared.turns.state().now = began.duration_since(UNIX_EPOCH).unwrap();
+        for ((who, before, _), took) in past.iter().zip(took) {
             let seen = Seen { past: Some(*who), ..shared.clone() };
             do_before(before, &homes[*who], &seen, &rules);
-            shared.turns.state().now += HOUR * *hours;
+            shared.turns.state().now += took;
         }
         let collect = |dry_run: bool| {
             let remote = shared.remote(homes[0].keys(rules.trusted.as_deref()));
