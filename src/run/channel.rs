@@ -10,6 +10,8 @@ use std::{
         unix::net::UnixStream,
     },
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -17,11 +19,14 @@ use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
+        recv, recvmsg, sendmsg,
     },
 };
 
 use super::job::Job;
+
+/// How long a worker looks for a job before it sleeps.
+const LOOKING: Duration = Duration::from_micros(100);
 
 /// A job as a worker gets it.
 pub(super) struct Handed {
@@ -47,11 +52,23 @@ pub(super) fn hand(channel: &mut UnixStream, job: &Job, claim: &File, log: &File
     channel.write_all(bytes.get(sent.saturating_sub(length.len())..).unwrap_or_default())
 }
 
+/// Waits for a job for a moment without sleeping: where many are ready, the next one comes at once, and a processor that has gone to sleep
+/// is slow to wake.
+fn look(channel: &UnixStream) {
+    let began = Instant::now();
+    let has_come = || recv(channel, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok();
+    while began.elapsed() < LOOKING && !has_come() {
+        // Whoever else has work to do comes first.
+        thread::yield_now();
+    }
+}
+
 /// Waits for a job; `None` if none will come, or the worker shall stop.
 pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result<Option<Handed>> {
     let mut length = [0; 8];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    look(channel);
     let received = loop {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
