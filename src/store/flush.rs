@@ -25,6 +25,16 @@ const WHOLE: [i64; 8] = [
     0x794C_7630, // overlayfs
 ];
 
+/// Those of them where files may share blocks.
+#[cfg(target_os = "linux")]
+const SHARING: [i64; 5] = [
+    0x5846_5342, // xfs
+    0x9123_683E, // btrfs
+    0x2FC1_2FC1, // zfs
+    0xCA45_1A4E, // bcachefs
+    0x794C_7630, // overlayfs
+];
+
 /// What was put on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -41,6 +51,8 @@ pub(super) struct Flusher {
     over: Condvar,
     /// The file system, if it can be flushed as a whole.
     whole: OnceLock<Option<File>>,
+    /// Whether its files may share blocks.
+    sharing: OnceLock<bool>,
     /// Folders in which names are not on the disk yet.
     names: Mutex<BTreeSet<PathBuf>>,
 }
@@ -70,6 +82,11 @@ impl Store {
     /// Whether [`Store::flush`] puts everything on the disk at once.
     pub(super) fn flushes_everything(&self) -> bool {
         self.flusher.whole.get_or_init(|| whole(self.root())).is_some()
+    }
+
+    /// Whether a file that was just copied may share its blocks with another one, so that what it holds must be read from the disk.
+    pub fn may_share_blocks(&self) -> bool {
+        *self.flusher.sharing.get_or_init(|| is_one_of(self.root(), &SHARING))
     }
 
     /// Puts files on the disk that were found, and may have been written by others. What could not be written is told here,
@@ -123,9 +140,14 @@ fn flush_one(path: &Path) -> Result<(), StoreError> {
 
 /// Whether the file system of a file or folder is known to be one of this machine's. The file is not opened.
 #[cfg(target_os = "linux")]
-#[allow(clippy::unnecessary_cast, reason = "the type of this field differs between systems")]
 pub(super) fn is_known(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| WHOLE.contains(&(found.f_type as i64)))
+    is_one_of(path, &WHOLE)
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::unnecessary_cast, reason = "the type of this field differs between systems")]
+fn is_one_of(path: &Path, sorts: &[i64]) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| sorts.contains(&(found.f_type as i64)))
 }
 
 #[cfg(target_os = "linux")]
@@ -140,6 +162,14 @@ fn sync(file: &File) -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_known(_path: &Path) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+const SHARING: [i64; 0] = [];
+
+#[cfg(not(target_os = "linux"))]
+fn is_one_of(_path: &Path, _sorts: &[i64]) -> bool {
     false
 }
 

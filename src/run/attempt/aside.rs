@@ -27,7 +27,36 @@ pub(super) fn is_little(folder: &Path) -> bool {
     true
 }
 
+/// Whether nothing in a folder of few files has to be read from a disk first, as what a program has copied may have to be where files share
+/// blocks.
+#[cfg(target_os = "linux")]
+fn is_in_memory(folder: &Path) -> bool {
+    use std::io::IoSliceMut;
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    let is_in_memory = |file: fs::File| {
+        let mut byte = [0];
+        let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+        // Not every file system can tell.
+        read.is_ok() || read == Err(Errno::OPNOTSUPP)
+    };
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    // What cannot be opened fails where it is read.
+    files.filter_map(|entry| fs::File::open(entry.path()).ok()).all(is_in_memory)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_folder: &Path) -> bool {
+    true
+}
+
 impl Attempt {
+    /// Whether it is little work to take in what a stage wrote.
+    pub(super) fn is_at_hand(&self, output: &Path) -> bool {
+        !self.shared.store.may_share_blocks() || is_in_memory(output)
+    }
+
     /// Looks the stage up.
     pub(super) async fn look_up(self: &Arc<Self>) -> Result<Looked, Trouble> {
         let absent = self.absent();

@@ -61,7 +61,7 @@ impl Attempt {
     ) -> Result<ArtifactId, Trouble> {
         let mut left_over = None;
         // What it has read is looked at again.
-        if let Some(_hold) = self.is_done_here(is_little && self.reads_little()) {
+        if let Some(_hold) = self.is_done_here(is_little && self.reads_little() && self.is_at_hand(&mine.job.output)) {
             let artifact = self.take_in(mine, clock, began, notices, &mut left_over);
             // That can wait until the next stage is at work.
             self.shared.left_over().extend(left_over);
