@@ -63,7 +63,7 @@ impl Workspace {
             let plan = self.plan(text);
             for stage in &plan.stages {
                 if let Some(action) = &stage.action {
-                    self.store.remember_action("graph", &stage.name, action).unwrap();
+                    self.store.remember_keys::<()>("graph", [(stage.name.as_str(), action.key(), None)], None).unwrap();
                 }
             }
             let Some(stage) = plan.stages.iter().find(|stage| stage.status == Status::Run) else { return ran };
@@ -82,6 +82,7 @@ impl Workspace {
                 inputs: action.inputs,
                 references: Vec::new(),
                 sources: action.sources,
+                file_names: action.file_names,
                 numeric_class: action.numeric_class,
                 provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.0),
                 notices: Vec::new(),

@@ -207,6 +207,7 @@ fn of_a_record_that_tells_digests_alone_the_giver_is_found_by_content() {
             inputs,
             references: Vec::new(),
             sources: Vec::new(),
+            file_names: std::collections::BTreeMap::new(),
             numeric_class: None,
             provenance: Provenance::here(at(seconds), at(seconds + 1), 1.0),
             notices: Vec::new(),

@@ -179,11 +179,28 @@ fn what_is_in_the_way_of_a_folder_is_set_aside() {
     assert_eq!(check(&place).0, Some(0));
     assert_eq!(place.run(&[]).with_outcome("ran"), ["two"]);
     // What only serves to explain heals without a check.
-    let last = place.path("artifacts/local/last/graph/two.json");
+    let last = place.path("artifacts/local/last/graph/keys");
     fs::remove_file(&last).unwrap();
     fs::create_dir(&last).unwrap();
     ran(&place, "another text\n");
     assert!(last.is_file());
+}
+
+#[test]
+fn who_keeps_explanations_locked_delays_a_run_once() {
+    let place = place();
+    let lock = fs::File::open(place.path("artifacts/local/last/graph/lock")).unwrap();
+    lock.lock().unwrap();
+    place.write("text.txt", "another text\n");
+    let run = place.run(&[]);
+    let warnings: Vec<_> = run.events.iter().filter(|event| event["event"] == "run-warning").collect();
+    assert_eq!((run.code, warnings.len()), (Some(0), 1), "{warnings:?}");
+    assert!(
+        warnings[0]["message"].as_str().unwrap().starts_with("later plans cannot tell what changed"),
+        "{warnings:?}"
+    );
+    drop(lock);
+    ran(&place, "more text\n");
 }
 
 #[test]

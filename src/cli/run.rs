@@ -20,7 +20,7 @@ use crate::{
     digest::{ArtifactId, Digest},
     graph::{Graph, Workspace, workspace},
     plan::{
-        self, Document, Plan, Status,
+        self, Document, Plan, PlannedStage, Status,
         settled::{Facts, JSON, Settled},
     },
     remote::{Heartbeat, Tiers},
@@ -177,7 +177,7 @@ fn run_settled(arguments: &Arguments, settled: &Settled, store: &Store) -> Resul
         return Ok(plan_command::tell_settled(settled, arguments.json));
     }
     let facts = &settled.facts;
-    if !settled.is_whole(JSON) || store.remembered(&facts.graph).as_ref() != settled.digest(JSON) {
+    if !settled.is_whole(JSON) || store.remembered_plan(&facts.graph).as_ref() != settled.digest(JSON) {
         return Ok(false);
     }
     let document = if arguments.json {
@@ -206,11 +206,8 @@ fn run_cached(
     warnings.iter().for_each(warn);
     let document = Document::of(graph, plan);
     let line = document.line();
-    let actions = plan.stages.iter().filter_map(|stage| Some((&stage.name, stage.action.as_ref()?)));
-    let remembered = actions
-        .into_iter()
-        .try_for_each(|(stage, action)| store.remember_action(&graph.name, stage, action))
-        .and_then(|()| store.set_remembered(&graph.name, &Digest::of(line.as_bytes())));
+    let keys = plan.stages.iter().filter_map(PlannedStage::last);
+    let remembered = store.remember_keys(&graph.name, keys, Some(&Digest::of(line.as_bytes())));
     let complaint = remembered.err().map(|error| format!("later plans cannot tell what changed: {error}"));
     let summary = sharing.filter(|sharing| sharing.is_worth_a_word()).map(Sharing::summary);
     let facts = facts(graph, plan);

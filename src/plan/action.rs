@@ -79,7 +79,7 @@ impl Action {
         })
     }
 
-    /// The action of which the store has a record. What records do not tell (names of source files) is left out.
+    /// The action of which the store has a record.
     pub fn of_record(record: &Record) -> Self {
         Self {
             key: record.key,
@@ -88,7 +88,7 @@ impl Action {
             settings: record.settings.clone(),
             inputs: record.inputs.clone(),
             sources: record.sources.clone(),
-            file_names: BTreeMap::new(),
+            file_names: record.file_names.clone(),
             numeric_class: record.numeric_class.clone(),
         }
     }

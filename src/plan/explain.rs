@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change, Document, DocumentStage, Plan, PlanError, Status, changes};
+use super::{Action, Change, Document, DocumentStage, Plan, PlanError, Status, changes, planning::last_action};
 use crate::{
     digest::{Digest, Key},
     graph::{Graph, Node},
@@ -74,9 +74,9 @@ impl Explanation {
     pub fn of(graph: &Graph, plan: &Plan, node: usize, store: &Store) -> Result<Option<Self>, PlanError> {
         let Some(planned) = plan.stages.iter().find(|planned| planned.node == node) else { return Ok(None) };
         let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
-        let last = store.last_action::<Action>(&graph.name, &node.name);
-        let differences = match (&last, &planned.action) {
-            (Some(last), Some(now)) if planned.status == Status::Run => differences(Some(node), last, now),
+        let (last_key, last) = last_action(store, &store.last_keys(&graph.name), &node.name).unzip();
+        let differences = match (last.flatten(), &planned.action) {
+            (Some(last), Some(now)) if planned.status == Status::Run => differences(Some(node), &last, now),
             _ => Vec::new(),
         };
         // Whatever must run in the plan of one stage is something that it waits for.
@@ -85,7 +85,7 @@ impl Explanation {
         Ok(Some(Self {
             graph: graph.path.display().to_string(),
             stage: DocumentStage::of(planned),
-            last_key: last.map(|last| last.key()),
+            last_key,
             differences,
             waits_for: blocking.map(DocumentStage::of).collect(),
         }))

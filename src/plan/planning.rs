@@ -1,11 +1,13 @@
 //! Plans.
 
+use std::cell::LazyCell;
+
 use super::{Action, PlanError, changes, resolve};
 use crate::{
     digest::{ArtifactId, Key},
     graph::{Graph, Node},
     remote::{Found, Tiers},
-    store::{Lookup, Store},
+    store::{LastKeys, Lookup, Store},
 };
 
 /// What is to be done for some targets, and what is done already.
@@ -38,6 +40,13 @@ pub struct PlannedStage {
     pub elsewhere: bool,
 }
 
+impl PlannedStage {
+    /// What the store is to keep of what the stage is keyed by: all of it if its record is elsewhere.
+    pub fn last(&self) -> Option<(&str, Key, Option<&Action>)> {
+        Some((&self.name, self.key?, self.action.as_ref().filter(|_| self.elsewhere)))
+    }
+}
+
 /// What is to be done for a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,8 +76,9 @@ pub fn plan<'a>(graph: &Graph, targets: &[usize], tiers: impl Into<Tiers<'a>>) -
 fn try_to_plan(graph: &Graph, targets: &[usize], tiers: &Tiers<'_>) -> Result<Option<Plan>, PlanError> {
     let mut artifacts = vec![None; graph.nodes().len()];
     let mut stages = Vec::new();
+    let last = LazyCell::new(|| tiers.store.last_keys(&graph.name));
     for node in graph.closure(targets) {
-        let Some(stage) = planned(graph, node, &artifacts, tiers)? else { return Ok(None) };
+        let Some(stage) = planned(graph, node, &artifacts, tiers, &last)? else { return Ok(None) };
         if let Some(slot) = artifacts.get_mut(node) {
             *slot = stage.artifact;
         }
@@ -82,6 +92,7 @@ fn planned(
     index: usize,
     artifacts: &[Option<ArtifactId>],
     tiers: &Tiers<'_>,
+    last: &LazyCell<LastKeys, impl FnOnce() -> LastKeys>,
 ) -> Result<Option<PlannedStage>, PlanError> {
     let node = graph.nodes().get(index).ok_or_else(|| PlanError::Bug(format!("the graph has no node {index}")))?;
     let stage = PlannedStage {
@@ -119,7 +130,7 @@ fn planned(
             };
             return Ok(Some(found));
         }
-        Found::Nowhere(lookup) => (Status::Run, why(graph, node, &action, &lookup, tiers.store), None),
+        Found::Nowhere(lookup) => (Status::Run, why(node, &action, &lookup, tiers.store, || last), None),
     };
     Ok(Some(PlannedStage { status, reason, key: Some(key), action: Some(action), artifact, ..stage }))
 }
@@ -140,29 +151,49 @@ fn missing(graph: &Graph, node: &Node, artifacts: &[Option<ArtifactId>]) -> Vec<
 }
 
 /// Why a stage with this action must run, in plain words; for callers that find out as results arrive.
-/// `lookup` is what the store says of its result.
+/// `lookup` is what the store says of its result, and `last` what the stages of the graph were last keyed by.
 pub fn reason(
     graph: &Graph,
     node: usize,
     action: &Action,
     lookup: &Lookup,
-    store: &Store,
+    (store, last): (&Store, &LastKeys),
 ) -> Result<String, PlanError> {
     let node = graph.nodes().get(node).ok_or_else(|| PlanError::Bug(format!("the graph has no node {node}")))?;
-    Ok(why(graph, node, action, lookup, store))
+    Ok(why(node, action, lookup, store, || last))
 }
 
-fn why(graph: &Graph, node: &Node, action: &Action, lookup: &Lookup, store: &Store) -> String {
+fn why<'a>(
+    node: &Node,
+    action: &Action,
+    lookup: &Lookup,
+    store: &Store,
+    last: impl FnOnce() -> &'a LastKeys,
+) -> String {
     if let Lookup::Lost(problem) = lookup {
         return problem.clone();
     }
-    let Some(last) = store.last_action::<Action>(&graph.name, &node.name) else {
-        return "never computed here".to_owned();
-    };
-    if last.key() == action.key() {
+    let Some((key, last)) = last_action(store, last(), &node.name) else { return "never computed here".to_owned() };
+    if key == action.key() {
         return "its result is no longer in the store".to_owned();
     }
+    let Some(last) = last else {
+        return "something changed; what it was last keyed by is no longer recorded here".to_owned();
+    };
     let changes: Vec<String> = changes(&last, action).iter().map(ToString::to_string).collect();
+    if !changes.is_empty() {
+        return changes.join("; ");
+    }
     // The order of a map's entries is in the key, and JSON for people does not show it.
-    if changes.is_empty() { "the order of entries in its settings changed".to_owned() } else { changes.join("; ") }
+    let order = "the order of entries in its settings changed";
+    // Earlier versions did not record the names.
+    let is_named = last.file_names.len() == action.file_names.len();
+    if is_named { order.to_owned() } else { format!("the name of a source, or {order}") }
+}
+
+/// What a stage was last keyed by, with all of it if that is still recorded.
+pub(super) fn last_action(store: &Store, last: &LastKeys, stage: &str) -> Option<(Key, Option<Action>)> {
+    let key = last.key(stage)?;
+    let kept = || last.action::<Action>(stage).filter(|action| action.key() == key);
+    Some((key, store.past_record(&key).map(|record| Action::of_record(&record)).or_else(kept)))
 }

@@ -155,6 +155,7 @@ fn record(number: usize, artifact: ArtifactId) -> Record {
         inputs: Vec::new(),
         references: Vec::new(),
         sources: Vec::new(),
+        file_names: BTreeMap::new(),
         numeric_class: None,
         provenance: Provenance::here(now, now, 0.0),
         notices: Vec::new(),

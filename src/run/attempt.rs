@@ -30,6 +30,7 @@ use super::{
     job::{self, Job, Verdict, Work},
     parts::{Parts, Whole},
     process::{self, Ended, Lease, Wish, Worker},
+    securing::Last,
     sharing::{Sharing, Turns},
     turn::Turn,
 };
@@ -282,7 +283,8 @@ impl Attempt {
                 self.mine(action, sources, claim, work, String::new())
             }
             Assignment::Stage | Assignment::Join(_) => {
-                let reason = plan::reason(&self.shared.graph, self.node(), &action, &lookup, store)?;
+                let known = (&**store, self.shared.last_keys());
+                let reason = plan::reason(&self.shared.graph, self.node(), &action, &lookup, known)?;
                 self.mine(action, sources, claim, Work::Stage, reason)
             }
         }
@@ -307,7 +309,7 @@ impl Attempt {
     fn found(&self, action: &Action, artifact: ArtifactId) -> Result<Looked, Trouble> {
         self.shared.store.need([artifact])?;
         self.agree_on_result(action, artifact)?;
-        self.remember(action);
+        self.remember(action.key());
         Ok(Looked::Cached(Given { key: action.key(), artifact, is_little: false }))
     }
 
@@ -519,13 +521,10 @@ impl Attempt {
         self.agree(|lock| lock.deviation_of_result(&self.shared.graph, self.graph_node(), action, artifact))
     }
 
-    /// Plans know of stages alone.
-    fn remember(&self, action: &Action) {
-        if matches!(self.assignment, Assignment::Part(..)) {
-            return;
-        }
-        if let Some(message) = self.shared.remember(self.name(), action) {
-            self.warn(message);
+    /// Keeps what the stage is keyed by. Plans know of stages alone.
+    fn remember(&self, key: Key) {
+        if !matches!(self.assignment, Assignment::Part(..)) {
+            self.shared.remember(vec![Last { stage: self.name().to_owned(), key, action: None }]);
         }
     }
 

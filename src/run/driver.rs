@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -38,7 +38,7 @@ use super::{
     owner,
     process::{Lease, Wish},
     resources::{Budget, Totals},
-    securing::Securing,
+    securing::{Last, Securing},
     sharing::Sharing,
     signals::Signals,
     state::{Effect, Happened, Rules, Scheduler},
@@ -199,6 +199,7 @@ impl<'a> Driver<'a> {
                 securing: Securing::default(),
                 views: Mutex::default(),
                 left_over: Mutex::default(),
+                last_keys: OnceLock::new(),
                 messages,
             }),
             inbox,
@@ -218,20 +219,25 @@ impl<'a> Driver<'a> {
             self.event(RunEvent::RunWarning { message });
         }
         let deviating = self.deviating();
+        let mut cached = Vec::new();
         for place in 0..self.shared.plan.stages.len() {
             let stage = &self.shared.plan.stages[place];
             if let Some((artifact, action)) = stage.artifact.zip(stage.action.as_ref())
                 && deviating.as_ref().is_none_or(|(deviating, _)| *deviating != place)
             {
                 let given = Given { key: action.key(), artifact, is_little: false };
-                if let Some(message) = self.shared.remember(&stage.name, action) {
-                    self.event(RunEvent::RunWarning { message });
-                }
+                cached.push(place);
                 self.have(place, given);
                 // Before the beginning this has no effects.
                 self.scheduler.on(Happened::Cached(place));
             }
         }
+        let cached = cached.into_iter().map(|place| &self.shared.plan.stages[place]);
+        let last = cached.filter_map(|stage| {
+            let (stage, key, action) = stage.last()?;
+            Some(Last { stage: stage.to_owned(), key, action: action.cloned() })
+        });
+        self.shared.remember(last.collect());
         if let Some((place, trouble)) = deviating {
             self.failed(place, trouble, None, 0.0);
         }

@@ -1,7 +1,9 @@
 //! Results that are recorded and may not be on the disk yet: a thread puts them there, as many at once as there are. A disk
-//! takes its time to keep something for good, and nobody needs to wait for that before the end of the run.
+//! takes its time to keep something for good, and nobody needs to wait for that before the end of the run. It keeps as well what stages
+//! are keyed by: a run that is killed may leave out those of the last second, and later plans explain more than they need.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// How long results gather: while a disk takes them, it lets others wait.
-const GATHERING: Duration = Duration::from_millis(200);
+const GATHERING: Duration = Duration::from_secs(1);
 
 /// A result that was just recorded.
 pub(super) struct Recorded {
@@ -29,28 +31,20 @@ pub(super) struct Recorded {
     pub(super) artifact: ArtifactId,
     /// Whose work folder stays until the result is on the disk, if one does.
     pub(super) kept: Option<Key>,
-    /// What later plans compare with, if it is the result of a stage.
-    pub(super) last: Option<Last>,
 }
 
-/// What a stage was keyed by.
+/// What a stage is keyed by, for the reasons that later plans give.
 pub(super) struct Last {
-    pub(super) graph: String,
     pub(super) stage: String,
-    pub(super) action: Action,
+    pub(super) key: Key,
+    /// All of it, if that is not recorded here.
+    pub(super) action: Option<Action>,
 }
 
-impl Recorded {
-    fn remember(&self, store: &Store) -> Option<String> {
-        let Last { graph, stage, action } = self.last.as_ref()?;
-        remember(store, graph, stage, action)
-    }
-}
-
-/// Keeps what a stage was keyed by, for the reasons that later plans give. Nothing else depends on it, so that a failure is only a warning.
-pub(super) fn remember(store: &Store, graph: &str, stage: &str, action: &Action) -> Option<String> {
-    let error = store.remember_action(graph, stage, action).err()?;
-    Some(format!("later plans cannot tell what changed in `{stage}`: {error}"))
+/// What that thread has to do.
+enum Task {
+    Secure(Recorded),
+    Remember { graph: String, stages: Vec<Last> },
 }
 
 /// What became of them.
@@ -69,41 +63,49 @@ pub(super) struct Securing {
 }
 
 struct Thread {
-    results: Sender<Recorded>,
+    tasks: Sender<Task>,
     is_last: Arc<AtomicBool>,
     handle: JoinHandle<Secured>,
 }
 
 impl Securing {
-    /// Has a result put on the disk. Gives a warning, if there is one by now.
-    pub(super) fn begin(&self, store: &Arc<Store>, recorded: Recorded) -> Result<Option<String>, StoreError> {
+    /// Has a result put on the disk.
+    pub(super) fn begin(&self, store: &Arc<Store>, recorded: Recorded) -> Result<(), StoreError> {
+        // Without the thread whoever has recorded the result does it.
+        let artifact = recorded.artifact;
+        if self.hand(store, Task::Secure(recorded)) { Ok(()) } else { store.secure(&[artifact]) }
+    }
+
+    /// Has it kept what stages of a graph are keyed by. Nothing else depends on that.
+    pub(super) fn remember(&self, store: &Arc<Store>, graph: &str, stages: Vec<Last>) {
+        // A machine that has no room for a thread has worse to tell.
+        let _ = self.hand(store, Task::Remember { graph: graph.to_owned(), stages });
+    }
+
+    /// Whether there is a thread that has it now.
+    fn hand(&self, store: &Arc<Store>, task: Task) -> bool {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let started = match &mut *thread {
             Some(started) => started,
             empty => {
-                let (results, inbox) = channel();
+                let (tasks, inbox) = channel();
                 let (of_thread, is_last) = (Arc::clone(store), Arc::<AtomicBool>::default());
                 let ending = Arc::clone(&is_last);
-                let work = move || secure(&of_thread, &inbox, &ending);
-                let handle = thread::Builder::new().name("secure".to_owned()).spawn(work);
-                // Without the thread whoever has recorded the result does it.
-                let Ok(handle) = handle else {
-                    store.secure(&[recorded.artifact])?;
-                    return Ok(recorded.remember(store));
-                };
-                empty.insert(Thread { results, is_last, handle })
+                let work = move || work(&of_thread, &inbox, &ending);
+                let Ok(handle) = thread::Builder::new().name("secure".to_owned()).spawn(work) else { return false };
+                empty.insert(Thread { tasks, is_last, handle })
             }
         };
-        // It ends before there are no more results only if it fell over, which `finish` tells.
-        let _ = started.results.send(recorded);
-        Ok(None)
+        // It ends before there are no more tasks only if it fell over, which `finish` tells.
+        let _ = started.tasks.send(task);
+        true
     }
 
     /// Waits until all results are on the disk.
     pub(super) fn finish(&self) -> Secured {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Thread { results, is_last, handle }) = thread else { return Secured::default() };
-        drop(results);
+        let Some(Thread { tasks, is_last, handle }) = thread else { return Secured::default() };
+        drop(tasks);
         is_last.store(true, Ordering::Relaxed);
         handle.thread().unpark();
         handle.join().unwrap_or_else(|_| {
@@ -113,9 +115,9 @@ impl Securing {
     }
 }
 
-/// What goes wrong with some does not keep others from being tried.
-fn secure(store: &Store, inbox: &Receiver<Recorded>, is_last: &AtomicBool) -> Secured {
+fn work(store: &Store, inbox: &Receiver<Task>, is_last: &AtomicBool) -> Secured {
     let mut all = Secured::default();
+    let mut remembers = true;
     while let Ok(first) = inbox.recv() {
         let until = Instant::now() + GATHERING;
         // Not by waiting for the next one, which would wake this thread with each.
@@ -124,19 +126,40 @@ fn secure(store: &Store, inbox: &Receiver<Recorded>, is_last: &AtomicBool) -> Se
         {
             thread::park_timeout(rest);
         }
-        let results: Vec<Recorded> = std::iter::once(first).chain(inbox.try_iter()).collect();
-        all.warnings.extend(results.iter().filter_map(|recorded| recorded.remember(store)));
-        let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
-        if let Err(error) = store.secure(&artifacts) {
-            let (stages, _) = all.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));
-            stages.extend(results.iter().map(|recorded| recorded.stage));
-            continue;
+        let (mut results, mut last) = (Vec::new(), BTreeMap::<String, Vec<Last>>::new());
+        for task in std::iter::once(first).chain(inbox.try_iter()) {
+            match task {
+                Task::Secure(recorded) => results.push(recorded),
+                Task::Remember { graph, stages } => last.entry(graph).or_default().extend(stages),
+            }
         }
-        for key in results.iter().filter_map(|recorded| recorded.kept) {
-            if let Err(error) = store.discard_scratch(&key, &FOLDERS) {
-                all.warnings.push(format!("a stage is done, but its work folder stays: {error}"));
+        secure(store, &results, &mut all);
+        for (graph, stages) in last {
+            let keys = stages.iter().map(|last| (last.stage.as_str(), last.key, last.action.as_ref()));
+            // Whoever could not once has waited for nothing, and would wait each time.
+            if remembers && let Err(error) = store.remember_keys(&graph, keys, None) {
+                remembers = false;
+                all.warnings.push(format!("later plans cannot tell what changed: {error}"));
             }
         }
     }
     all
+}
+
+/// What goes wrong with some does not keep others from being tried.
+fn secure(store: &Store, results: &[Recorded], all: &mut Secured) {
+    if results.is_empty() {
+        return;
+    }
+    let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
+    if let Err(error) = store.secure(&artifacts) {
+        let (stages, _) = all.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));
+        stages.extend(results.iter().map(|recorded| recorded.stage));
+        return;
+    }
+    for key in results.iter().filter_map(|recorded| recorded.kept) {
+        if let Err(error) = store.discard_scratch(&key, &FOLDERS) {
+            all.warnings.push(format!("a stage is done, but its work folder stays: {error}"));
+        }
+    }
 }

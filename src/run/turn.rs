@@ -1,20 +1,32 @@
 //! Whose turn it is to compute an action: among the processes of this machine, and among the machines of a team.
 
-use std::fs::File;
+use std::{fs::File, sync::Arc};
 
-use crate::{remote, store::Claim};
+use crate::{
+    digest::Key,
+    remote,
+    store::{Claim, Store},
+};
 
 /// The right to compute an action. It ends when this is dropped and no worker holds the file any more.
 #[derive(Debug)]
 pub(super) struct Turn {
     /// If there is a team. It goes first: whoever is next on this machine must find no claim of this one there.
-    _there: Option<remote::Claim>,
+    there: Option<remote::Claim>,
     here: Claim,
 }
 
 impl Turn {
     pub(super) const fn new(here: Claim, there: Option<remote::Claim>) -> Self {
-        Self { here, _there: there }
+        Self { there, here }
+    }
+
+    /// Ends it after the result is recorded and the worker is done. While others have it too, it lasts as long as they do.
+    pub(super) fn end(self: Arc<Self>, store: &Store, key: &Key) {
+        if let Some(Self { there, here }) = Arc::into_inner(self) {
+            drop(there);
+            store.end_claim(here, key);
+        }
     }
 
     /// The claim among the processes that use the store here.

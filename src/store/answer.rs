@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -133,27 +132,5 @@ impl Store {
 
     fn answer_folder(&self, question: &Digest) -> PathBuf {
         self.local("settled").join(question.to_string())
-    }
-
-    /// Which answer the last actions of a graph's stages are those of; see [`Store::remember_action`].
-    pub fn remembered(&self, graph: &str) -> Option<Digest> {
-        String::from_utf8(read_plain(&self.remembered_path(graph)).ok()?).ok()?.trim().parse().ok()
-    }
-
-    /// Says that all that [`Store::remember_action`] would keep is what it has kept, for this answer.
-    pub fn set_remembered(&self, graph: &str, answer: &Digest) -> Result<(), StoreError> {
-        local::replace(&self.remembered_path(graph), format!("{answer}\n").as_bytes())
-    }
-
-    pub(super) fn forget_remembered(&self, graph: &str) -> Result<(), StoreError> {
-        let path = self.remembered_path(graph);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn remembered_path(&self, graph: &str) -> PathBuf {
-        self.local("last").join(local::file_name(graph)).join(".settled")
     }
 }

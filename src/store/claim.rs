@@ -3,11 +3,14 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::PoisonError,
     thread,
     time::Duration,
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::TempDir;
 
 use super::{Store, StoreError, folder, network};
@@ -20,11 +23,23 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// An owner that says nothing of itself.
 const UNNAMED: &str = "another process";
 
+/// How often a file is locked that has another name by then.
+const ATTEMPTS: usize = 1_000;
+
+/// So many files of claims wait for the next action.
+const SPARE: usize = 8;
+
 /// The right to compute an action. It lasts until this and every duplicate of its file is closed, by whatever means
 /// its owners end: hand a duplicate to the worker, and the claim holds as long as the worker works.
 #[derive(Debug)]
 pub struct Claim {
     file: File,
+}
+
+/// The file of an ended claim.
+pub(super) struct SpareClaim {
+    file: File,
+    path: PathBuf,
 }
 
 impl Claim {
@@ -55,32 +70,70 @@ impl Store {
         // Collecting removes the files of claims that nobody holds.
         let _hold = self.hold()?;
         let path = self.claim_file(name);
+        if let Some(claim) = self.claim_by_spare(&path, owner) {
+            return Ok(ClaimAttempt::Held(claim));
+        }
         // The file stays when the claim ends: removing a locked file lets two processes hold "the same" lock.
         let open = || fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let opened = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                folder::parent(&path)?;
-                open()
+        for _ in 0..ATTEMPTS {
+            let opened = match open() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    folder::parent(&path)?;
+                    open()
+                }
+                opened => opened,
+            };
+            let mut file = opened.map_err(StoreError::io("open", &path))?;
+            match file.try_lock() {
+                // It was another action's by the time it was locked.
+                Ok(()) if self.is_on_this_machine() && !folder::has_name(&file, &path) => {}
+                Ok(()) => {
+                    // To cut an empty file has ext4 write it to the disk when it is closed.
+                    let cut = |file: &File| if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
+                    cut(&file)
+                        .and_then(|()| failpoint::write("claim.write", &mut file, owner.as_bytes()))
+                        .and_then(|()| self.show_others(&file))
+                        .and_then(|()| file.seek(SeekFrom::End(0)))
+                        .map_err(StoreError::io("write", &path))?;
+                    return Ok(ClaimAttempt::Held(Claim { file }));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let owner = self.words_of_owner(file, &path).map_err(StoreError::io("read", &path))?;
+                    return Ok(ClaimAttempt::Busy(if owner.is_empty() { UNNAMED.to_owned() } else { owner }));
+                }
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
-            opened => opened,
-        };
-        let mut file = opened.map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {
-                // To cut an empty file has ext4 write it to the disk when it is closed.
-                let cut = |file: &File| if file.metadata()?.len() > 0 { file.set_len(0) } else { Ok(()) };
-                cut(&file)
-                    .and_then(|()| failpoint::write("claim.write", &mut file, owner.as_bytes()))
-                    .and_then(|()| self.show_others(&file))
-                    .and_then(|()| file.seek(SeekFrom::End(0)))
-                    .map_err(StoreError::io("write", &path))?;
-                Ok(ClaimAttempt::Held(Claim { file }))
-            }
-            Err(TryLockError::WouldBlock) => {
-                let owner = self.words_of_owner(file, &path).map_err(StoreError::io("read", &path))?;
-                Ok(ClaimAttempt::Busy(if owner.is_empty() { UNNAMED.to_owned() } else { owner }))
-            }
-            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+        }
+        let replaced = "it is another file each time that it is locked; remove it while no run uses the store";
+        Err(StoreError::io("lock", path)(io::Error::other(replaced)))
+    }
+
+    /// Claims an action that nobody else has or had, by the file of one that is done: to name it anew takes a file system
+    /// less than to make another one. Only while the store is held, so that nobody collects it meanwhile.
+    fn claim_by_spare(&self, path: &Path, owner: &str) -> Option<Claim> {
+        let mut spares = self.spare_claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = spares.pop()?;
+        // Somebody else may have claimed the former action again, and left words; or have collected the file. Nobody else gives it another
+        // name while it is locked.
+        let is_ours = spare.file.try_lock().is_ok() && folder::has_name(&spare.file, &spare.path);
+        if !is_ours || !says(&spare.file, owner) {
+            return None;
+        }
+        match renameat_with(CWD, &spare.path, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => return Some(Claim { file: spare.file }),
+            // One that cannot be given back is closed, which unlocks it as well.
+            Err(_) if spare.file.unlock().is_ok() => spares.push(spare),
+            Err(_) => {}
+        }
+        None
+    }
+
+    /// Ends the claim on an action whose result is recorded, and of which no worker has a duplicate any more. Its file
+    /// serves for another one, where no other machine may have it open.
+    pub fn end_claim(&self, claim: Claim, key: &Key) {
+        let mut spare = self.spare_claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_on_this_machine() && spare.len() < SPARE && claim.file.unlock().is_ok() {
+            spare.push(SpareClaim { file: claim.file, path: self.claim_file(&key.to_string()) });
         }
     }
 
@@ -148,6 +201,12 @@ impl Store {
         let claim = self.claim_folder(&name, "a check")?;
         Ok(CheckFolder { folder, claim_file: self.claim_file(&name), _claim: claim })
     }
+}
+
+/// Whether a file holds these words and nothing else.
+fn says(file: &File, words: &str) -> bool {
+    let mut found = vec![0; words.len() + 1];
+    file.read_at(&mut found, 0).is_ok_and(|length| found[..length] == *words.as_bytes())
 }
 
 /// A folder to compute an action again in. It goes when this is dropped, and is not collected before.

@@ -163,6 +163,13 @@ pub(super) fn age(path: &Path, now: SystemTime) -> Option<Duration> {
     Some(now.duration_since(written).unwrap_or_default())
 }
 
+/// Whether an open file is the one that this name leads to.
+pub(super) fn has_name(file: &File, path: &Path) -> bool {
+    let identity = |metadata: io::Result<fs::Metadata>| metadata.map(|found| (found.dev(), found.ino())).ok();
+    let named = identity(fs::metadata(path));
+    named.is_some() && named == identity(file.metadata())
+}
+
 /// Whether a name is one that is given up before anything relies on it.
 pub(super) fn is_draft(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,4 +1,4 @@
-//! What is private to this machine: scratch folders, run folders, and what stages were keyed by last time.
+//! What is private to this machine: scratch folders and run folders.
 
 use std::{
     fmt::Write as _,
@@ -9,9 +9,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError, folder, ingest::is_taken, read_plain, sealed};
+use super::{Store, StoreError, folder, ingest::is_taken};
 use crate::{
     digest::{Digest, Key},
     failpoint,
@@ -107,29 +106,6 @@ impl Store {
     /// The folders of past runs and of those that go on.
     pub fn run_folders(&self) -> Result<Vec<PathBuf>, StoreError> {
         folder::entries(&self.local("runs"))
-    }
-
-    /// What [`Store::remember_action`] was given for this stage; `None` also if that cannot be read any more, since
-    /// it only serves to explain.
-    pub fn last_action<T: DeserializeOwned>(&self, graph: &str, stage: &str) -> Option<T> {
-        sealed::open(&read_plain(&self.last(graph, stage)).ok()?).ok()
-    }
-
-    /// Keeps what a stage was keyed by, so that a later plan can say what changed.
-    pub fn remember_action(&self, graph: &str, stage: &str, action: &impl Serialize) -> Result<(), StoreError> {
-        let path = self.last(graph, stage);
-        let bytes =
-            sealed::seal(action).map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
-        if read_plain(&path).is_ok_and(|existing| existing == bytes) {
-            return Ok(());
-        }
-        // First, so that nobody takes what is kept from here on for what was kept before.
-        self.forget_remembered(graph)?;
-        replace(&path, &bytes)
-    }
-
-    fn last(&self, graph: &str, stage: &str) -> PathBuf {
-        self.local("last").join(file_name(graph)).join(file_name(stage) + ".json")
     }
 }
 

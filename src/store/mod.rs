@@ -25,6 +25,7 @@ mod folder;
 mod hash;
 mod ingest;
 mod inventory;
+mod last;
 mod lease;
 mod local;
 mod lock;
@@ -48,6 +49,7 @@ mod view;
 mod witness;
 
 use std::{
+    collections::HashMap,
     fs::File,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, Weak},
@@ -60,6 +62,7 @@ pub use collect::{Collected, Kept, Reach, Removed, Retention, Root, RootSort, wi
 pub use error::{StoreError, TwoResults};
 pub use folder::remove as remove_folder;
 pub use inventory::RoomSize;
+pub use last::LastKeys;
 pub use lease::{Hold, InUse};
 pub use manifest::{Entry, Manifest};
 pub use network::ask_for_name;
@@ -92,6 +95,10 @@ pub struct Store {
     flusher: flush::Flusher,
     /// Scratch folders of finished actions, empty, for others to use.
     spare: Mutex<Vec<PathBuf>>,
+    /// Files of ended claims, for others to use.
+    spare_claims: Mutex<Vec<claim::SpareClaim>>,
+    /// Where it is kept what the stages of graphs were last keyed by.
+    keeping: Mutex<HashMap<String, last::Keeping>>,
 }
 
 impl Store {
@@ -118,6 +125,8 @@ impl Store {
             lease: Mutex::default(),
             flusher: flush::Flusher::default(),
             spare: Mutex::default(),
+            spare_claims: Mutex::default(),
+            keeping: Mutex::default(),
         };
         let hold = store.hold()?;
         *store.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);

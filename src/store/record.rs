@@ -1,7 +1,7 @@
 //! Records: which artifact an action gave, and how that came about.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -41,6 +41,9 @@ pub struct Record {
     pub references: Vec<RecordedReference>,
     /// The files and folders outside the graph that it read.
     pub sources: Vec<RecordInput>,
+    /// The names of those that are single files, by their places in the settings; empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub file_names: BTreeMap<String, String>,
     /// Device kind and dtype, if they count.
     pub numeric_class: Option<String>,
     /// Who computed it, where, when, with what.
@@ -177,6 +180,11 @@ impl Store {
             None => Lookup::Hit(Box::new(record)),
             Some(problem) => Lookup::Lost(problem),
         })
+    }
+
+    /// The record of an action, whether its files are there or not; `None` also if it cannot be read.
+    pub fn past_record(&self, key: &Key) -> Option<Record> {
+        self.read_record(key).ok().flatten()
     }
 
     /// Whether something is recorded for an action, good or bad. Costs one `stat`.

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
@@ -173,4 +173,88 @@ fn a_lease_that_ends_while_somebody_looks_at_it_is_of_nobody() {
             place.store.in_use().unwrap();
         }
     });
+}
+
+#[test]
+fn the_file_of_an_ended_claim_serves_for_the_next_one() {
+    let place = Place::new();
+    let names = || fs::read_dir(place.store.root().join("local/claims")).unwrap().count();
+    let held = |store: &Store, name: &str| match store.claim(&key(name), "this test").unwrap() {
+        ClaimAttempt::Held(claim) => claim,
+        ClaimAttempt::Busy(owner) => panic!("{owner} has {name}"),
+    };
+    let other = Store::open(place.store.root()).unwrap();
+    let is_busy = |name: &str| matches!(other.claim(&key(name), "another").unwrap(), ClaimAttempt::Busy(owner) if owner == "this test");
+    for name in ["a", "b", "c"] {
+        let claim = held(&place.store, name);
+        assert!(is_busy(name));
+        place.store.end_claim(claim, &key(name));
+        assert_eq!(names(), 1);
+    }
+    // Somebody else has the former action by now.
+    let former = held(&other, "c");
+    let next = held(&place.store, "d");
+    assert!(is_busy("d") && matches!(place.store.claim(&key("c"), "x").unwrap(), ClaimAttempt::Busy(_)));
+    drop((former, next));
+    // Somebody else has or had the next one.
+    let end = |name: &str| place.store.end_claim(held(&place.store, name), &key(name));
+    end("e");
+    let next = held(&other, "f");
+    assert!(matches!(place.store.claim(&key("f"), "x").unwrap(), ClaimAttempt::Busy(_)));
+    drop(next);
+    end("g");
+    assert!(matches!(place.store.claim(&key("f"), "this test").unwrap(), ClaimAttempt::Held(_)));
+    // Somebody else has claimed the former action meanwhile, and left words.
+    end("j");
+    drop(other.claim(&key("j"), "another").unwrap());
+    let next = held(&place.store, "k");
+    assert!(is_busy("k"));
+    drop(next);
+    // Somebody has removed it.
+    end("h");
+    fs::remove_dir_all(place.store.root().join("local/claims")).unwrap();
+    let _claim = held(&place.store, "i");
+    assert!(is_busy("i"));
+}
+
+#[test]
+fn a_claim_whose_file_is_a_link_is_a_claim() {
+    let place = Place::new();
+    let claims = place.store.root().join("local/claims");
+    fs::create_dir_all(&claims).unwrap();
+    fs::write(place.path("elsewhere"), "").unwrap();
+    std::os::unix::fs::symlink(place.path("elsewhere"), claims.join(format!("{}.lock", key("x")))).unwrap();
+    let claim = held(&place);
+    assert_eq!(owner(&place), "this test");
+    place.store.end_claim(claim, &key("x"));
+    let _claim = held(&place);
+    assert_eq!(owner(&place), "this test");
+}
+
+/// Whatever files are renamed to meanwhile, an action is one's alone.
+#[test]
+fn an_action_is_never_claimed_twice() {
+    const OWNERS: usize = 4;
+    const ROUNDS: usize = 3_000;
+    let place = Place::new();
+    let keys = ["a", "b", "c"].map(key);
+    let owned = [const { AtomicBool::new(false) }; 3];
+    let (root, counts) = (place.store.root(), [const { AtomicUsize::new(0) }; 3]);
+    thread::scope(|scope| {
+        for owner in 0..OWNERS {
+            let (owned, counts) = (&owned, &counts);
+            scope.spawn(move || {
+                let store = Store::open(root).unwrap();
+                for round in 0..ROUNDS {
+                    let place = (round * (owner + 1) + owner) % keys.len();
+                    let ClaimAttempt::Held(claim) = store.claim(&keys[place], "one of them").unwrap() else { continue };
+                    assert!(!owned[place].swap(true, Ordering::SeqCst), "two have it");
+                    counts[place].fetch_add(1, Ordering::Relaxed);
+                    owned[place].store(false, Ordering::SeqCst);
+                    if round % 3 == 0 { drop(claim) } else { store.end_claim(claim, &keys[place]) }
+                }
+            });
+        }
+    });
+    assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) > ROUNDS / 10), "{counts:?}");
 }

@@ -7,6 +7,7 @@ mod claims;
 mod clones;
 mod damage;
 mod downloads;
+mod last;
 mod place;
 mod processes;
 mod records;

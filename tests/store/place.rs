@@ -104,6 +104,7 @@ pub(crate) fn record(key: Key, artifact: ArtifactId) -> Record {
         inputs: Vec::new(),
         references: Vec::new(),
         sources: Vec::new(),
+        file_names: BTreeMap::new(),
         numeric_class: None,
         provenance: Provenance::here(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, 0.25),
         notices: vec!["one document is empty".to_owned()],

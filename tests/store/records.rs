@@ -179,24 +179,3 @@ fn every_run_has_a_folder_of_its_own() {
     assert_eq!(folders.len(), 20);
     assert!(folders.iter().all(|folder| folder.is_dir()));
 }
-
-#[test]
-fn last_actions_are_kept_for_any_name_and_forgotten_when_damaged() {
-    let place = Place::new();
-    let long = "x".repeat(400);
-    let names = ["stage", "Stage", "a/b", "../up", "é", ".", "", long.as_str()];
-    for (number, name) in names.iter().enumerate() {
-        place.store.remember_action("graph", name, &json!(number)).unwrap();
-    }
-    for (number, name) in names.iter().enumerate() {
-        assert_eq!(place.store.last_action("graph", name), Some(json!(number)), "{name}");
-        assert_eq!(place.store.last_action::<serde_json::Value>("other", name), None);
-    }
-    let folder = place.store.root().join("local/last/graph");
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), names.len());
-    let file = folder.join("stage.json");
-    let text = fs::read(&file).unwrap();
-    fs::remove_file(&file).unwrap();
-    fs::write(&file, &text[..text.len() / 2]).unwrap();
-    assert_eq!(place.store.last_action::<serde_json::Value>("graph", "stage"), None);
-}

@@ -43,3 +43,22 @@ fn what_is_missing_here_may_be_in_the_remote_store() {
         assert!(!said.stderr.contains(NOTE), "{command:?} {said:#?}");
     }
 }
+
+#[test]
+fn what_changed_is_told_also_of_results_that_are_elsewhere() {
+    let team = Team::in_a_folder();
+    let (from, place) = (Place::with(STAGES), Place::with(STAGES));
+    let remote = ["--remote-store", &team.address];
+    for place in [&from, &place] {
+        assert_eq!(place.output(&[&["run", "graph.ron"][..], &remote].concat()).code, Some(0));
+    }
+    let records = walkdir::WalkDir::new(place.path("artifacts/actions")).into_iter().flatten();
+    assert_eq!(records.filter(|entry| entry.file_type().is_file()).count(), 1, "what nobody reads stays there");
+    place.write(
+        "graph.ron",
+        &std::fs::read_to_string(place.path("graph.ron")).unwrap().replace("echo text", "echo words"),
+    );
+    let said = place.output(&["plan", "graph.ron", "--why", "text"]);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    assert!(said.stdout.contains("setting `run.2` changed") && said.stdout.contains("echo words"), "{said:#?}");
+}

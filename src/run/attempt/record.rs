@@ -13,7 +13,7 @@ use crate::{
     digest::ArtifactId,
     graph::Input,
     plan::Action,
-    run::securing::{Last, Recorded},
+    run::securing::Recorded,
     store::{Provenance, Record, RecordedReference, StoreError},
 };
 
@@ -135,6 +135,7 @@ impl Attempt {
             inputs: mine.action.inputs.clone(),
             references: self.references(&mine.action),
             sources: mine.action.sources.clone(),
+            file_names: mine.action.file_names.clone(),
             numeric_class: mine.action.numeric_class.clone(),
             provenance,
             notices,
@@ -150,22 +151,14 @@ impl Attempt {
         let kept = (is_early && clock.elapsed() > WORTH_KEEPING).then_some(mine.key);
         if kept.is_none() {
             let (stage, key, turn) = (self.name().to_owned(), mine.key, mine.claim);
-            *left_over = Some(LeftOver { stage, key, _turn: turn });
+            *left_over = Some(LeftOver { stage, key, turn });
         }
         let agreed = self.agree_on_result(&mine.action, artifact);
         if is_early {
-            // Plans know of stages alone.
-            let is_stage = !matches!(self.assignment, Assignment::Part(..));
-            let last = is_stage.then(|| Last {
-                graph: self.shared.graph.name.clone(),
-                stage: self.name().to_owned(),
-                action: mine.action,
-            });
-            let recorded = Recorded { stage: self.stage, artifact, kept, last };
-            self.shared.securing.begin(store, recorded)?.into_iter().for_each(|warning| self.warn(warning));
-        } else {
-            self.remember(&mine.action);
+            let recorded = Recorded { stage: self.stage, artifact, kept };
+            self.shared.securing.begin(store, recorded)?;
         }
+        self.remember(mine.key);
         published?;
         agreed?;
         if let Some(sharing) = &self.shared.sharing

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
@@ -16,18 +16,18 @@ use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
     lock::Lock,
-    plan::{Action, Plan},
+    plan::Plan,
     run::{
         event::RunEvent,
         guard::Guard,
         job::Job,
         process::{Lease, Worker},
-        securing::{self, Securing},
+        securing::{Last, Securing},
         sharing::Sharing,
         strays::Strays,
         turn::Turn,
     },
-    store::{Store, StoreError, View},
+    store::{LastKeys, Store, StoreError, View},
 };
 
 /// More workers do not wait for another job.
@@ -60,6 +60,7 @@ pub(in crate::run) struct Shared {
     pub(in crate::run) views: Mutex<VecDeque<(ArtifactId, Arc<View>)>>,
     /// Work folders of what is recorded, which are of no use any more.
     pub(in crate::run) left_over: Mutex<Vec<LeftOver>>,
+    pub(in crate::run) last_keys: OnceLock<LastKeys>,
     pub(in crate::run) messages: UnboundedSender<Message>,
 }
 
@@ -68,7 +69,7 @@ pub(in crate::run) struct LeftOver {
     pub(super) stage: String,
     pub(super) key: Key,
     /// Until the folder is gone, nobody else begins there.
-    pub(super) _turn: Arc<Turn>,
+    pub(super) turn: Arc<Turn>,
 }
 
 impl Shared {
@@ -104,17 +105,23 @@ impl Shared {
         Ok(view)
     }
 
-    pub(super) fn discard(&self, LeftOver { stage, key, _turn }: LeftOver) {
+    pub(super) fn discard(&self, LeftOver { stage, key, turn }: LeftOver) {
         if let Err(error) = self.store.discard_scratch(&key, &FOLDERS) {
             let message = format!("`{stage}` is done, but its work folder stays: {error}");
             // Of the run, since the stage may be told to be over. Without a driver there is nobody to warn.
             let _ = self.messages.send(Message::Event(RunEvent::RunWarning { message }));
         }
+        turn.end(&self.store, &key);
     }
 
-    /// Keeps what a stage was keyed by; a warning if that fails.
-    pub(in crate::run) fn remember(&self, stage: &str, action: &Action) -> Option<String> {
-        securing::remember(&self.store, &self.graph.name, stage, action)
+    /// Keeps what stages are keyed by.
+    pub(in crate::run) fn remember(&self, stages: Vec<Last>) {
+        self.securing.remember(&self.store, &self.graph.name, stages);
+    }
+
+    /// What the stages of the graph were keyed by before this run.
+    pub(super) fn last_keys(&self) -> &LastKeys {
+        self.last_keys.get_or_init(|| self.store.last_keys(&self.graph.name))
     }
 
     /// Has an action guarded before its worker starts; the guard is started when there is first something to guard.

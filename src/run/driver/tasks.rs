@@ -1,8 +1,10 @@
 //! The stages of a plan as the scheduler knows them.
 
+use std::cell::LazyCell;
+
 use crate::{
     graph::Graph,
-    plan::{Action, Plan, PlannedStage, Status},
+    plan::{Plan, PlannedStage, Status},
     run::{resources::Budget, state::Task},
     store::Store,
 };
@@ -39,14 +41,14 @@ fn needs(graph: &Graph, stage: &PlannedStage, places: &[Option<usize>]) -> Vec<u
 /// to take as long as the others do on average.
 fn weights(graph: &Graph, plan: &Plan, store: &Store) -> Vec<u64> {
     let open = plan.stages.iter().filter(|stage| stage.status != Status::Cached).count();
+    let last = LazyCell::new(|| store.last_keys(&graph.name));
     let known = |stage: &PlannedStage| {
         // The order of two stages does not need to be known, nor that of none.
         if open < 3 || stage.status == Status::Cached {
             return None;
         }
         // Only the order in which stages start depends on this, so that whatever cannot be read is unknown.
-        let last = store.last_action::<Action>(&graph.name, &stage.name)?;
-        let record = store.record(&last.key()).ok()??;
+        let record = store.past_record(&last.key(&stage.name)?)?;
         Some(((record.provenance.seconds * 1000.0) as u64).max(1))
     };
     let known: Vec<Option<u64>> = plan.stages.iter().map(known).collect();
