@@ -4,9 +4,13 @@
 
 mod run_support;
 
-use std::process::{Command, Stdio};
+use std::{
+    fs::{self, File},
+    process::{Command, Stdio},
+};
 
-use run_support::{Place, Ran, Running, Said};
+use run_support::{Place, Ran, Running, Said, send};
+use rustix::process::Signal;
 
 const FAILING: [&str; 5] = [
     r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -63,6 +67,28 @@ fn a_result_that_the_disk_does_not_take_fails_its_stage_and_is_looked_at() {
 }
 
 #[test]
+fn a_result_that_the_disk_did_not_take_has_failed_also_if_nobody_waits_for_the_others() {
+    let place = Place::with(&[
+        r#""good": Command(run: ["cp", "{file.0}", "{out}"], files: ["text.txt"])"#,
+        r#""slow": Command(run: ["sh", "-c", "sleep 4; cp $0/* $1", "{in.good}", "{out}"], inputs: {"good": "good"})"#,
+    ]);
+    place.write("text.txt", "text\n");
+    // Whoever keeps this locked lets the end of the run last for a moment.
+    let last = place.path("artifacts/local/last/graph");
+    fs::create_dir_all(&last).unwrap();
+    let lock = File::create(last.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let mut command = place.twdag(&["run", "graph.ron", "--json"]);
+    command.env("TWDAG_TEST_FAILPOINT", "refuse store.flush 1");
+    let mut running = Running::of(command);
+    running.until("stage-finished", "slow");
+    send(running.pid(), Signal::TERM);
+    let run = running.end();
+    assert_eq!((run.code, &run.finished()["outcome"]), (Some(1), &"failed".into()), "{run:#?}");
+    assert!(run.with_outcome("failed").contains(&"good".to_owned()), "{run:#?}");
+}
+
+#[test]
 fn a_source_that_changes_while_it_is_read_leaves_no_result() {
     let place = Place::with(&[
         r#""copy": Command(run: ["sh", "-c", "cp $0 $1 && echo more >> $0", "{file.0}", "{out}"], files: ["text.txt"])"#,
@@ -97,7 +123,7 @@ fn a_store_that_is_a_file_is_refused() {
     let said = place.output(&["run", "graph.ron"]);
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains("the store") && said.stderr.contains("--store"), "{}", said.stderr);
-    assert_eq!(std::fs::read_to_string(place.path("artifacts")).unwrap(), "in the way");
+    assert_eq!(fs::read_to_string(place.path("artifacts")).unwrap(), "in the way");
     let elsewhere = place.output(&["run", "graph.ron", "good", "--store", "other"]);
     assert_eq!((elsewhere.code, place.path("other/objects").is_dir()), (Some(0), true), "{elsewhere:?}");
 }
@@ -148,7 +174,7 @@ fn output_that_cannot_be_written_is_told_when_all_is_done() {
         (&["run", "absent.ron", "--json"], 2),
     ];
     for (arguments, code) in cases {
-        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let said = Said::from(place.twdag(arguments).stdout(full).output().unwrap());
         assert_eq!(said.code, Some(code), "{arguments:?}: {said:?}");
         assert_eq!(
@@ -165,9 +191,9 @@ fn output_that_cannot_be_written_is_told_when_all_is_done() {
 fn what_stands_in_the_place_of_an_output_folder_is_refused_and_left_as_it_is() {
     for (script, found) in [("ln -s $1 $0", "a symbolic link"), ("mv $1/file $0", "no folder")] {
         let place = Place::new();
-        std::fs::create_dir(place.path("mine")).unwrap();
+        fs::create_dir(place.path("mine")).unwrap();
         place.write("mine/file", "mine\n");
-        let before = std::fs::metadata(place.path("mine/file")).unwrap();
+        let before = fs::metadata(place.path("mine/file")).unwrap();
         let mine = place.path("mine");
         place.graph(&[&format!(
             r#""moved": Command(run: ["sh", "-c", "rmdir $0; {script}", "{{out}}", "{}"])"#,
@@ -179,7 +205,7 @@ fn what_stands_in_the_place_of_an_output_folder_is_refused_and_left_as_it_is() {
         assert_eq!(failed["blame"], "stage");
         let message = failed["message"].as_str().unwrap();
         assert!(message.contains(&format!("put {found} in the place of its output folder")), "{message}");
-        if let Ok(after) = std::fs::metadata(place.path("mine/file")) {
+        if let Ok(after) = fs::metadata(place.path("mine/file")) {
             assert_eq!(after.permissions(), before.permissions());
             assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         }
@@ -195,7 +221,7 @@ fn run_without_rights(place: &Place) -> Ran {
         // The build folder may be closed to others.
         let program = place.path("program");
         if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_twdag"), &program).unwrap();
+            fs::copy(env!("CARGO_BIN_EXE_twdag"), &program).unwrap();
         }
         command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
@@ -271,7 +297,7 @@ fn unsteady() -> (Place, String) {
 fn lose(place: &Place, file: &str) {
     let content = place.result("unsteady", file);
     let digest = blake3::hash(content.as_bytes()).to_hex().to_string();
-    std::fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
+    fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
 }
 
 #[test]
@@ -333,7 +359,7 @@ fn the_same_result_for_a_lost_one_is_no_failure() {
     let place = Place::with(&[r#""steady": Command(run: ["sh", "-c", "echo same > $0/same.txt", "{out}"])"#]);
     assert_eq!(place.run(&[]).code, Some(0));
     let digest = blake3::hash(b"same\n").to_hex().to_string();
-    std::fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
+    fs::remove_file(place.path("artifacts/objects").join(&digest[..2]).join(&digest[2..])).unwrap();
     let run = place.run(&[]);
     assert_eq!((run.code, run.with_outcome("ran")), (Some(0), vec!["steady".to_owned()]));
 }

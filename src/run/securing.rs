@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -56,16 +56,18 @@ pub(super) struct Secured {
     pub(super) warnings: Vec<String>,
 }
 
-/// The way to that thread, which starts with the first result.
+/// The way to that thread, which starts with the first task.
 #[derive(Default)]
 pub(super) struct Securing {
     thread: Mutex<Option<Thread>>,
+    /// What is known as yet, also if nobody waits for the rest.
+    secured: Arc<Mutex<Secured>>,
 }
 
 struct Thread {
     tasks: Sender<Task>,
     is_last: Arc<AtomicBool>,
-    handle: JoinHandle<Secured>,
+    handle: JoinHandle<()>,
 }
 
 impl Securing {
@@ -78,8 +80,10 @@ impl Securing {
 
     /// Has it kept what stages of a graph are keyed by. Nothing else depends on that.
     pub(super) fn remember(&self, store: &Arc<Store>, graph: &str, stages: Vec<Last>) {
-        // A machine that has no room for a thread has worse to tell.
-        let _ = self.hand(store, Task::Remember { graph: graph.to_owned(), stages });
+        if !stages.is_empty() {
+            // A machine that has no room for a thread has worse to tell.
+            let _ = self.hand(store, Task::Remember { graph: graph.to_owned(), stages });
+        }
     }
 
     /// Whether there is a thread that has it now.
@@ -89,16 +93,20 @@ impl Securing {
             Some(started) => started,
             empty => {
                 let (tasks, inbox) = channel();
-                let (of_thread, is_last) = (Arc::clone(store), Arc::<AtomicBool>::default());
-                let ending = Arc::clone(&is_last);
-                let work = move || work(&of_thread, &inbox, &ending);
+                let is_last = Arc::<AtomicBool>::default();
+                let (store, ending, secured) = (Arc::clone(store), Arc::clone(&is_last), Arc::clone(&self.secured));
+                let work = move || work(&store, &inbox, &ending, &secured);
                 let Ok(handle) = thread::Builder::new().name("secure".to_owned()).spawn(work) else { return false };
                 empty.insert(Thread { tasks, is_last, handle })
             }
         };
         // It ends before there are no more tasks only if it fell over, which `finish` tells.
-        let _ = started.tasks.send(task);
-        true
+        started.tasks.send(task).is_ok()
+    }
+
+    /// What became of them until now.
+    pub(super) fn so_far(&self) -> Secured {
+        std::mem::take(&mut *locked(&self.secured))
     }
 
     /// Waits until all results are on the disk.
@@ -108,16 +116,21 @@ impl Securing {
         drop(tasks);
         is_last.store(true, Ordering::Relaxed);
         handle.thread().unpark();
-        handle.join().unwrap_or_else(|_| {
+        if handle.join().is_err() {
             let message = "internal error: the thread that puts results on the disk fell over; please report it";
-            Secured { failed: Some((Vec::new(), message.to_owned())), warnings: Vec::new() }
-        })
+            locked(&self.secured).failed.get_or_insert_with(|| (Vec::new(), message.to_owned()));
+        }
+        self.so_far()
     }
 }
 
-fn work(store: &Store, inbox: &Receiver<Task>, is_last: &AtomicBool) -> Secured {
-    let mut all = Secured::default();
-    let mut remembers = true;
+fn locked(secured: &Mutex<Secured>) -> MutexGuard<'_, Secured> {
+    secured.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn work(store: &Store, inbox: &Receiver<Task>, is_last: &AtomicBool, secured: &Mutex<Secured>) {
+    let mut unkept = BTreeMap::new();
+    let mut problem = None;
     while let Ok(first) = inbox.recv() {
         let until = Instant::now() + GATHERING;
         // Not by waiting for the next one, which would wake this thread with each.
@@ -126,40 +139,52 @@ fn work(store: &Store, inbox: &Receiver<Task>, is_last: &AtomicBool) -> Secured 
         {
             thread::park_timeout(rest);
         }
-        let (mut results, mut last) = (Vec::new(), BTreeMap::<String, Vec<Last>>::new());
+        let mut results = Vec::new();
         for task in std::iter::once(first).chain(inbox.try_iter()) {
             match task {
                 Task::Secure(recorded) => results.push(recorded),
-                Task::Remember { graph, stages } => last.entry(graph).or_default().extend(stages),
+                Task::Remember { graph, stages } => {
+                    let unkept: &mut BTreeMap<String, Last> = unkept.entry(graph).or_default();
+                    unkept.extend(stages.into_iter().map(|last| (last.stage.clone(), last)));
+                }
             }
         }
-        secure(store, &results, &mut all);
-        for (graph, stages) in last {
-            let keys = stages.iter().map(|last| (last.stage.as_str(), last.key, last.action.as_ref()));
-            // Whoever could not once has waited for nothing, and would wait each time.
-            if remembers && let Err(error) = store.remember_keys(&graph, keys, None) {
-                remembers = false;
-                all.warnings.push(format!("later plans cannot tell what changed: {error}"));
-            }
-        }
+        // First, so that nobody waits for it once the disk has all results. What cannot be kept now is tried again with the next ones.
+        problem = remember(store, &mut unkept);
+        secure(store, &results, secured);
     }
-    all
+    let warning = problem.map(|error| format!("later plans cannot tell what changed: {error}"));
+    locked(secured).warnings.extend(warning);
+}
+
+/// Keeps what stages are keyed by, and forgets what is kept.
+fn remember(store: &Store, unkept: &mut BTreeMap<String, BTreeMap<String, Last>>) -> Option<StoreError> {
+    let mut problem = None;
+    unkept.retain(|graph, stages| {
+        let keys = stages.values().map(|last| (last.stage.as_str(), last.key, last.action.as_ref()));
+        let kept = store.remember_keys(graph, keys, None);
+        let is_unkept = kept.is_err();
+        problem = problem.take().or(kept.err());
+        is_unkept
+    });
+    problem
 }
 
 /// What goes wrong with some does not keep others from being tried.
-fn secure(store: &Store, results: &[Recorded], all: &mut Secured) {
+fn secure(store: &Store, results: &[Recorded], secured: &Mutex<Secured>) {
     if results.is_empty() {
         return;
     }
     let artifacts: Vec<ArtifactId> = results.iter().map(|recorded| recorded.artifact).collect();
     if let Err(error) = store.secure(&artifacts) {
-        let (stages, _) = all.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));
+        let mut secured = locked(secured);
+        let (stages, _) = secured.failed.get_or_insert_with(|| (Vec::new(), error.to_string()));
         stages.extend(results.iter().map(|recorded| recorded.stage));
         return;
     }
     for key in results.iter().filter_map(|recorded| recorded.kept) {
         if let Err(error) = store.discard_scratch(&key, &FOLDERS) {
-            all.warnings.push(format!("a stage is done, but its work folder stays: {error}"));
+            locked(secured).warnings.push(format!("a stage is done, but its work folder stays: {error}"));
         }
     }
 }

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::{Store, StoreError, folder, local, plain, read_plain};
 use crate::{
@@ -30,7 +33,7 @@ const SETTLED: &str = ".settled";
 /// So many lines that do not count are left where they are.
 const MANY: usize = 1_000;
 /// How often, and with which pause, the lock is tried: somebody may have stopped the process that has it.
-const ATTEMPTS: usize = 100;
+const ATTEMPTS: usize = 25;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the stages of a graph were last keyed by.
@@ -59,6 +62,12 @@ impl LastKeys {
         serde_json::from_str(self.stages.get(&local::file_name(stage))?.action.as_ref()?).ok()
     }
 
+    /// Whether something would have to be kept for a stage, named as in the file.
+    fn lacks(&self, stage: &str, key: &Key, with_action: bool) -> bool {
+        let is_kept = |last: &Last| last.key == *key && (last.action.is_some() || !with_action);
+        !self.stages.get(stage).is_some_and(is_kept)
+    }
+
     /// Reads whole lines; gives how many bytes they are.
     fn read(&mut self, bytes: &[u8]) -> usize {
         let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
@@ -67,7 +76,10 @@ impl LastKeys {
             let line = str::from_utf8(line).unwrap_or_default().trim_end();
             let Some((stage, last)) = line.split_once(' ') else { continue };
             let (key, action) = last.split_once(' ').map_or((last, None), |(key, action)| (key, Some(action)));
-            if let Ok(key) = key.parse() {
+            let is_whole = action.is_none_or(|action| serde_json::from_str::<IgnoredAny>(action).is_ok());
+            if let Ok(key) = key.parse()
+                && is_whole
+            {
                 self.stages.insert(stage.to_owned(), Last { key, action: action.map(str::to_owned) });
             }
         }
@@ -154,6 +166,11 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
             folder::parent(&path)?;
             open()
         }
+        // Nothing but such files has its name.
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            folder::remove_any(&path)?;
+            open()
+        }
         opened => opened,
     };
     let file = opened.map_err(StoreError::io("open", &path))?;
@@ -195,9 +212,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         let folder = self.last(graph);
         let (path, settled) = (folder.join(KEYS), folder.join(SETTLED));
+        let stages: Vec<_> =
+            stages.into_iter().map(|(stage, key, action)| (local::file_name(stage), key, action)).collect();
         let mut all = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let _lock = lock(&folder)?;
         let keeping = all.entry(graph.to_owned()).or_default();
+        let is_known = plan.is_none_or(|plan| self.remembered_plan(graph).as_ref() == Some(plan));
+        // Nothing is to be written most of the time.
+        let lacking = |last: &LastKeys| -> Vec<_> {
+            stages.iter().filter(|(stage, key, action)| last.lacks(stage, key, action.is_some())).collect()
+        };
+        if is_known && keeping.read_on(&path).is_ok() && lacking(&keeping.last).is_empty() {
+            return Ok(());
+        }
+        let _lock = lock(&folder)?;
         match keeping.read_on(&path) {
             // Nothing but such files has their names; and of what another user keeps to himself nobody has any use.
             Err(error)
@@ -209,21 +236,14 @@ impl Store {
             read => read.map_err(StoreError::io("read", &path))?,
         }
         let mut added = Vec::new();
-        for (stage, key, action) in stages {
-            let stage = local::file_name(stage);
-            if keeping.last.stages.get(&stage).is_none_or(|last| last.key != key) {
-                let action = action.map(serde_json::to_string).transpose();
-                let action =
-                    action.map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
-                added.push((stage, Last { key, action }));
-            }
+        for (stage, key, action) in lacking(&keeping.last) {
+            let action = action.map(serde_json::to_string).transpose();
+            let action = action.map_err(|error| StoreError::Bug { path: path.clone(), problem: error.to_string() })?;
+            added.push((stage.clone(), Last { key: *key, action }));
         }
         if !added.is_empty() {
             // First, so that nobody takes what is kept from here on for what was kept before.
-            match fs::remove_file(&settled) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove", &settled)(error))?,
-                _ => {}
-            }
+            folder::remove_any(&settled)?;
             if keeping.file.is_none() {
                 // Earlier versions had a file for each stage. What stays of that takes room, and no more.
                 let mut earlier = folder::entries(&folder)?;

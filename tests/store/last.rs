@@ -74,6 +74,40 @@ fn a_torn_line_costs_itself_and_processes_see_what_others_keep() {
 }
 
 #[test]
+fn nothing_to_keep_waits_for_nobody_and_folders_in_the_way_go() {
+    let place = Place::new();
+    let plan = Digest::of(b"plan");
+    let keep_plan = |number| place.store.remember_keys::<Value>("graph", [("a", key(number), None)], Some(&plan));
+    keep_plan(1).unwrap();
+    let folder = file(&place.store).parent().unwrap().to_owned();
+    let lock = File::open(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    keep_plan(1).unwrap();
+    assert!(keep_plan(2).unwrap_err().to_string().contains("another process keeps it locked"));
+    drop(lock);
+    for name in ["keys", "lock", ".settled"] {
+        fs::remove_file(folder.join(name)).unwrap();
+        fs::create_dir(folder.join(name)).unwrap();
+        keep_plan(name.len()).unwrap();
+        assert_eq!(place.store.last_keys("graph").key("a"), Some(key(name.len())), "{name}");
+    }
+}
+
+#[test]
+fn an_action_is_kept_as_soon_as_it_is_not_recorded_and_one_cut_short_is_none() {
+    let place = Place::new();
+    let action = json!({ "number": 1 });
+    let keep = |action| place.store.remember_keys::<Value>("graph", [("a", key(1), action)], None).unwrap();
+    keep(None);
+    keep(Some(&action));
+    keep(None);
+    assert_eq!(place.store.last_keys("graph").action("a"), Some(action));
+    let mut cut = File::options().append(true).open(file(&place.store)).unwrap();
+    cut.write_all(format!("a {} {{\"number\":\n", key(2)).as_bytes()).unwrap();
+    assert_eq!(place.store.last_keys("graph").key("a"), Some(key(1)));
+}
+
+#[test]
 fn what_earlier_versions_kept_goes() {
     let place = Place::new();
     let folder = file(&place.store).parent().unwrap().to_owned();

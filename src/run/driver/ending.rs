@@ -40,7 +40,9 @@ impl Driver<'_> {
             signal = signals.next() => {
                 self.event(RunEvent::RunStopping { signal, waiting_for: Vec::new(), kill: true });
                 let warning = "the run was stopped before the disk had all that it has recorded; a power cut now could lose some of it";
-                (Secured { failed: None, warnings: vec![warning.to_owned()] }, true)
+                let mut secured = self.shared.securing.so_far();
+                secured.warnings.push(warning.to_owned());
+                (secured, true)
             }
         }
     }
