@@ -3,6 +3,7 @@
 
 mod ahead;
 mod aside;
+mod desk;
 mod inputs;
 mod overtaken;
 mod record;
@@ -21,7 +22,10 @@ use tokio::sync::watch;
 use twdag_stages::stage::{Split, StageEvent};
 
 pub(super) use self::aside::blocking;
-pub(super) use self::shared::Shared;
+pub(super) use self::{
+    desk::{Desk, Started},
+    shared::Shared,
+};
 use super::{
     caught::caught,
     error::Trouble,
@@ -52,6 +56,8 @@ pub(super) enum Message {
     Event(RunEvent),
     /// How far a part of a stage is: the task, and the share that is done.
     Part(usize, f64),
+    /// It is known what to do for a task that was looked up ahead.
+    Prepared,
     /// A task has done its work, and its result is being recorded.
     Worked(usize),
     /// A started task is over, or busy elsewhere.
@@ -111,6 +117,8 @@ pub(super) struct Attempt {
     pub(super) wish: watch::Receiver<Wish>,
     /// What it may use.
     pub(super) lease: Lease,
+    /// How much it takes of each resource.
+    pub(super) asks: Vec<u64>,
     /// Counts the attempts that failed before this one.
     pub(super) failures: u32,
 }
@@ -123,7 +131,7 @@ enum Looked {
 }
 
 /// A claimed action, ready to run.
-struct Mine {
+pub(super) struct Mine {
     action: Action,
     /// The sources before the stage reads them.
     sources: Vec<SourceState>,
@@ -135,6 +143,8 @@ struct Mine {
     /// What the job prints goes to its end, since programs of the stage write to the same file.
     log: File,
     reason: String,
+    /// The worker, if one has begun it already.
+    worker: Option<Box<Worker>>,
 }
 
 impl Attempt {
@@ -168,7 +178,8 @@ impl Attempt {
             Looked::Busy { key, owner } => return Ok(Answer::Busy { key, owner }),
             Looked::Mine(mine) => mine,
         };
-        if *self.wish.borrow() > Wish::Run {
+        // Who has begun is asked to stop.
+        if *self.wish.borrow() > Wish::Run && mine.worker.is_none() {
             return Ok(Answer::Canceled { seconds: 0.0 });
         }
         // A stage in parts is at work since it was split.
@@ -337,7 +348,7 @@ impl Attempt {
         let log = log.map_err(Trouble::system(&format!("create {}", log_file.display())))?;
         let views = self.views()?;
         let job = self.job(&key, work, &views, logs.join(name), log_file)?;
-        Ok(Looked::Mine(Box::new(Mine { action, sources, views, key, claim, job, log, reason })))
+        Ok(Looked::Mine(Box::new(Mine { action, sources, views, key, claim, job, log, reason, worker: None })))
     }
 
     fn job(&self, key: &Key, work: Work, views: &[Arc<View>], logs: PathBuf, log: PathBuf) -> Result<Job, Trouble> {
@@ -403,16 +414,21 @@ impl Attempt {
     }
 
     /// Runs the worker. The claim is held until the result is recorded.
-    async fn run(self: Arc<Self>, mine: Mine, clock: Instant, began: Timestamp) -> Result<Answer, Trouble> {
-        self.shared.begin(&mine.key).map_err(Trouble::system("start the process that guards this run"))?;
-        let worker = self.engage(&mine)?;
+    async fn run(self: Arc<Self>, mut mine: Mine, clock: Instant, began: Timestamp) -> Result<Answer, Trouble> {
+        let worker = if let Some(worker) = mine.worker.take() {
+            *worker
+        } else {
+            self.shared.begin(&mine.key).map_err(Trouble::system("start the process that guards this run"))?;
+            self.engage(&mine)?
+        };
+        let number = self.shared.busy(&worker, &self.asks);
         let messages = self.shared.messages.clone();
         let name = self.name().to_owned();
         let _ = messages.send(Message::Event(self.started(&mine, worker.id().unwrap_or_default())));
         let part = matches!(self.assignment, Assignment::Part(..)).then_some(self.task);
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);
-        let (ended, worker) =
+        let attended =
             process::attend(worker, self.wish.clone(), self.policy().timeout, &self.shared.strays, move |event| {
                 if let StageEvent::Warning { message } = &event {
                     kept.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
@@ -420,10 +436,13 @@ impl Attempt {
                 let _ = messages.send(translate(&name, part, event));
             })
             .await
-            .map_err(Trouble::system("attend to the worker"))?;
-        if let Some(worker) = worker {
-            self.shared.dismiss(worker);
-        }
+            .map_err(Trouble::system("attend to the worker"));
+        let (ended, worker) = match attended {
+            Ok((ended, worker)) => (Ok(ended), worker),
+            Err(trouble) => (Err(trouble), None),
+        };
+        self.shared.done(number, worker, ended.as_ref().is_ok_and(|ended| ended.goes_on));
+        let ended = ended?;
         self.shared.end(&mine.key);
         match self.judge(ended) {
             Verdict::Canceled => Ok(Answer::Canceled { seconds: clock.elapsed().as_secs_f64() }),

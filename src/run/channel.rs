@@ -1,12 +1,14 @@
-//! The way from a driver to a worker: a socket that carries one job after another, each with the claim on its action and
-//! its log as open files.
+//! The ways from a driver to a worker: a socket that carries one job after another, each with the claim on its action and
+//! its log as open files; and one in which a job lies that the worker takes up on its own when it is done with the one before.
+
+mod next;
 
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -23,6 +25,7 @@ use rustix::{
     },
 };
 
+pub(super) use self::next::{Next, take};
 use super::job::Job;
 
 /// How long a worker looks for a job before it sleeps.
@@ -35,13 +38,21 @@ pub(super) struct Handed {
     pub(super) claim: OwnedFd,
     /// Where the worker's standard error shall go.
     pub(super) log: OwnedFd,
+    /// Where the next job may lie when this one is done.
+    pub(super) next: Option<OwnedFd>,
 }
 
 /// Hands a job over.
-pub(super) fn hand(channel: &mut UnixStream, job: &Job, claim: &File, log: &File) -> io::Result<()> {
+pub(super) fn hand(
+    channel: &mut UnixStream,
+    job: &Job,
+    claim: &File,
+    log: &File,
+    next: Option<&Next>,
+) -> io::Result<()> {
     let bytes = serde_json::to_vec(job)?;
-    let files = [claim.as_fd(), log.as_fd()];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let files: Vec<BorrowedFd> = [claim.as_fd(), log.as_fd()].into_iter().chain(next.map(Next::end)).collect();
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&files));
     let length = (bytes.len() as u64).to_le_bytes();
@@ -66,7 +77,7 @@ fn look(channel: &UnixStream) {
 /// Waits for a job; `None` if none will come, or the worker shall stop.
 pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result<Option<Handed>> {
     let mut length = [0; 8];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     look(channel);
     let received = loop {
@@ -81,6 +92,15 @@ pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result
     if received == 0 {
         return Ok(None);
     }
+    let (claim, log, next) = files(&mut ancillary)?;
+    channel.read_exact(&mut length[received..])?;
+    let mut bytes = vec![0; usize::try_from(u64::from_le_bytes(length)).map_err(io::Error::other)?];
+    channel.read_exact(&mut bytes)?;
+    Ok(Some(Handed { job: serde_json::from_slice(&bytes)?, claim, log, next }))
+}
+
+/// The files that came with a job: its claim, its log, and where the next one may lie.
+fn files(ancillary: &mut RecvAncillaryBuffer) -> io::Result<(OwnedFd, OwnedFd, Option<OwnedFd>)> {
     let mut files = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
@@ -89,14 +109,12 @@ pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result
     let (Some(claim), Some(log)) = (files.next(), files.next()) else {
         return Err(io::Error::other("a job came without its claim and its log"));
     };
-    for file in [&claim, &log] {
-        // The programs that a stage starts shall have neither.
+    let next = files.next();
+    for file in [&claim, &log].into_iter().chain(&next) {
+        // The programs that a stage starts shall have none of them.
         fcntl_setfd(file, FdFlags::CLOEXEC)?;
     }
-    channel.read_exact(&mut length[received..])?;
-    let mut bytes = vec![0; usize::try_from(u64::from_le_bytes(length)).map_err(io::Error::other)?];
-    channel.read_exact(&mut bytes)?;
-    Ok(Some(Handed { job: serde_json::from_slice(&bytes)?, claim, log }))
+    Ok((claim, log, next))
 }
 
 #[cfg(test)]
@@ -138,7 +156,7 @@ mod tests {
             let log = File::create_new(folder.path().join(format!("log{size}"))).unwrap();
             let expected = job.clone();
             let sending = std::thread::spawn(move || {
-                hand(&mut driver, &job, &claim, &log).unwrap();
+                hand(&mut driver, &job, &claim, &log, None).unwrap();
                 driver
             });
             let handed = receive(&mut worker, &stop).unwrap().unwrap();

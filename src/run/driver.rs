@@ -17,7 +17,7 @@ use tokio::{
     sync::{
         Semaphore,
         mpsc::{UnboundedReceiver, unbounded_channel},
-        oneshot, watch,
+        watch,
     },
     time::Instant,
 };
@@ -28,7 +28,7 @@ use self::{
     telling::Telling,
 };
 use super::{
-    attempt::{self, Answer, Assignment, Attempt, Given, Message, Shared},
+    attempt::{self, Answer, Assignment, Attempt, Given, Message, Shared, Started},
     error::{RunError, Trouble},
     event::{
         Announced, AnnouncedStatus, NotReproducible, PartCounts, RunEvent, RunOutcome, StageOutcome, StageSummary,
@@ -128,9 +128,7 @@ struct Driver<'a> {
     busy: Vec<Option<Key>>,
     /// The parts among the tasks: of which stage, and which.
     part_tasks: Vec<(usize, usize)>,
-    /// The tasks that are looked up before there is room for them, and the way to start each.
-    ahead: BTreeMap<usize, oneshot::Sender<()>>,
-    /// Every task for which that was done, once.
+    /// Every task that was looked up before there was room for it, once.
     looked_ahead: BTreeSet<usize>,
     /// The stages whose parts are at work.
     split: BTreeMap<usize, InParts>,
@@ -175,7 +173,6 @@ impl<'a> Driver<'a> {
             wishes: (0..count).map(|_| watch::Sender::new(Wish::Run)).collect(),
             busy: vec![None; count],
             part_tasks: Vec::new(),
-            ahead: BTreeMap::new(),
             looked_ahead: BTreeSet::new(),
             split: BTreeMap::new(),
             part_counts: vec![None; count],
@@ -195,6 +192,7 @@ impl<'a> Driver<'a> {
                 strays: Strays::adopt(),
                 guard: Mutex::new(None),
                 idle: Mutex::default(),
+                desk: Mutex::default(),
                 recording: Semaphore::new(budget.jobs.clamp(1, Semaphore::MAX_PERMITS)),
                 securing: Securing::default(),
                 views: Mutex::default(),
@@ -290,11 +288,14 @@ impl<'a> Driver<'a> {
         for effect in effects {
             match effect {
                 Effect::Start(task) => {
-                    // One that was looked up lately goes on at once.
-                    let is_ahead = self.ahead.remove(&task).is_some_and(|start| start.send(()).is_ok());
-                    if !is_ahead {
-                        // On this thread: a worker lives no longer than the thread that started it.
-                        tokio::spawn(Arc::new(self.attempt(task)).carry_out());
+                    match self.shared.start_ahead(task) {
+                        // One that was looked up lately goes on at once.
+                        Started::Ahead => {}
+                        Started::Begun => self.keep_start(task),
+                        Started::Not => {
+                            // On this thread: a worker lives no longer than the thread that started it.
+                            tokio::spawn(Arc::new(self.attempt(task)).carry_out());
+                        }
                     }
                 }
                 Effect::Watch(task) => {
@@ -328,28 +329,49 @@ impl<'a> Driver<'a> {
             given: self.read_by(task),
             wish: self.wishes[task].subscribe(),
             lease: self.lease(task),
+            asks: self.scheduler.asks(task).to_vec(),
             failures: self.scheduler.failures(task),
         }
     }
 
-    /// Has the stages looked up that start next, each once.
+    /// Has the stages looked up that start next, each once, and the first one laid ready for the worker that is done next.
     fn look_ahead(&mut self) {
-        if self.ahead.len() >= AHEAD {
-            self.ahead.retain(|_, start| !start.is_closed());
-        }
-        let next: Vec<usize> = self.scheduler.next().take(AHEAD).collect();
+        // Which devices it will be lent is not known yet.
+        let is_known = |task: &usize| !self.scheduler.asks_for_devices(*task);
+        let next: Vec<usize> = self.scheduler.next().take(AHEAD).filter(is_known).collect();
+        let first = self.scheduler.next().next().filter(is_known);
         for task in next {
-            // Which devices it will be lent is not known yet.
-            let is_known = !self.scheduler.asks_for_devices(task);
-            if is_known && self.ahead.len() < AHEAD && self.looked_ahead.insert(task) {
+            if self.shared.count_ahead() < AHEAD && self.looked_ahead.insert(task) {
                 let attempt = self.attempt(task);
                 if attempt.may_look_ahead() {
-                    let (start, started) = oneshot::channel();
-                    self.ahead.insert(task, start);
+                    let started = self.shared.expect(task, attempt.lease.clone(), attempt.asks.clone());
                     tokio::spawn(attempt.carry_out_ahead(started));
                 }
             }
         }
+        self.shared.lay_ready(first);
+    }
+
+    /// Counts among those that run what workers have begun by themselves.
+    fn take_in_begun(&mut self) -> Vec<Effect> {
+        let begun = self.shared.begun();
+        begun.into_iter().flat_map(|task| self.scheduler.on(Happened::Taken(task))).collect()
+    }
+
+    /// The same before anything is decided about stages that have not started, also of a worker that has not been heard yet.
+    fn settle(&mut self) -> Vec<Effect> {
+        let mut effects = self.take_in_begun();
+        if let Some(task) = self.shared.settle() {
+            self.keep_start(task);
+            effects.extend(self.scheduler.on(Happened::Taken(task)));
+        }
+        effects
+    }
+
+    /// A task has been begun whose worker is about to tell so: what is told from now on comes after that.
+    fn keep_start(&mut self, task: usize) {
+        let part = self.part(task).map(|(_, number)| number);
+        self.telling.keep_start(self.name(task), part);
     }
 
     fn wish(&self, task: usize, wish: Wish) {
@@ -404,7 +426,8 @@ impl<'a> Driver<'a> {
 
     fn hear(&mut self, message: Message) -> Vec<Effect> {
         self.tell_damage();
-        match message {
+        let mut effects = self.take_in_begun();
+        effects.extend(match message {
             Message::Event(event) => {
                 self.event(event);
                 Vec::new()
@@ -417,6 +440,7 @@ impl<'a> Driver<'a> {
                 self.telling.keep_place(task, self.shared.plan.stages[self.stage(task)].name.clone());
                 self.scheduler.on(Happened::Worked(task))
             }
+            Message::Prepared => Vec::new(),
             Message::Freed(task) => self.scheduler.on(Happened::Freed(task)),
             Message::Rested(task) => self.scheduler.on(Happened::Rested(task)),
             Message::Answer(task, answer) => {
@@ -425,7 +449,8 @@ impl<'a> Driver<'a> {
                 self.telling.go_on(later);
                 effects
             }
-        }
+        });
+        effects
     }
 
     fn answered(&mut self, task: usize, answer: Answer) -> Vec<Effect> {
@@ -462,7 +487,8 @@ impl<'a> Driver<'a> {
                 Happened::Canceled(task)
             }
         };
-        let effects = self.scheduler.on(happened);
+        let mut effects = if matches!(happened, Happened::Canceled(_)) { self.settle() } else { Vec::new() };
+        effects.extend(self.scheduler.on(happened));
         self.wind_up();
         effects
     }
@@ -471,14 +497,15 @@ impl<'a> Driver<'a> {
         let Trouble { message, blame, two_results, deviation } = trouble;
         let not_reproducible = two_results.map(|results| not_reproducible(*results));
         self.not_reproducible |= not_reproducible.is_some() || deviation.is_some();
+        let mut effects = self.settle();
         // What is wrong with the graph, the input or the program would be wrong again, and another attempt must not
         // hide that two results differ, or that one differs from the lock.
-        let effects = self.scheduler.on(match blame {
+        effects.extend(self.scheduler.on(match blame {
             Blame::Environment | Blame::Stage if not_reproducible.is_none() && deviation.is_none() => {
                 Happened::Faltered(task)
             }
             _ => Happened::Failed(task),
-        });
+        }));
         let name = self.name(task);
         let part = self.part(task);
         if part.is_none() {
@@ -524,8 +551,9 @@ impl<'a> Driver<'a> {
     }
 
     fn interrupt(&mut self, signal: String) -> Vec<Effect> {
+        let mut effects = self.settle();
         let waiting_for = self.running();
-        let effects = self.scheduler.on(Happened::Interrupt);
+        effects.extend(self.scheduler.on(Happened::Interrupt));
         self.interrupts += 1;
         let kill = self.interrupts > 1;
         self.event(RunEvent::RunStopping { signal, waiting_for, kill });

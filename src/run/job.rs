@@ -94,6 +94,8 @@ pub enum Line {
     Ready {
         /// Always true.
         ready: bool,
+        /// Whether it has taken up the one that lay ready for it.
+        goes_on: bool,
     },
 }
 
@@ -151,7 +153,7 @@ mod tests {
             Line::Event(progress),
             Line::Verdict(failed),
             Line::Verdict(Verdict::Succeeded),
-            Line::Ready { ready: true },
+            Line::Ready { ready: true, goes_on: false },
         ] {
             let text = serde_json::to_string(&line).unwrap();
             assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);

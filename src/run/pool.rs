@@ -14,7 +14,8 @@ pub struct Capacity {
 /// What is left of it.
 #[derive(Debug)]
 pub(super) struct Pool {
-    free: Vec<u64>,
+    /// Less than nothing while it is not known yet that something was given back.
+    free: Vec<i128>,
     devices: Option<usize>,
     idle: BTreeSet<u64>,
 }
@@ -22,12 +23,13 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(capacity: &Capacity) -> Self {
         let count = capacity.devices.and_then(|resource| capacity.amounts.get(resource)).copied().unwrap_or(0);
-        Self { free: capacity.amounts.clone(), devices: capacity.devices, idle: (0..count).collect() }
+        let free = capacity.amounts.iter().copied().map(i128::from).collect();
+        Self { free, devices: capacity.devices, idle: (0..count).collect() }
     }
 
     /// Whether so much is free.
     pub(super) fn has(&self, amounts: &[u64]) -> bool {
-        self.free.iter().zip(amounts).all(|(free, amount)| amount <= free)
+        self.free.iter().zip(amounts).all(|(free, &amount)| i128::from(amount) <= *free)
     }
 
     /// Whether devices are among what is asked for.
@@ -38,7 +40,7 @@ impl Pool {
     /// Takes what is asked for, and says which devices are among it: those with the lowest numbers.
     pub(super) fn take(&mut self, amounts: &[u64]) -> Vec<usize> {
         for (free, amount) in self.free.iter_mut().zip(amounts) {
-            *free = free.saturating_sub(*amount);
+            *free -= i128::from(*amount);
         }
         let count = self.devices.and_then(|resource| amounts.get(resource)).copied().unwrap_or(0);
         (0..count).map_while(|_| self.idle.pop_first()).map(|device| device as usize).collect()
@@ -47,7 +49,7 @@ impl Pool {
     /// Gives back what was taken.
     pub(super) fn give_back(&mut self, amounts: &[u64], devices: &[usize]) {
         for (free, amount) in self.free.iter_mut().zip(amounts) {
-            *free += amount;
+            *free += i128::from(*amount);
         }
         self.idle.extend(devices.iter().map(|&device| device as u64));
     }

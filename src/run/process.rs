@@ -12,6 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +26,7 @@ use tokio::{
 use twdag_stages::stage::StageEvent;
 
 use super::{
-    channel,
+    channel::{self, Next},
     check::Surroundings,
     job::{Job, Line, Verdict},
     open_files,
@@ -54,12 +55,14 @@ pub(super) enum Wish {
 /// How a worker ended a job.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// Its exit status; `None` if it lives on and waits for another job.
+    /// Its exit status; `None` if it lives on, or was left as it was before the job.
     pub(super) status: Option<ExitStatus>,
     /// What it said last, if it came to that.
     pub(super) verdict: Option<Verdict>,
     /// Whether its time had run out before it ended.
     pub(super) timed_out: bool,
+    /// Whether it has taken up the next job.
+    pub(super) goes_on: bool,
 }
 
 /// What a worker may use.
@@ -101,6 +104,7 @@ pub(super) struct Worker {
     channel: UnixStream,
     lines: BufReader<ChildStdout>,
     lease: Lease,
+    next: Option<Arc<Next>>,
 }
 
 impl Worker {
@@ -131,7 +135,8 @@ impl Worker {
         }
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
-        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone() })
+        let next = if surroundings.is_none() { Next::new().map(Arc::new) } else { None };
+        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone(), next })
     }
 
     /// Its process, while it lives.
@@ -139,14 +144,19 @@ impl Worker {
         self.child.id()
     }
 
-    /// Whether what it was started with is what a job may use.
-    pub(super) fn has(&self, lease: &Lease) -> bool {
-        self.lease == *lease
+    /// What it was started with.
+    pub(super) const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Where its next job may lie.
+    pub(super) const fn next(&self) -> Option<&Arc<Next>> {
+        self.next.as_ref()
     }
 
     /// Hands it a job. The claim lives as long as the worker is at it, even if the driver dies.
     pub(super) fn hand(&mut self, job: &Job, claim: &File, log: &File) -> io::Result<()> {
-        channel::hand(&mut self.channel, job, claim, log)
+        channel::hand(&mut self.channel, job, claim, log, self.next.as_deref())
     }
 }
 
@@ -159,7 +169,7 @@ pub(super) async fn attend(
     strays: &Strays,
     mut on_event: impl FnMut(StageEvent),
 ) -> io::Result<(Ended, Option<Worker>)> {
-    let Worker { mut child, channel, mut lines, lease } = worker;
+    let Worker { mut child, channel, mut lines, lease, next } = worker;
     let mut channel = Some(channel);
     let number = child.id().and_then(|pid| i32::try_from(pid).ok());
     if let Some(number) = number {
@@ -172,7 +182,7 @@ pub(super) async fn attend(
             let _ = kill_process_group(group, signal);
         }
     };
-    let (mut line, mut verdict, mut listening) = (Vec::new(), None, true);
+    let (mut line, mut heard, mut listening) = (Vec::new(), Heard::default(), true);
     let mut told = Wish::Run;
     let mut open = true;
     let mut limit = timeout.map(|timeout| (Wish::Stop, Instant::now() + timeout));
@@ -186,14 +196,15 @@ pub(super) async fn attend(
         tokio::select! {
             read = lines.read_until(b'\n', &mut line), if listening => {
                 listening = matches!(read, Ok(1..));
-                if hear(&mut line, &mut verdict, &mut on_event) && verdict.is_some() {
-                    match channel.take() {
-                        Some(channel) if told == Wish::Run => {
-                            let ended = Ended { status: None, verdict, timed_out: false };
-                            return Ok((ended, Some(Worker { child, channel, lines, lease })));
-                        }
-                        // Without the channel it ends.
-                        _ => {}
+                heard.hear(&mut line, &mut on_event);
+                if let Some(goes_on) = heard.ready && let Some(channel) = channel.take() {
+                    if told == Wish::Run {
+                        let ended = Ended { status: None, verdict: heard.verdict, timed_out: false, goes_on };
+                        return Ok((ended, Some(Worker { child, channel, lines, lease, next })));
+                    }
+                    // Without the channel it ends; and what it was asked for is not meant for the next job, which has just begun.
+                    if goes_on {
+                        signal(Signal::KILL);
                     }
                 }
             }
@@ -214,26 +225,38 @@ pub(super) async fn attend(
     let last_words = async {
         while listening {
             listening = matches!(lines.read_until(b'\n', &mut line).await, Ok(1..));
-            hear(&mut line, &mut verdict, &mut on_event);
+            heard.hear(&mut line, &mut on_event);
         }
     };
     // Whoever else holds its standard output open has nothing to say.
     let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
-    Ok((Ended { status: Some(status), verdict, timed_out: out_of_time > Wish::Run }, None))
+    // How a worker ends that was ready for more says nothing of the job.
+    let status = heard.ready.is_none().then_some(status);
+    let timed_out = out_of_time > Wish::Run;
+    Ok((Ended { status, verdict: heard.verdict, timed_out, goes_on: heard.ready == Some(true) }, None))
 }
 
-/// Takes a line in. Whatever is no line of ours was printed by accident and is dropped. Whether the worker is ready for
-/// another job.
-fn hear(line: &mut Vec<u8>, verdict: &mut Option<Verdict>, on_event: &mut impl FnMut(StageEvent)) -> bool {
-    let heard = serde_json::from_slice(line);
-    line.clear();
-    match heard {
-        Ok(Line::Event(event)) => on_event(event),
-        Ok(Line::Verdict(last)) => *verdict = Some(last),
-        Ok(Line::Ready { ready }) => return ready,
-        Err(_) => {}
+/// What a worker has said of its job.
+#[derive(Default)]
+struct Heard {
+    verdict: Option<Verdict>,
+    /// Whether it is ready for more: if so, whether it has taken up the next job.
+    ready: Option<bool>,
+}
+
+impl Heard {
+    /// Takes a line in. Whatever is no line of ours was printed by accident and is dropped, and so is what is said of the next job.
+    fn hear(&mut self, line: &mut Vec<u8>, on_event: &mut impl FnMut(StageEvent)) {
+        let heard = serde_json::from_slice(line);
+        line.clear();
+        match heard {
+            _ if self.ready.is_some() => {}
+            Ok(Line::Event(event)) => on_event(event),
+            Ok(Line::Verdict(last)) => self.verdict = Some(last),
+            Ok(Line::Ready { ready: true, goes_on }) if self.verdict.is_some() => self.ready = Some(goes_on),
+            Ok(Line::Ready { .. }) | Err(_) => {}
+        }
     }
-    false
 }
 
 /// Waits until a time comes, and says what is to be wished then; nothing if there is none.

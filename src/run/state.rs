@@ -29,6 +29,8 @@ pub enum Happened {
     /// The stage's work has fallen into so many parts that have no result yet. Each becomes a task of its own, numbered
     /// on from the last one; when all are over, the stage is started again.
     Split(usize, usize),
+    /// A stage that was ready has been begun by the worker of another one, of whose end the scheduler has not heard. Nothing is to be done.
+    Taken(usize),
     /// The stage has done its work, and its result is being recorded: what it had is free. `Ran`, `Failed` or `Faltered`
     /// follows.
     Worked(usize),
@@ -230,6 +232,11 @@ impl Scheduler {
         self.tasks.get(stage).is_some_and(|task| self.pool.has_devices_among(&task.asks))
     }
 
+    /// How much the stage takes of each resource.
+    pub fn asks(&self, stage: usize) -> &[u64] {
+        self.tasks.get(stage).map_or(&[], |task| &task.asks)
+    }
+
     /// The devices that are lent to a running stage.
     pub fn devices(&self, stage: usize) -> &[usize] {
         self.devices.get(stage).map_or(&[], Vec::as_slice)
@@ -246,6 +253,7 @@ impl Scheduler {
         match happened {
             Happened::Begin => self.begun = true,
             Happened::Cached(stage) => self.end(stage, StageOutcome::Cached),
+            Happened::Taken(stage) if self.ready.contains(&self.ranks[stage]) => self.run(stage),
             Happened::Worked(stage) if self.states[stage] == State::Running => self.leave(stage, State::Recording),
             Happened::Ran(stage) => self.end(stage, StageOutcome::Ran),
             Happened::Split(stage, parts) if self.states[stage] == State::Running => self.split(stage, parts),
@@ -279,6 +287,7 @@ impl Scheduler {
             Happened::Rested(stage) if self.states[stage] == State::Resting => self.make_ready(stage),
             // Answers that come too late.
             Happened::Split(..)
+            | Happened::Taken(_)
             | Happened::Worked(_)
             | Happened::Busy(_)
             | Happened::Freed(_)
@@ -438,12 +447,16 @@ impl Scheduler {
             let fits = |stage: usize| self.may_start(stage) && self.pool.has(&self.tasks[stage].asks);
             let Some(&rank) = candidates.find(|(_, _, stage)| fits(*stage)) else { break };
             let (_, _, stage) = rank;
-            self.leave(stage, State::Running);
-            self.running.insert(stage);
-            self.devices[stage] = self.pool.take(&self.tasks[stage].asks);
+            self.run(stage);
             effects.push(Effect::Start(stage));
             after = Some(rank);
         }
+    }
+
+    fn run(&mut self, stage: usize) {
+        self.leave(stage, State::Running);
+        self.running.insert(stage);
+        self.devices[stage] = self.pool.take(&self.tasks[stage].asks);
     }
 
     fn finish(&mut self, effects: &mut Vec<Effect>) {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use Effect::{Finish, Kill, Rest, Start, Stop, Watch};
-use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested, Split, Worked};
+use Happened::{Begin, Busy, Cached, Canceled, Failed, Faltered, Freed, Interrupt, Ran, Rested, Split, Taken, Worked};
 
 /// Stages that read others, take an equal time and ask for nothing.
 fn tasks(needs: &[&[usize]]) -> Vec<Task> {
@@ -56,6 +56,39 @@ fn what_a_stage_had_is_free_when_it_has_worked_and_what_needs_it_waits_until_it_
     assert_eq!(run.on(Ran(0)), [Start(2)]);
     assert_eq!(run.on(Ran(2)), []);
     assert_eq!(run.on(Ran(1)), [Finish(RunOutcome::Succeeded)]);
+}
+
+#[test]
+fn what_a_worker_has_begun_by_itself_runs_in_the_place_of_what_it_has_done() {
+    let capacity = Capacity { amounts: vec![2], devices: None };
+    let begun = || {
+        let mut equal = tasks(&[&[], &[], &[], &[]]);
+        for task in &mut equal {
+            task.asks = vec![1];
+        }
+        let mut run = Scheduler::new(equal, &capacity, Rules { jobs: 2, keep_going: false });
+        assert_eq!(run.on(Begin), [Start(0), Start(1)]);
+        // Whose worker that was is not known yet.
+        assert_eq!(run.on(Taken(2)), []);
+        run
+    };
+    let mut run = begun();
+    assert_eq!(run.on(Worked(1)), []);
+    assert_eq!(run.on(Worked(2)), [Start(3)]);
+    assert_eq!(run.on(Taken(3)), [], "it is started already");
+    for stage in 0..3 {
+        assert_eq!(run.on(Ran(stage)), []);
+    }
+    assert_eq!(run.on(Ran(3)), [Finish(RunOutcome::Succeeded)]);
+
+    let mut run = begun();
+    assert_eq!(run.on(Interrupt), [Stop(0), Stop(1), Stop(2)]);
+    assert_eq!(run.on(Taken(3)), [], "it is over");
+    assert_eq!(run.outcome(3), Some(StageOutcome::Canceled));
+
+    let mut run = begun();
+    assert_eq!(run.on(Failed(0)), []);
+    assert_eq!((run.outcome(2), run.outcome(3)), (None, Some(StageOutcome::Skipped)));
 }
 
 #[test]
@@ -262,8 +295,9 @@ struct Script {
     tasks: Vec<Task>,
     capacity: Capacity,
     rules: Rules,
-    /// How each stage ends; and if it has a result, how that is recorded: at once, later, or not at all.
-    answers: Vec<(u8, u8)>,
+    /// How each stage ends; if it has a result, how that is recorded: at once, later, or not at all; and whether its worker then begins the
+    /// next stage by itself.
+    answers: Vec<(u8, u8, bool)>,
     picks: Vec<prop::sample::Index>,
     interrupt_at: Option<usize>,
 }
@@ -289,7 +323,7 @@ fn scripts() -> impl Strategy<Value = Script> {
             (tasks, Just(capacity)),
             1_usize..5,
             any::<bool>(),
-            prop::collection::vec((0_u8..14, 0_u8..3), count),
+            prop::collection::vec((0_u8..14, 0_u8..3, any::<bool>()), count),
             prop::collection::vec(any::<prop::sample::Index>(), 4 * count + 8),
             prop::option::weighted(0.3, 0..2 * count),
         )
@@ -368,6 +402,14 @@ impl Script {
             }
             let stage = seen.active.swap_remove(pick - seen.recording.len());
             let answer = self.answer(stage, &mut seen);
+            if self.answers[stage].2
+                && matches!(answer, Worked(_) | Ran(_))
+                && let Some(next) = Self::goes_on(stage, &run)
+            {
+                prop_assert_eq!(run.on(Taken(next)), []);
+                seen.active.push(next);
+                seen.attempts[next] += 1;
+            }
             queue = run.on(answer);
         }
         unreachable!()
@@ -398,6 +440,13 @@ impl Script {
             }
             _ => Ran(stage),
         }
+    }
+
+    /// What starts next, if it takes no more than a stage that is done, and no device.
+    fn goes_on(stage: usize, run: &Scheduler) -> Option<usize> {
+        let next = run.next().next().filter(|&next| !run.asks_for_devices(next))?;
+        let is_enough = run.asks(next).iter().zip(run.asks(stage)).all(|(asks, has)| asks <= has);
+        is_enough.then_some(next)
     }
 
     fn check(&self, effect: Effect, run: &Scheduler, seen: &mut Seen) -> Result<(), TestCaseError> {

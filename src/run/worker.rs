@@ -47,14 +47,20 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 /// verdict on the last one, if there was any.
 ///
 /// A worker takes another job only if the one before left nothing behind: it succeeded, no program of it lives, and no
-/// memory to speak of is kept. Starting a process costs as much as a small stage.
+/// memory to speak of is kept. Starting a process costs as much as a small stage. If one lies ready by then, it takes that up before
+/// anybody has heard how the last one ended, so that no processor waits for the driver.
 pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io::Result<Option<Verdict>> {
     let lines = Arc::new(Lines { out: Mutex::new(Box::new(lines)), last: Mutex::new(None) });
     let cancel = Arc::new(AtomicBool::new(false));
     let mut strays = None;
     let mut last = None;
     let memory = File::open("/proc/self/statm");
-    while let Some(Handed { job, claim, log }) = channel::receive(&mut channel, &cancel)? {
+    let (mut place, mut taken) = (None, None);
+    while let Some(Handed { job, claim, log, next }) = match taken.take() {
+        Some(handed) => Some(handed),
+        None => channel::receive(&mut channel, &cancel)?,
+    } {
+        place = next.or(place);
         rustix::stdio::dup2_stderr(&log)?;
         let prepared = if strays.is_some() { Ok(()) } else { prepare(&job, &cancel) };
         let mut verdict = match prepared.and_then(|()| {
@@ -77,7 +83,9 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
         drop(claim);
         let mut words = vec![Line::Verdict(verdict.clone())];
         if ready {
-            words.push(Line::Ready { ready });
+            // One that cannot be read is missed by the driver, who hands it to another worker.
+            taken = place.as_ref().and_then(|place| channel::take(place).ok()?);
+            words.push(Line::Ready { ready, goes_on: taken.is_some() });
         }
         lines.send(&words);
         last = Some(verdict);

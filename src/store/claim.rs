@@ -76,14 +76,7 @@ impl Store {
         // The file stays when the claim ends: removing a locked file lets two processes hold "the same" lock.
         let open = || fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         for _ in 0..ATTEMPTS {
-            let opened = match open() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    folder::parent(&path)?;
-                    open()
-                }
-                opened => opened,
-            };
-            let mut file = opened.map_err(StoreError::io("open", &path))?;
+            let mut file = folder::make(&path, open).map_err(StoreError::io("open", &path))?;
             match file.try_lock() {
                 // It was another action's by the time it was locked.
                 Ok(()) if self.is_on_this_machine() && !folder::has_name(&file, &path) => {}

@@ -32,6 +32,17 @@ pub(super) fn parent(path: &Path) -> Result<&Path, StoreError> {
     Ok(parent)
 }
 
+/// Makes a file, and the folder that it lies in if that is absent: that there is one is seldom worth a look of its own.
+pub(super) fn make<Made>(path: &Path, file: impl Fn() -> io::Result<Made>) -> io::Result<Made> {
+    match file() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+            file()
+        }
+        made => made,
+    }
+}
+
 /// Removes a folder with all it holds, also folders that nobody may write to or read; nothing to remove is fine.
 pub fn remove(folder: &Path) -> Result<(), StoreError> {
     let removed = match network::remove_folder(folder) {

@@ -161,11 +161,7 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(&path).map_err(|_| error),
         opened => opened,
     };
-    let opened = match open() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            folder::parent(&path)?;
-            open()
-        }
+    let opened = match folder::make(&path, open) {
         // Nothing but such files has its name.
         Err(error) if error.kind() == ErrorKind::IsADirectory => {
             folder::remove_any(&path)?;

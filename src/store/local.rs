@@ -118,13 +118,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         file.prefix(".new-").permissions(fs::Permissions::from_mode(0o666)).tempfile_in(parent)
     };
     let write = || -> io::Result<()> {
-        let mut file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(parent)?;
-                create()?
-            }
-            created => created?,
-        };
+        let mut file = folder::make(path, create)?;
         failpoint::write("derived.write", &mut file, bytes)?;
         failpoint::pass("derived.rename")?;
         match file.persist(path) {

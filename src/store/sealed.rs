@@ -10,7 +10,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempPath;
 
-use super::plain;
+use super::{folder, plain};
 use crate::{digest::Digest, failpoint};
 
 /// What becomes of a file that has the name already.
@@ -42,14 +42,7 @@ impl Draft {
     /// Writes the file that shall lie at `path`. It carries its digest, or is named by it, so that one cut short shows.
     pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
         let parent = parent(path);
-        let create = || tempfile::Builder::new().prefix(".new-").tempfile_in(parent);
-        let mut file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(parent)?;
-                create()?
-            }
-            created => created?,
-        };
+        let mut file = folder::make(path, || tempfile::Builder::new().prefix(".new-").tempfile_in(parent))?;
         failpoint::write("sealed.write", &mut file, bytes)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
         Ok(Self { file: file.into_temp_path(), path: path.to_owned() })

@@ -1,14 +1,13 @@
 //! Looking a stage up before there is room for it, so that no processor waits for that when another stage has ended.
 
 use std::{
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use super::{Attempt, Looked};
+use super::{Attempt, Looked, desk::Start};
 use crate::run::caught::caught;
 
 /// How long a claim is held for a stage that has not started: others may have room for it.
@@ -22,27 +21,34 @@ impl Attempt {
             && self.graph_node().stage.sources().is_empty()
     }
 
-    /// Looks the stage up, and carries the attempt out if `start` comes soon after; else nothing has happened.
-    pub(in crate::run) async fn carry_out_ahead(self, mut start: oneshot::Receiver<()>) {
+    /// Looks the stage up, and carries the attempt out if that comes soon after; else nothing has happened.
+    pub(in crate::run) async fn carry_out_ahead(self, mut started: oneshot::Receiver<Start>) {
+        let (task, shared) = (self.task, Arc::clone(&self.shared));
         let attempt = Arc::new(self);
         // Whatever else came of it may be out of date by then, and is looked up again.
         let mine = match caught(attempt.look_up()).await {
-            Ok(looked @ Looked::Mine(_)) => Some(looked),
+            Ok(Looked::Mine(mine)) => shared.prepare(task, mine),
             _ => None,
         };
-        let has_come = tokio::time::timeout(PATIENCE, &mut start).await.is_ok_and(|came| came.is_ok());
-        // From here on whoever starts the stage is told that it was not looked up.
-        start.close();
-        let is_started = has_come || start.try_recv().is_ok();
-        match (mine, is_started) {
-            (Some(mine), true) => attempt.go_on(Ok(mine), Instant::now()).await,
-            (None, true) => attempt.carry_out().await,
-            (Some(Looked::Mine(mine)), false) => {
-                // What stays of it does no harm.
-                let _ = fs::remove_file(&mine.job.log);
-                attempt.shared.store.leave_scratch(&mine.key);
+        let start = if let Ok(start) = tokio::time::timeout(PATIENCE, &mut started).await {
+            start
+        } else {
+            shared.give_up(task);
+            // Something comes if it was too late for that.
+            started.await
+        };
+        let mine = match start {
+            Ok(Start::Engage(prepared)) => prepared.or(mine),
+            Ok(Start::Begun(mut begun, worker)) => {
+                begun.worker = Some(worker);
+                Some(begun)
             }
-            _ => {}
+            // It was given up.
+            Err(_) => return,
+        };
+        match mine {
+            Some(mine) => attempt.go_on(Ok(Looked::Mine(mine)), Instant::now()).await,
+            None => attempt.carry_out().await,
         }
     }
 }

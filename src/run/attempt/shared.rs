@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use twdag_stages::{command::FOLDERS, stage::Isolation};
 
-use super::{Given, Message};
+use super::{Desk, Given, Message};
 use crate::{
     digest::{ArtifactId, Key},
     graph::Graph,
@@ -53,6 +53,7 @@ pub(in crate::run) struct Shared {
     pub(in crate::run) guard: Mutex<Option<Guard>>,
     /// Workers that wait for another job.
     pub(in crate::run) idle: Mutex<Vec<Worker>>,
+    pub(in crate::run) desk: Mutex<Desk>,
     /// Whoever is killed loses what is not recorded: no more than one result for each stage that may run.
     pub(in crate::run) recording: Semaphore,
     pub(in crate::run) securing: Securing,
@@ -142,7 +143,7 @@ impl Shared {
         loop {
             let mut worker = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let place = idle.iter().position(|worker| worker.has(lease))?;
+                let place = idle.iter().position(|worker| worker.lease() == lease)?;
                 idle.swap_remove(place)
             };
             // One that was killed meanwhile is no loss.

@@ -21,6 +21,8 @@ pub(super) struct Telling<'a> {
 pub(super) enum Waiting {
     /// The end of this task of this stage, from then on.
     End(usize, String, Instant),
+    /// The beginning of this stage, or of a part of it, from then on.
+    Start(String, Option<usize>, Instant),
     Event(Box<RunEvent>),
 }
 
@@ -36,10 +38,29 @@ impl<'a> Telling<'a> {
             RunEvent::StageWarning { stage, .. } => {
                 self.waiting.iter().position(|waiting| matches!(waiting, Waiting::End(_, name, _) if name == stage))
             }
-            _ => None,
+            _ => self.take_start(&event),
         };
         self.waiting.insert(place.unwrap_or(self.waiting.len()), Waiting::Event(Box::new(event)));
         self.go_on(VecDeque::new());
+    }
+
+    /// The place that was kept for the beginning of what an event tells of, which waits no longer.
+    fn take_start(&mut self, event: &RunEvent) -> Option<usize> {
+        let of = match event {
+            RunEvent::StageStarted { stage, .. }
+            | RunEvent::StageJoining { stage, .. }
+            | RunEvent::StageFinished { stage, .. }
+            | RunEvent::StageFailed { stage, .. } => (stage, None),
+            RunEvent::StageRetrying { stage, part, .. } => (stage, *part),
+            RunEvent::PartStarted { stage, part, .. }
+            | RunEvent::PartFinished { stage, part, .. }
+            | RunEvent::PartFailed { stage, part, .. } => (stage, Some(*part)),
+            _ => return None,
+        };
+        let is_it = |waiting: &Waiting| matches!(waiting, Waiting::Start(stage, part, _) if (stage, *part) == of);
+        let place = self.waiting.iter().position(is_it)?;
+        self.waiting.remove(place);
+        Some(place)
     }
 
     /// Tells all that waits.
@@ -51,6 +72,11 @@ impl<'a> Telling<'a> {
     /// What is told from now on waits for the end of this task.
     pub(super) fn keep_place(&mut self, task: usize, stage: String) {
         self.waiting.push_back(Waiting::End(task, stage, Instant::now()));
+    }
+
+    /// What is told from now on waits for the beginning of this stage, or of this part of it.
+    pub(super) fn keep_start(&mut self, stage: String, part: Option<usize>) {
+        self.waiting.push_back(Waiting::Start(stage, part, Instant::now()));
     }
 
     /// What is told now is the end of this task, in the place that was kept for it, if one was. Hand what comes after it to
@@ -69,7 +95,7 @@ impl<'a> Telling<'a> {
         while let Some(waiting) = self.waiting.pop_front() {
             match waiting {
                 Waiting::Event(event) => self.tell_now(&event),
-                Waiting::End(..) => {
+                Waiting::End(..) | Waiting::Start(..) => {
                     self.waiting.push_front(waiting);
                     break;
                 }
@@ -77,15 +103,15 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// Waits until others have waited long enough for the end of a stage.
+    /// Waits until others have waited long enough for the end of a stage, or for its beginning.
     pub(super) async fn out_of_patience(&self) {
         match self.waiting.front() {
-            Some(Waiting::End(.., since)) => sleep_until(*since + PATIENCE).await,
+            Some(Waiting::End(.., since) | Waiting::Start(.., since)) => sleep_until(*since + PATIENCE).await,
             _ => pending().await,
         }
     }
 
-    /// The first end that others wait for is told whenever it comes.
+    /// The first that others wait for is told whenever it comes.
     pub(super) fn pass_by(&mut self) {
         self.waiting.pop_front();
         self.go_on(VecDeque::new());
