@@ -349,7 +349,9 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        self.shared.lay_ready(first);
+        // Workers that go on while results wait to be recorded would leave more of them behind than may be lost.
+        let may_go_on = self.scheduler.running().count() <= self.budget.jobs.max(1);
+        self.shared.lay_ready(first.filter(|_| may_go_on));
     }
 
     /// Counts among those that run what workers have begun by themselves.

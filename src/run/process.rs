@@ -198,11 +198,12 @@ pub(super) async fn attend(
                 listening = matches!(read, Ok(1..));
                 heard.hear(&mut line, &mut on_event);
                 if let Some(goes_on) = heard.ready && let Some(channel) = channel.take() {
-                    if told == Wish::Run {
+                    // Where the run is to stop, so is the next job, which is asked on its own.
+                    if told == Wish::Run || (goes_on && out_of_time == Wish::Run) {
                         let ended = Ended { status: None, verdict: heard.verdict, timed_out: false, goes_on };
                         return Ok((ended, Some(Worker { child, channel, lines, lease, next })));
                     }
-                    // Without the channel it ends; and what it was asked for is not meant for the next job, which has just begun.
+                    // Without the channel it ends. What it was asked for as its time ran out is not meant for the next job, which has just begun.
                     if goes_on {
                         signal(Signal::KILL);
                     }

@@ -59,17 +59,19 @@ impl Next {
 
     /// Takes the job back. Whether it was still there.
     pub(in crate::run) fn take_back(&self) -> bool {
-        receive(&self.theirs).is_ok_and(|message| message.is_some())
+        // Without room for its files, which go then: it is taken back also by a process that may open no more.
+        let (mut bytes, mut none) = ([0], RecvAncillaryBuffer::default());
+        loop {
+            match recvmsg(&self.theirs, &mut [IoSliceMut::new(&mut bytes)], &mut none, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                received => return received.is_ok_and(|received| received.bytes > 0),
+            }
+        }
     }
 }
 
 /// The job that lies there, if one does.
 pub(in crate::run) fn take(end: impl AsFd) -> io::Result<Option<Handed>> {
-    let Some((bytes, claim, log)) = receive(end)? else { return Ok(None) };
-    Ok(Some(Handed { job: serde_json::from_slice(&bytes)?, claim, log, next: None }))
-}
-
-fn receive(end: impl AsFd) -> io::Result<Option<(Vec<u8>, OwnedFd, OwnedFd)>> {
     let mut bytes = vec![0; LARGEST];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -84,9 +86,8 @@ fn receive(end: impl AsFd) -> io::Result<Option<(Vec<u8>, OwnedFd, OwnedFd)>> {
     if length == 0 {
         return Ok(None);
     }
-    bytes.truncate(length);
     let (claim, log, _) = files(&mut ancillary)?;
-    Ok(Some((bytes, claim, log)))
+    Ok(Some(Handed { job: serde_json::from_slice(&bytes[..length])?, claim, log, next: None }))
 }
 
 #[cfg(test)]
