@@ -88,7 +88,22 @@ pub(super) struct Sums<N> {
     second: N,
 }
 
+// Functions, not closures: what is not inlined has none of the instruction set, so that each operation becomes a call.
 impl<S: Simd, const GROUPS: bool> Emulated<S, GROUPS> {
+    /// The first numbers of pairs.
+    #[inline(always)]
+    fn first(self, pairs: S::u32s) -> S::f32s {
+        let Self(simd) = self;
+        simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)))
+    }
+
+    /// The second numbers of pairs.
+    #[inline(always)]
+    fn second(self, pairs: S::u32s) -> S::f32s {
+        let Self(simd) = self;
+        simd.transmute_f32s_u32s(simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)))
+    }
+
     /// Zero, of the same sign, for what is smaller than normal numbers.
     #[inline(always)]
     fn flush(self, sums: S::f32s) -> S::f32s {
@@ -108,9 +123,9 @@ impl<S: Simd, const GROUPS: bool> Emulated<S, GROUPS> {
         if simd.first_true_m32s(doubtful) == S::F32_LANES {
             return self.flush(added);
         }
-        let scaled = |numbers| simd.mul_f32s(numbers, simd.splat_f32s(SCALE));
-        let exact = simd.mul_add_f32s(scaled(left), right, scaled(sums));
-        let small = simd.less_than_f32s(simd.abs_f32s(exact), scaled(smallest));
+        let scale = simd.splat_f32s(SCALE);
+        let exact = simd.mul_add_f32s(simd.mul_f32s(left, scale), right, simd.mul_f32s(sums, scale));
+        let small = simd.less_than_f32s(simd.abs_f32s(exact), simd.mul_f32s(smallest, scale));
         let zero = simd.and_f32s(added, simd.splat_f32s(-0.0));
         let added = simd.select_f32s(doubtful, simd.select_f32s(small, zero, added), added);
         self.flush(added)
@@ -160,9 +175,12 @@ impl<S: Simd, const GROUPS: bool> Arithmetic for Emulated<S, GROUPS> {
     fn close(self, sums: Sums<S::f32s>, is_whole: bool) -> Sums<S::f32s> {
         let Self(simd) = self;
         let zero = simd.splat_f32s(0.0);
-        // Products of zeros are zero, which makes a zero of either sign a positive one.
-        let filled = |sum| if is_whole { sum } else { simd.add_f32s(sum, zero) };
-        let group = self.flush(simd.add_f32s(filled(sums.first), filled(sums.second)));
+        let Sums { mut first, mut second, .. } = sums;
+        if !is_whole {
+            // Products of zeros are zero, which makes a zero of either sign a positive one.
+            (first, second) = (simd.add_f32s(first, zero), simd.add_f32s(second, zero));
+        }
+        let group = self.flush(simd.add_f32s(first, second));
         Sums { all: self.flush(simd.add_f32s(sums.all, group)), first: zero, second: zero }
     }
 
@@ -178,17 +196,17 @@ impl<S: Simd, const GROUPS: bool> Arithmetic for Emulated<S, GROUPS> {
 
     #[inline(always)]
     fn add_products(self, left: S::u32s, right: S::u32s, sums: Sums<S::f32s>) -> Sums<S::f32s> {
-        let Self(simd) = self;
-        let half = simd.splat_u32s(16);
-        let high = simd.splat_u32s(0xffff_0000);
-        let second = |pairs| simd.transmute_f32s_u32s(simd.and_u32s(pairs, high));
-        let first = |pairs| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, half));
-        let add_second = |sum| self.add_product(second(left), second(right), sum);
-        let add_first = |sum| self.add_product(first(left), first(right), sum);
+        let (left_first, left_second) = (self.first(left), self.second(left));
+        let (right_first, right_second) = (self.first(right), self.second(right));
         if GROUPS {
-            Sums { first: add_first(sums.first), second: add_second(sums.second), ..sums }
+            Sums {
+                first: self.add_product(left_first, right_first, sums.first),
+                second: self.add_product(left_second, right_second, sums.second),
+                ..sums
+            }
         } else {
-            Sums { all: add_first(add_second(sums.all)), ..sums }
+            let all = self.add_product(left_second, right_second, sums.all);
+            Sums { all: self.add_product(left_first, right_first, all), ..sums }
         }
     }
 
