@@ -40,11 +40,10 @@ fn order(run: &Ran, sort: &str) -> Vec<String> {
     events.map(|event| event["stage"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Waits until a stage that may not start yet is looked up: its log is there.
-fn wait_until_looked_up(place: &Place, log: &str) {
+/// Waits until so many stages have been claimed. That of a stage which may not start yet is looked up then, or was: the file of a claim stays.
+fn wait_until_claimed(place: &Place, count: usize) {
     wait_until("the next stage is looked up", || {
-        let runs = fs::read_dir(place.path("artifacts/local/runs")).into_iter().flatten().flatten();
-        runs.into_iter().any(|run| run.path().join("logs").join(log).exists())
+        fs::read_dir(place.path("artifacts/local/claims")).is_ok_and(|claims| claims.count() >= count)
     });
 }
 
@@ -72,13 +71,32 @@ fn a_worker_that_is_killed_takes_nothing_with_it_but_its_stage() {
     let endless = place(&["sleep 600".to_owned(), "true".to_owned(), "true".to_owned()]);
     let mut run = endless.start(&["--jobs", "1", "--keep-going"]);
     let worker = pid(&run.until("stage-started", "s0"));
-    wait_until_looked_up(&endless, "001-s1.log");
+    wait_until_claimed(&endless, 2);
     send(worker, Signal::KILL);
     let run = run.end();
     assert_eq!(run.with_outcome("failed"), ["s0"], "{:#?}", run.events);
     assert_eq!(run.with_outcome("ran"), ["s1", "s2"], "{:#?}", run.events);
     assert_eq!(order(&run, "stage-started"), ["s0", "s1", "s2"]);
     assert!(!lives(worker));
+}
+
+#[test]
+fn what_lies_ready_is_free_as_soon_as_its_driver_is_killed() {
+    let place = Place::new();
+    let begun = place.path("begun");
+    // The first time, it ends only when it is killed, some seconds after its driver.
+    let deaf = format!("test -e {0} || {{ trap '' TERM; echo $$ > {0}; sleep 600; }}", begun.display());
+    let beside_it = format!("kill -0 $(cat {})", begun.display());
+    place.graph(&[&script("s0", &deaf), &script("s1", &format!("{beside_it} || exit 1"))]);
+    let mut run = place.start(&["--jobs", "1"]);
+    run.until("stage-started", "s0");
+    wait_until("the first stage is deaf", || fs::read_to_string(&begun).is_ok_and(|text| text.ends_with('\n')));
+    wait_until_claimed(&place, 2);
+    send(run.pid(), Signal::KILL);
+    run.end();
+    let run = place.run(&["--jobs", "2"]);
+    assert_eq!((run.code, run.with_outcome("ran").len()), (Some(0), 2), "{}", run.stderr);
+    assert_eq!(order(&run, "stage-finished"), ["s1", "s0"]);
 }
 
 #[test]

@@ -185,6 +185,7 @@ impl Attempt {
         // A stage in parts is at work since it was split.
         let (clock, began) = match &self.assignment {
             Assignment::Join(parts) => (parts.clock, parts.began),
+            // Of what a worker has begun by itself, from when that is heard.
             Assignment::Stage | Assignment::Part(..) => (Instant::now(), Timestamp::now()),
         };
         let (log, action) = (mine.job.log.clone(), mine.action.clone());
@@ -408,7 +409,8 @@ impl Attempt {
         if let Some(worker) = self.shared.engage_idle(&self.lease, &mine.job, claim, log) {
             return Ok(worker);
         }
-        let mut worker = Worker::start(&self.lease).map_err(Trouble::system("start a worker process"))?;
+        let mut worker = Worker::start(&self.lease, self.shared.has_few_busy())
+            .map_err(Trouble::system("start a worker process"))?;
         worker.hand(&mine.job, claim, log).map_err(Trouble::system("hand a job to a worker"))?;
         Ok(worker)
     }

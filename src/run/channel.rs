@@ -28,6 +28,12 @@ use rustix::{
 pub(super) use self::next::{Next, take};
 use super::job::Job;
 
+/// The programs that a stage starts shall have none of the files that come. Where the system cannot see to that, [`files`] does.
+#[cfg(target_os = "linux")]
+const CLOSED: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const CLOSED: RecvFlags = RecvFlags::empty();
+
 /// How long a worker looks for a job before it sleeps.
 const LOOKING: Duration = Duration::from_micros(100);
 
@@ -84,7 +90,7 @@ pub(super) fn receive(channel: &mut UnixStream, stop: &AtomicBool) -> io::Result
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match recvmsg(&*channel, &mut [IoSliceMut::new(&mut length)], &mut ancillary, RecvFlags::empty()) {
+        match recvmsg(&*channel, &mut [IoSliceMut::new(&mut length)], &mut ancillary, CLOSED) {
             Err(Errno::INTR) => {}
             received => break received?.bytes,
         }
@@ -110,21 +116,17 @@ fn files(ancillary: &mut RecvAncillaryBuffer) -> io::Result<(OwnedFd, OwnedFd, O
         return Err(io::Error::other("a job came without its claim and its log"));
     };
     let next = files.next();
-    for file in [&claim, &log].into_iter().chain(&next) {
-        // The programs that a stage starts shall have none of them.
-        fcntl_setfd(file, FdFlags::CLOEXEC)?;
+    if CLOSED.is_empty() {
+        for file in [&claim, &log].into_iter().chain(&next) {
+            fcntl_setfd(file, FdFlags::CLOEXEC)?;
+        }
     }
     Ok((claim, log, next))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use twdag_stages::stage::{Allowed, Isolation};
-
     use super::*;
-    use crate::run::job::Work;
 
     #[test]
     fn jobs_come_through_whole_with_their_files_until_the_driver_is_gone() {
@@ -133,24 +135,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         // The second is larger than what a socket takes at once.
         for size in [10, 4 << 20] {
-            let job = Job {
-                stage: "stage".to_owned(),
-                work: Work::Stage,
-                kind: "Command".to_owned(),
-                settings: "x".repeat(size),
-                inputs: BTreeMap::new(),
-                isolation: Isolation::Off,
-                allowed: Allowed::default(),
-                workspace: folder.path().to_owned(),
-                output: folder.path().join("output"),
-                scratch: folder.path().join("kept"),
-                logs: folder.path().join("logs"),
-                log: folder.path().join("log"),
-                split: folder.path().join("split.json"),
-                threads: 1,
-                guarded: true,
-                driver: 1,
-            };
+            let job = Job::example(folder.path(), "x".repeat(size));
             let mut claim = File::create_new(folder.path().join(format!("claim{size}"))).unwrap();
             claim.write_all(b"claim").unwrap();
             let log = File::create_new(folder.path().join(format!("log{size}"))).unwrap();

@@ -349,8 +349,10 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        // Workers that go on while results wait to be recorded would leave more of them behind than may be lost.
-        let may_go_on = self.scheduler.running().count() <= self.budget.jobs.max(1);
+        // Workers that go on while results wait to be recorded would leave more of them behind than may be lost, and what such a stage asked for
+        // would be given to the next one without anybody else's turn.
+        let may_go_on = self.scheduler.running().count() <= self.budget.jobs.max(1)
+            && self.shared.recording.available_permits() > 0;
         self.shared.lay_ready(first.filter(|_| may_go_on));
     }
 
@@ -362,15 +364,15 @@ impl<'a> Driver<'a> {
 
     /// The same before anything is decided about stages that have not started, also of a worker that has not been heard yet.
     fn settle(&mut self) -> Vec<Effect> {
-        let mut effects = self.take_in_begun();
-        if let Some(task) = self.shared.settle() {
-            self.keep_start(task);
-            effects.extend(self.scheduler.on(Happened::Taken(task)));
+        let mut begun = self.shared.begun();
+        begun.extend(self.shared.settle());
+        for task in &begun {
+            self.keep_start(*task);
         }
-        effects
+        begun.into_iter().flat_map(|task| self.scheduler.on(Happened::Taken(task))).collect()
     }
 
-    /// A task has been begun whose worker is about to tell so: what is told from now on comes after that.
+    /// A task has been begun, which is about to be told: what is told from now on comes after that.
     fn keep_start(&mut self, task: usize) {
         let part = self.part(task).map(|(_, number)| number);
         self.telling.keep_start(self.name(task), part);
@@ -428,7 +430,9 @@ impl<'a> Driver<'a> {
 
     fn hear(&mut self, message: Message) -> Vec<Effect> {
         self.tell_damage();
-        let mut effects = self.take_in_begun();
+        // Those end by settling what was begun.
+        let settles = matches!(message, Message::Answer(_, Answer::Failed { .. } | Answer::Canceled { .. }));
+        let mut effects = if settles { Vec::new() } else { self.take_in_begun() };
         effects.extend(match message {
             Message::Event(event) => {
                 self.event(event);

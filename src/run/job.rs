@@ -49,6 +49,31 @@ pub struct Job {
     pub driver: u32,
 }
 
+#[cfg(test)]
+impl Job {
+    /// One with these settings, all of it in a folder.
+    pub(super) fn example(folder: &Path, settings: String) -> Self {
+        Self {
+            stage: "stage".to_owned(),
+            work: Work::Stage,
+            kind: "Command".to_owned(),
+            settings,
+            inputs: BTreeMap::new(),
+            workspace: folder.to_owned(),
+            output: folder.join("output"),
+            scratch: folder.join("kept"),
+            logs: folder.join("logs"),
+            log: folder.join("log"),
+            split: folder.join("split.json"),
+            threads: 1,
+            isolation: Isolation::Off,
+            allowed: Allowed::default(),
+            guarded: true,
+            driver: 1,
+        }
+    }
+}
+
 /// What a worker does of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,4 +1,4 @@
-//! How many files a process may have open. A driver has five for each stage that runs, and where many run at once the usual thousand is
+//! How many files a process may have open. A driver has five for each stage that runs (seven for the first ones), and where many run at once the usual thousand is
 //! not enough. Programs of stages keep the usual limit: some take longer, or fail, with a larger one.
 
 use std::{env, sync::OnceLock};

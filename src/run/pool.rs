@@ -27,9 +27,9 @@ impl Pool {
         Self { free, devices: capacity.devices, idle: (0..count).collect() }
     }
 
-    /// Whether so much is free.
+    /// Whether so much is free. Of nothing there is always enough.
     pub(super) fn has(&self, amounts: &[u64]) -> bool {
-        self.free.iter().zip(amounts).all(|(free, &amount)| i128::from(amount) <= *free)
+        self.free.iter().zip(amounts).all(|(free, &amount)| amount == 0 || i128::from(amount) <= *free)
     }
 
     /// Whether devices are among what is asked for.

@@ -109,12 +109,13 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts a worker in a process group of its own. Call it from a thread that lives as long as the worker shall: the
-    /// kernel ends the worker when that thread ends.
-    pub(super) fn start(lease: &Lease) -> io::Result<Self> {
-        Self::start_in(lease, None)
+    /// kernel ends the worker when that thread ends. Its next job may lie ready for it where it `has_place` for that.
+    pub(super) fn start(lease: &Lease, has_place: bool) -> io::Result<Self> {
+        let next = if has_place { Next::new().map(Arc::new) } else { None };
+        Ok(Self { next, ..Self::start_in(lease, None)? })
     }
 
-    /// As [`Worker::start`], in surroundings other than the usual ones.
+    /// As [`Worker::start`], with no such place, and perhaps in other surroundings.
     pub(super) fn start_in(lease: &Lease, surroundings: Option<&Surroundings>) -> io::Result<Self> {
         let (channel, theirs) = UnixStream::pair()?;
         // It reads at once, unless somebody has stopped it.
@@ -135,8 +136,7 @@ impl Worker {
         }
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
-        let next = if surroundings.is_none() { Next::new().map(Arc::new) } else { None };
-        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone(), next })
+        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone(), next: None })
     }
 
     /// Its process, while it lives.

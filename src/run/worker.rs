@@ -4,11 +4,14 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Write},
-    os::unix::{fs::FileExt, net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -55,14 +58,17 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
     let mut strays = None;
     let mut last = None;
     let memory = File::open("/proc/self/statm");
-    let (mut place, mut taken) = (None, None);
+    let place = Arc::new(OnceLock::new());
+    let mut taken = None;
     while let Some(Handed { job, claim, log, next }) = match taken.take() {
         Some(handed) => Some(handed),
         None => channel::receive(&mut channel, &cancel)?,
     } {
-        place = next.or(place);
+        if let Some(next) = next {
+            place.get_or_init(|| next);
+        }
         rustix::stdio::dup2_stderr(&log)?;
-        let prepared = if strays.is_some() { Ok(()) } else { prepare(&job, &cancel) };
+        let prepared = if strays.is_some() { Ok(()) } else { prepare(&job, &cancel, &place) };
         let mut verdict = match prepared.and_then(|()| {
             // After the worker has become the one to whom orphans go.
             strays.get_or_insert_with(Strays::adopt);
@@ -84,7 +90,7 @@ pub fn serve(mut channel: UnixStream, lines: impl Write + Send + 'static) -> io:
         let mut words = vec![Line::Verdict(verdict.clone())];
         if ready {
             // One that cannot be read is missed by the driver, who hands it to another worker.
-            taken = place.as_ref().and_then(|place| channel::take(place).ok()?);
+            taken = place.get().and_then(|place| channel::take(place).ok()?);
             words.push(Line::Ready { ready, goes_on: taken.is_some() });
         }
         lines.send(&words);
@@ -109,7 +115,7 @@ fn is_small(memory: &File) -> bool {
     pages().is_some_and(|pages| pages * rustix::param::page_size() <= SMALL)
 }
 
-fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
+fn prepare(job: &Job, cancel: &Arc<AtomicBool>, place: &Arc<OnceLock<OwnedFd>>) -> Result<(), StageError> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(cancel))
             .map_err(|source| StageError::Environment { action: "listen to signals".to_owned(), source })?;
@@ -130,8 +136,8 @@ fn prepare(job: &Job, cancel: &Arc<AtomicBool>) -> Result<(), StageError> {
     // that of the link through which it was started, people find it. Neither matters enough to fail.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
     let _ = fs::write("/proc/self/comm", "twdag");
-    let watched = Arc::clone(cancel);
-    thread::spawn(move || die_with(driver, &watched));
+    let (watched, place) = (Arc::clone(cancel), Arc::clone(place));
+    thread::spawn(move || die_with(driver, &watched, &place));
     Ok(())
 }
 
@@ -150,12 +156,14 @@ fn take_host_name() -> Result<(), StageError> {
 }
 
 /// When the driver is gone, the stage gets a moment to keep its state; then the whole process group ends, with
-/// whatever programs the stage has started.
-fn die_with(driver: Option<Pid>, cancel: &AtomicBool) {
+/// whatever programs the stage has started. What lies ready is given up at once: whoever waits for it may begin.
+fn die_with(driver: Option<Pid>, cancel: &AtomicBool, place: &OnceLock<OwnedFd>) {
     while getppid() == driver {
         thread::sleep(WATCH_INTERVAL);
     }
     cancel.store(true, Ordering::Relaxed);
+    // The driver's own duplicate of the claim is gone with it.
+    drop(place.get().map(channel::take));
     thread::sleep(ORPHAN_GRACE);
     let _ = kill_current_process_group(Signal::KILL);
 }

@@ -17,6 +17,9 @@ use crate::run::{
     process::{Lease, Worker},
 };
 
+/// So many workers may have a task lie ready for them. Each place takes two open files, and one of many is always done soon.
+const PLACES: usize = 16;
+
 /// How a task that was looked up goes on.
 pub(in crate::run) enum Start {
     /// There is room for it, so that it engages a worker; with what is to be done, if that was known.
@@ -192,6 +195,11 @@ impl Shared {
             let _ = fs::remove_file(&mine.job.log);
             self.store.leave_scratch(&mine.key);
         }
+    }
+
+    /// Whether so few workers are at a task that one more may have a place for its next one.
+    pub(super) fn has_few_busy(&self) -> bool {
+        self.desk().busy.len() < PLACES
     }
 
     /// A worker is at a task that takes so much of each resource. The number says which, when it is done.

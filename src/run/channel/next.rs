@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{Handed, files};
+use super::{CLOSED, Handed, files};
 use crate::run::job::Job;
 
 /// Larger jobs are handed over when the worker is done.
@@ -33,10 +33,14 @@ pub(in crate::run) struct Next {
 impl Next {
     /// A place with no job. Not every system has such sockets; there is no place then.
     pub(in crate::run) fn new() -> Option<Self> {
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None);
-        let (ours, theirs) = pair.ok()?;
-        let is_kept = |file: &OwnedFd| fcntl_setfd(file, FdFlags::CLOEXEC).is_ok();
-        (is_kept(&ours) && is_kept(&theirs)).then_some(Self { ours, theirs })
+        // The programs of stages shall have neither. Where the system cannot see to that, it is said below.
+        #[cfg(target_os = "linux")]
+        let flags = SocketFlags::CLOEXEC;
+        #[cfg(not(target_os = "linux"))]
+        let flags = SocketFlags::empty();
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
+        let is_closed = |file: &OwnedFd| !flags.is_empty() || fcntl_setfd(file, FdFlags::CLOEXEC).is_ok();
+        (is_closed(&ours) && is_closed(&theirs)).then_some(Self { ours, theirs })
     }
 
     /// The worker's side.
@@ -76,7 +80,7 @@ pub(in crate::run) fn take(end: impl AsFd) -> io::Result<Option<Handed>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let length = loop {
-        match recvmsg(&end, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::DONTWAIT) {
+        match recvmsg(&end, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, CLOSED | RecvFlags::DONTWAIT) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(None),
             received => break received?.bytes,
@@ -92,33 +96,9 @@ pub(in crate::run) fn take(end: impl AsFd) -> io::Result<Option<Handed>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, io::Write};
-
-    use twdag_stages::stage::{Allowed, Isolation};
+    use std::{fs, io::Write};
 
     use super::*;
-    use crate::run::job::Work;
-
-    fn job(folder: &std::path::Path, settings: String) -> Job {
-        Job {
-            stage: "stage".to_owned(),
-            work: Work::Stage,
-            kind: "Command".to_owned(),
-            settings,
-            inputs: BTreeMap::new(),
-            isolation: Isolation::Off,
-            allowed: Allowed::default(),
-            workspace: folder.to_owned(),
-            output: folder.join("output"),
-            scratch: folder.join("kept"),
-            logs: folder.join("logs"),
-            log: folder.join("log"),
-            split: folder.join("split.json"),
-            threads: 1,
-            guarded: true,
-            driver: 1,
-        }
-    }
 
     #[test]
     fn a_job_is_had_by_the_worker_or_by_the_driver_and_never_by_both() {
@@ -130,7 +110,7 @@ mod tests {
         assert!(take(&worker).unwrap().is_none());
         assert!(!next.take_back());
         for round in 0..100 {
-            let job = job(folder.path(), round.to_string());
+            let job = Job::example(folder.path(), round.to_string());
             assert!(next.put(&job, &claim, &log));
             let (taken, is_back) = std::thread::scope(|scope| {
                 let taking = scope.spawn(|| take(&worker).unwrap());
@@ -140,11 +120,11 @@ mod tests {
             assert_ne!(taken.is_some(), is_back, "{round}");
             assert!(taken.is_none_or(|handed| handed.job == job));
         }
-        assert!(next.put(&job(folder.path(), "last".to_owned()), &claim, &log));
+        assert!(next.put(&Job::example(folder.path(), "last".to_owned()), &claim, &log));
         File::from(take(&worker).unwrap().unwrap().log).write_all(b"log").unwrap();
         assert_eq!(fs::read(folder.path().join("log")).unwrap(), b"log");
         // One that is too large for one message waits until the worker asks for it.
-        assert!(!next.put(&job(folder.path(), "x".repeat(LARGEST)), &claim, &log));
+        assert!(!next.put(&Job::example(folder.path(), "x".repeat(LARGEST)), &claim, &log));
         drop(next);
         assert!(take(&worker).unwrap().is_none());
     }
