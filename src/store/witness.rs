@@ -102,10 +102,13 @@ impl Store {
         digest: &Digest,
     ) -> Result<bool, StoreError> {
         let Some(before) = self.source_witnesses(path, files)? else { return Ok(false) };
+        // First, since what was changed just now would be read once more, for nothing.
+        if !before.keys().all(|path| witnesses.add(path)) {
+            return Ok(false);
+        }
         // Between two equal answers nothing was changed, so that this is the digest of what `stat` has seen.
         let same = self.digest_source(path, files)? == *digest;
-        let fit = before.keys().all(|path| witnesses.add(path));
-        Ok(same && fit && self.source_witnesses(path, files)? == Some(before))
+        Ok(same && self.source_witnesses(path, files)? == Some(before))
     }
 
     /// Adds the record of an action, the list of files of its result, and those files. Whether they are fit.
