@@ -410,6 +410,18 @@ fn a_closed_terminal_does_not_stop_a_run_under_nohup() {
 }
 
 #[test]
+fn stages_end_well_under_one_who_ignores_that_children_end() {
+    let place = Place::new();
+    let script = r#"["sh", "-c", "ls / | wc -l > $0/count", "{out}"]"#;
+    place.write("graph.ron", &format!(r#"Graph(version: 1, stages: {{"lists": Command(run: {script})}})"#));
+    let program = place.twdag(&[]).get_program().to_owned();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' CHLD; exec \"$0\" run graph.ron --json"]).arg(program).current_dir(place.path(""));
+    let run = Running::of(shell).end();
+    assert_eq!((run.code, run.with_outcome("ran").len()), (Some(0), 1), "{run:#?}");
+}
+
+#[test]
 fn a_program_that_asks_the_terminal_is_told_that_there_is_none() {
     // In the background of a terminal it would be stopped for ever.
     let script = "if read answer < /dev/tty; then echo asked; else echo none; fi > $0/terminal";

@@ -132,13 +132,14 @@ pub fn check(
 ) -> Result<Option<Vec<Checked>>, RunError> {
     store.need(results.values().copied())?;
     store.release();
-    let host = Host::find();
-    if let Host::Stays(why) = &host {
-        tell(CheckEvent::HostStays(why));
-    }
     let runtime = event_loop()?;
     let checked = runtime.block_on(async {
+        // Before the first program is started.
         let signals = Signals::listen().map_err(|source| RunError::System { action: "listen to signals", source })?;
+        let host = Host::find();
+        if let Host::Stays(why) = &host {
+            tell(CheckEvent::HostStays(why));
+        }
         let shared = Shared {
             graph: Arc::clone(graph),
             store: Arc::clone(store),

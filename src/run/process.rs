@@ -224,7 +224,8 @@ pub(super) async fn attend(
     }
     strays.end().await;
     let last_words = async {
-        while listening {
+        // What comes then is said of the next job.
+        while listening && heard.ready.is_none() {
             listening = matches!(lines.read_until(b'\n', &mut line).await, Ok(1..));
             heard.hear(&mut line, &mut on_event);
         }
@@ -234,7 +235,11 @@ pub(super) async fn attend(
     // How a worker ends that was ready for more says nothing of the job.
     let status = heard.ready.is_none().then_some(status);
     let timed_out = out_of_time > Wish::Run;
-    Ok((Ended { status, verdict: heard.verdict, timed_out, goes_on: heard.ready == Some(true) }, None))
+    let goes_on = heard.ready == Some(true);
+    // If nobody asked it to end, the next job has failed with it, and is told to have.
+    let worker = channel.filter(|_| goes_on && told == Wish::Run);
+    let worker = worker.map(|channel| Worker { child, channel, lines, lease, next });
+    Ok((Ended { status, verdict: heard.verdict, timed_out, goes_on }, worker))
 }
 
 /// What a worker has said of its job.

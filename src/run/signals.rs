@@ -1,8 +1,8 @@
-//! The signals by which people stop a run.
+//! The signals by which people stop a run, and the one by which children tell of their end.
 
 use std::io;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::process::signal_name;
@@ -17,6 +17,10 @@ pub(super) struct Signals {
 impl Signals {
     /// Starts listening.
     pub(super) fn listen() -> io::Result<Self> {
+        // From whoever ignores that children end, the system keeps how they ended. Listening once is enough, and programs start as usual.
+        if ignored(SIGCHLD) {
+            drop(signal(SignalKind::child())?);
+        }
         // Under `nohup` a closed terminal must not stop the run.
         let hang_up = if ignored(SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hang_up })

@@ -279,7 +279,8 @@ impl Lines {
     }
 
     fn send(&self, lines: &[Line]) {
-        let mut bytes = Vec::new();
+        // Ends what a library may have printed there without ending its line.
+        let mut bytes = vec![b'\n'];
         for line in lines {
             bytes.extend(serde_json::to_vec(line).unwrap_or_default());
             bytes.push(b'\n');

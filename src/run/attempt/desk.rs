@@ -238,9 +238,8 @@ impl Shared {
                     self.end(&mine.key);
                 }
                 // What was begun is lost with the worker.
-                if !next.take_back()
-                    && let Some(Ahead { start, mine, is_started, .. }) = desk.ahead.remove(&task)
-                {
+                let is_back = next.take_back();
+                if !is_back && let Some(Ahead { start, mine, is_started, .. }) = desk.ahead.remove(&task) {
                     if is_started {
                         let _ = start.send(Start::Engage(mine));
                     } else {
@@ -248,7 +247,8 @@ impl Shared {
                     }
                 }
                 drop(desk);
-                if let Some(worker) = worker {
+                // One that has still to find what another one is at by then is of no use.
+                if let Some(worker) = worker.filter(|_| is_back) {
                     self.dismiss(worker);
                 }
             }
