@@ -1,6 +1,6 @@
 //! Actions: a stage with everything that determines its result, and the key made of exactly that.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread, time::SystemTime};
 
 use serde::{Deserialize, Serialize, Serializer};
 use twdag_stages::stage::{Part, Reference, Source};
@@ -18,6 +18,9 @@ use crate::{
 const CONTEXT: &str = "twdag 1 action";
 /// The same for parts, so that no part is ever taken for a stage.
 const PART_CONTEXT: &str = "twdag 1 part";
+
+/// So often sources that go on changing are looked at.
+const LOOKS: usize = 10;
 
 /// A stage with everything that determines its result. Its key covers neither the names of stages nor paths nor
 /// anything of the machine but the numeric class.
@@ -223,6 +226,18 @@ pub fn source_states(graph: &Graph, node: usize, store: &Store) -> Result<Vec<So
         store.source_state(&path, &source.files).map_err(|error| unreadable(graph, node, &source, error))
     });
     states.collect()
+}
+
+/// [`source_states`], to be compared with what they are later: if one was written to just now, once another change of it would show.
+/// Waits for that; not for long, as one that is written to all the time is changed later too.
+pub fn settled_source_states(graph: &Graph, node: usize, store: &Store) -> Result<Vec<SourceState>, PlanError> {
+    for _ in 0..LOOKS {
+        let states = source_states(graph, node, store)?;
+        let now = SystemTime::now();
+        let Some(rest) = states.iter().filter_map(|state| state.unsettled(now)).max() else { return Ok(states) };
+        thread::sleep(rest);
+    }
+    source_states(graph, node, store)
 }
 
 #[cfg(test)]

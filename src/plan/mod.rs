@@ -10,7 +10,7 @@ mod forecast;
 mod planning;
 pub mod settled;
 
-pub use action::{Action, resolve, source_states};
+pub use action::{Action, resolve, settled_source_states, source_states};
 pub use changes::{Change, Difference, changes};
 pub use document::{Document, DocumentStage};
 pub use error::PlanError;

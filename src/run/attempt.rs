@@ -246,7 +246,7 @@ impl Attempt {
             Assignment::Stage if let Some(action) = absent => (action, Vec::new()),
             Assignment::Stage => {
                 // Before they are hashed, so that every later change shows.
-                let sources = self.source_states()?;
+                let sources = plan::settled_source_states(&self.shared.graph, self.node(), store)?;
                 (self.resolve()?, sources)
             }
             Assignment::Part(parts, number) => (parts.all[*number].action.clone(), Vec::new()),

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::PoisonError,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -19,6 +19,11 @@ use crate::{canon, digest::Digest};
 pub struct SourceState(BTreeMap<PathBuf, Identity>);
 
 impl SourceState {
+    /// How long it takes at `time` until every later change would show in a [`SourceState`]; nothing if it would now.
+    pub fn unsettled(&self, time: SystemTime) -> Option<Duration> {
+        self.0.values().filter_map(|identity| identity.unsettled(time)).max()
+    }
+
     /// The first file that is not the same in `later`, or is only in one of them.
     pub fn first_change<'a>(&'a self, later: &'a Self) -> Option<&'a Path> {
         let paths = self.0.keys().chain(later.0.keys()).filter(|path| self.0.get(*path) != later.0.get(*path));
@@ -259,4 +264,24 @@ fn chosen(folder: &Path, patterns: &[Pattern]) -> Result<Chosen, StoreError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_was_written_to_just_now_is_settled_when_a_later_write_would_show() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "one").unwrap();
+        let state = store.source_state(&file, &[]).unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        let rest = state.unsettled(written).unwrap();
+        assert!(rest >= Duration::from_millis(10), "a clock may move on a hundred times a second");
+        assert_eq!(state.unsettled(written + rest), None);
+        // A clock that is not the one of the file system tells nothing.
+        assert_eq!(state.unsettled(written - Duration::from_hours(1)), None);
+    }
 }

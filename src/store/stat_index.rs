@@ -19,6 +19,10 @@ use crate::digest::Digest;
 
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Two changes that lie as far apart have different times on disks of Linux: before 6.13, these come from a clock that moves on 100 to 1,000
+/// times a second.
+const TICK: Duration = Duration::from_millis(20);
+
 /// What `stat` says of a file's identity; times in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
@@ -39,6 +43,14 @@ impl Identity {
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// How long it takes at `time` until a later change has another time; nothing if it would have that now, or if the times come from a
+    /// clock that is not this machine's.
+    pub(super) fn unsettled(&self, time: SystemTime) -> Option<Duration> {
+        let changed = u64::try_from(self.changed).ok()?;
+        let end = SystemTime::UNIX_EPOCH + Duration::from_nanos(changed) + TICK;
+        end.duration_since(time).ok().filter(|rest| !rest.is_zero() && *rest <= 2 * TICK)
     }
 
     /// Whether the last change is old enough at `time` for another one to show.

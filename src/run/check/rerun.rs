@@ -196,7 +196,7 @@ impl Attempt {
     fn sources(&self) -> Result<Vec<SourceState>, End> {
         let Shared { graph, store, results, .. } = &*self.shared;
         // Before they are hashed, so that every later change shows.
-        let states = plan::source_states(graph, self.subject.node, store)?;
+        let states = plan::settled_source_states(graph, self.subject.node, store)?;
         let result = |node| results.get(&node).copied();
         if plan::resolve(graph, self.subject.node, result, &(&**store).into())?.key() != self.subject.key {
             let message = "what it reads is not what it was when the check began; check again";
