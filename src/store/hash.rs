@@ -27,7 +27,11 @@ pub(super) fn hash(path: &Path) -> Result<(Digest, u64), StoreError> {
 
 /// The same of a file that was opened just now.
 pub(super) fn hash_open(file: &File) -> io::Result<(Digest, u64)> {
-    let length = file.metadata()?.len();
+    hash_of(file, file.metadata()?.len())
+}
+
+/// The same of a file that had this length just now.
+pub(super) fn hash_of(file: &File, length: u64) -> io::Result<(Digest, u64)> {
     if length >= PARALLEL {
         let digest = in_pieces(file, length);
         // One that grows or shrinks meanwhile is read to wherever it ends.

@@ -1,6 +1,7 @@
 //! Objects: contents of files, named by their digest.
 
 use std::{
+    borrow::Borrow,
     fs::{self, File},
     io,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -12,9 +13,11 @@ use std::{
 use rayon::prelude::*;
 use tempfile::TempPath;
 
-use super::{Entry, Store, StoreError, folder, hash::hash_open, sealed::Existing, seals::Seals};
+use super::{Entry, Store, StoreError, folder, hash, sealed::Existing, seals::Seals};
 use crate::{digest::Digest, failpoint};
 
+/// The folder of all objects.
+pub(super) const OBJECTS: &str = "objects";
 /// The modification time of every object (the start of the year 2000): one that has another was written to since,
 /// or was copied here by something that does not keep times.
 const MARK: Duration = Duration::from_hours(10_957 * 24);
@@ -70,11 +73,33 @@ pub(super) fn is_sealed(metadata: &fs::Metadata, size: u64) -> bool {
         && metadata.modified().is_ok_and(|time| time == SystemTime::UNIX_EPOCH + MARK)
 }
 
+/// The name of an object in the folder of all objects.
+pub(super) fn name(digest: &Digest) -> String {
+    let mut name = digest.to_string();
+    name.insert(2, '/');
+    name
+}
+
 /// A file that holds what its entry says.
 struct Hashed {
     file: File,
     /// What it was when that began; nothing if it could not be sealed.
     looked_at: Option<fs::Metadata>,
+}
+
+/// Opens a file without noting when it was read, which would be one more write for each; only its owner may do so.
+fn open(path: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        let flags = rustix::fs::OFlags::NOATIME.bits().cast_signed();
+        // Some file systems do not know how.
+        if let Ok(file) = File::options().read(true).custom_flags(flags).open(path) {
+            return Ok(file);
+        }
+    }
+    File::open(path)
 }
 
 /// Hashes a file, sealed again if it was opened; nothing if it holds something else.
@@ -89,8 +114,8 @@ fn read(path: &Path, metadata: &fs::Metadata, entry: &Entry) -> io::Result<Optio
     } else {
         seal(path, executable).and_then(|_| fs::symlink_metadata(path)).ok()
     };
-    let file = File::open(path)?;
-    let (digest, _) = hash_open(&file)?;
+    let file = open(path)?;
+    let (digest, _) = hash::hash_of(&file, metadata.len())?;
     Ok((digest == entry.digest).then_some(Hashed { file, looked_at }))
 }
 
@@ -101,7 +126,7 @@ fn for_each<Item: Sync, Said: Send>(files: &[Item], say: impl Fn(&Item) -> Said 
 
 impl Store {
     pub(super) fn object(&self, digest: &Digest) -> PathBuf {
-        self.named("objects", digest)
+        self.named(OBJECTS, digest)
     }
 
     /// What is wrong with the object that a manifest names, if anything; see [`Store::look`].
@@ -118,9 +143,9 @@ impl Store {
     }
 
     /// [`Store::look`] at all objects of a manifest, or the first problem. Many that have to be hashed are hashed on all cores.
-    pub(super) fn look_all(&self, entries: &[Entry]) -> Result<(), String> {
-        let found = for_each(entries, |entry| self.stat(entry)).into_iter().collect::<Result<Vec<_>, _>>()?;
-        let files = || entries.iter().zip(&found);
+    pub(super) fn look_all(&self, entries: &[impl Borrow<Entry> + Sync]) -> Result<(), String> {
+        let found = for_each(entries, |entry| self.stat(entry.borrow())).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let files = || entries.iter().map(Borrow::borrow).zip(&found);
         let unknown: Vec<_> = files()
             .zip(self.seals().has_each(files().map(|(entry, (_, metadata))| (&entry.digest, metadata))))
             .filter(|((entry, (_, metadata)), seen)| !(*seen && is_sealed(metadata, entry.size)))
@@ -155,6 +180,29 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// The inodes of objects that were not touched since their content was hashed, after a [`Store::look_all`] at them if that is not so
+    /// of all; none for one of which that cannot be told.
+    pub(super) fn find_all(&self, entries: &[&Entry]) -> Result<Vec<Option<u64>>, String> {
+        let known = self.known_all(entries);
+        if known.iter().all(Option::is_some) {
+            return Ok(known);
+        }
+        self.look_all(entries)?;
+        Ok(self.known_all(entries))
+    }
+
+    /// [`Store::known`] for each.
+    fn known_all(&self, entries: &[&Entry]) -> Vec<Option<u64>> {
+        let sealed = for_each(entries, |entry| {
+            let metadata = fs::symlink_metadata(self.object(&entry.digest)).ok();
+            metadata.filter(|metadata| is_sealed(metadata, entry.size))
+        });
+        let mut seals = self.seals();
+        let files = entries.iter().zip(&sealed).filter_map(|(entry, file)| Some((&entry.digest, file.as_ref()?)));
+        let mut known = seals.has_each(files);
+        sealed.iter().map(|file| Some(file.as_ref().filter(|_| known.next() == Some(true))?.ino())).collect()
     }
 
     /// The inode of an object that is as it was when its content was last hashed.

@@ -7,14 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{AtFlags, linkat};
 use walkdir::WalkDir;
 
-use super::{Entry, Manifest, Store, StoreError, folder, hash::hash_open, network, object};
+use super::{Entry, Manifest, Store, StoreError, folder, hash::hash_open, network, object, object::OBJECTS};
 use crate::{digest::ArtifactId, failpoint};
 
 /// From this size on a file gets a clone where the file system can, and not a hard link: a clone that is removed leaves no trace on the
 /// object, which then need not be hashed again. It costs an inode, which a small file is not worth.
 const WORTH_CLONING: u64 = 1 << 20;
+
+/// So many files are linked between looking at their objects and noting that these have another name: not so many that somebody
+/// would have the time to write to one.
+const AT_ONCE: usize = 4096;
 
 /// Longer lists of files are read again when they are needed.
 const FEW: usize = 64;
@@ -68,8 +73,6 @@ impl Store {
     }
 
     fn make_view(&self, view: &Path, artifact: &ArtifactId, manifest: &Manifest) -> Result<(), StoreError> {
-        let looked = self.look_all(manifest.files());
-        looked.map_err(|problem| StoreError::Artifact { artifact: *artifact, problem })?;
         let views = folder::parent(view)?;
         let building = tempfile::Builder::new()
             .prefix(".new-")
@@ -77,12 +80,13 @@ impl Store {
             .map_err(StoreError::io("write into", views))?
             .keep();
         let mut linked = Vec::new();
-        let built = self.build(&building, manifest, &mut linked);
+        let built = self.build(&building, artifact, manifest, &mut linked);
         let built = built.and_then(|()| self.put_in_place(&building, view, manifest));
         if building.exists() {
             folder::remove(&building)?;
+            // They have lost those names again.
+            self.note(linked);
         }
-        self.note(linked);
         built
     }
 
@@ -90,44 +94,55 @@ impl Store {
     fn build<'a>(
         &self,
         building: &Path,
+        artifact: &ArtifactId,
         manifest: &'a Manifest,
         linked: &mut Vec<(&'a Entry, u64)>,
     ) -> Result<(), StoreError> {
-        let mut made = building.to_owned();
-        // What takes long comes first: between the link and its note nobody shall have time to write to an object.
+        let damaged = |problem| StoreError::Artifact { artifact: *artifact, problem };
         let takes_long = |entry: &&Entry| entry.executable || entry.size >= WORTH_CLONING;
         let (long, short): (Vec<&Entry>, Vec<&Entry>) = manifest.files().iter().partition(takes_long);
-        for entry in long.into_iter().chain(short) {
+        self.look_all(&long).map_err(damaged)?;
+        for entry in long {
             let to = building.join(&entry.path);
-            if to.parent() != Some(&made) {
-                folder::parent(&to)?.clone_into(&mut made);
-            }
-            let from = self.object(&entry.digest);
+            folder::parent(&to)?;
             failpoint::pass("view.link").map_err(StoreError::io("write", &to))?;
-            let is_clone = entry.size >= WORTH_CLONING && clone(&from, &to).is_ok();
-            if !is_clone && !entry.executable {
-                // One that was written to since it was looked at must not be noted for its new name.
-                let known = self.known(entry);
-                if fs::hard_link(&from, &to).is_ok() {
-                    linked.extend(known.map(|inode| (entry, inode)));
-                    continue;
+            let from = self.object(&entry.digest);
+            if entry.size >= WORTH_CLONING && clone(&from, &to).is_ok() {
+                self.finish_copy(&to, entry).map_err(StoreError::io("write", &to))?;
+                continue;
+            }
+            // One that was written to since it was looked at must not be noted for its new name.
+            let known = self.known(entry);
+            if !entry.executable && fs::hard_link(&from, &to).is_ok() {
+                linked.extend(known.map(|inode| (entry, inode)));
+                self.note(known.map(|inode| (entry, inode)));
+            } else {
+                self.copy(&from, &to, entry)?;
+            }
+        }
+        let open = |folder: &Path| File::open(folder).map_err(StoreError::io("read", folder));
+        let (objects, view) = (open(&self.root().join(OBJECTS))?, open(building)?);
+        let mut made = "";
+        for entries in short.chunks(AT_ONCE) {
+            let known = self.find_all(entries).map_err(damaged)?;
+            let first = linked.len();
+            for (&entry, known) in entries.iter().zip(known) {
+                let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                if folder != made {
+                    folder::parent(&building.join(&entry.path))?;
+                    made = folder;
+                }
+                failpoint::pass("view.link")
+                    .map_err(|error| StoreError::io("write", &building.join(&entry.path))(error))?;
+                // From the open folders: names that begin there are found sooner.
+                match linkat(&objects, object::name(&entry.digest), &view, &entry.path, AtFlags::empty()) {
+                    Ok(()) => linked.extend(known.map(|inode| (entry, inode))),
+                    Err(_) => self.copy(&self.object(&entry.digest), &building.join(&entry.path), entry)?,
                 }
             }
-            let copy = || -> io::Result<fs::Metadata> {
-                if !is_clone {
-                    fs::copy(&from, &to)?;
-                }
-                object::seal(&to, entry.executable)?;
-                File::open(&to)?.sync_all()?;
-                // The object was looked at; what was written to it since is in the copy.
-                if self.known(entry).is_none() && hash_open(&File::open(&to)?)?.0 != entry.digest {
-                    return Err(io::Error::other("the object was written to while it was copied; run again"));
-                }
-                fs::symlink_metadata(&to)
-            };
-            let copied = copy().map_err(StoreError::io("write", &to))?;
-            self.seals().add(&entry.digest, &copied);
+            self.note(linked[first..].iter().copied());
         }
+        self.seals().save();
         for found in WalkDir::new(building).contents_first(true) {
             let found = found.map_err(|error| folder::walk_error(building, error))?;
             if found.file_type().is_dir() {
@@ -135,6 +150,24 @@ impl Store {
                     .map_err(StoreError::io("protect", found.path()))?;
             }
         }
+        Ok(())
+    }
+
+    /// Fills a file of a view that cannot be a link of its object.
+    fn copy(&self, from: &Path, to: &Path, entry: &Entry) -> Result<(), StoreError> {
+        // What is there already may be another name of an object.
+        let copy = || io::copy(&mut File::open(from)?, &mut File::create_new(to)?);
+        copy().and_then(|_| self.finish_copy(to, entry)).map_err(StoreError::io("write", to))
+    }
+
+    /// Seals a copy of an object that was looked at before.
+    fn finish_copy(&self, to: &Path, entry: &Entry) -> io::Result<()> {
+        object::seal(to, entry.executable)?.sync_all()?;
+        // What was written to the object since is in the copy.
+        if self.known(entry).is_none() && hash_open(&File::open(to)?)?.0 != entry.digest {
+            return Err(io::Error::other("the object was written to while it was copied; run again"));
+        }
+        self.seals().add(&entry.digest, &fs::symlink_metadata(to)?);
         Ok(())
     }
 
