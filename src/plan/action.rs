@@ -20,7 +20,7 @@ const CONTEXT: &str = "twdag 1 action";
 const PART_CONTEXT: &str = "twdag 1 part";
 
 /// So often sources that go on changing are looked at.
-const LOOKS: usize = 10;
+const LOOKS: usize = 4;
 
 /// A stage with everything that determines its result. Its key covers neither the names of stages nor paths nor
 /// anything of the machine but the numeric class.

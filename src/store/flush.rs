@@ -6,7 +6,11 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use super::{Store, StoreError};
@@ -53,6 +57,8 @@ pub(super) struct Flusher {
     whole: OnceLock<Option<File>>,
     /// Whether its files may share blocks.
     sharing: OnceLock<bool>,
+    /// Whether the disk was told to begin, and is not done yet.
+    early: Arc<AtomicBool>,
     /// Folders in which names are not on the disk yet.
     names: Mutex<BTreeSet<PathBuf>>,
 }
@@ -96,6 +102,23 @@ impl Store {
             return sync(&File::open(self.root())?);
         }
         paths.try_for_each(|path| File::open(path)?.sync_data())
+    }
+
+    /// Has the disk begin with what was written until now, where it can be flushed as a whole, so that there is less to do in the flush that comes. What
+    /// it does not take is told there: the kernel tells each opened folder on its own, and what it has to tell of a file stays with that.
+    pub(super) fn flush_meanwhile(&self) {
+        if !self.flushes_everything() || self.flusher.early.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (root, early) = (self.root().to_owned(), Arc::clone(&self.flusher.early));
+        let begun = thread::Builder::new().spawn(move || {
+            let _ = File::open(root).and_then(|root| sync(&root));
+            early.store(false, Ordering::Release);
+        });
+        // Without the thread it is only slower.
+        if begun.is_err() {
+            self.flusher.early.store(false, Ordering::Release);
+        }
     }
 
     /// Puts on the disk what was written to files and folders: to these, and where it takes no longer to all.

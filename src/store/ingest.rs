@@ -1,12 +1,7 @@
 //! The way in: a finished output folder becomes an artifact. It gets its names at once and is put on the disk later: until
 //! then nothing says that its files hold what their names say, so that after a power cut they are looked at.
 
-use std::{
-    fs::File,
-    io,
-    path::Path,
-    thread::{self, JoinHandle},
-};
+use std::{io, path::Path};
 
 use super::{
     Entry, Manifest, Store, StoreError, folder, hash, network, object,
@@ -34,12 +29,13 @@ impl Store {
 
     fn ingest_once(&self, folder: &Path) -> Result<ArtifactId, StoreError> {
         let (mut entries, mut paths) = (Vec::new(), Vec::new());
-        let mut written = None;
         for file in folder::output_files(folder)? {
             object::own(&file.path)?;
             let sealed = failpoint::pass("ingest.seal").and_then(|()| object::seal(&file.path, file.executable));
             let sealed = sealed.map_err(StoreError::io("protect", &file.path))?;
-            self.write_meanwhile(&sealed, &mut written);
+            if sealed.metadata().is_ok_and(|metadata| metadata.len() >= WORTH_WRITING) {
+                self.flush_meanwhile();
+            }
             let (digest, size) = hash::hash_open(&sealed).map_err(StoreError::io("read", &file.path))?;
             let entry = Entry { path: file.name, digest, size, executable: file.executable };
             paths.push(file.path);
@@ -68,19 +64,6 @@ impl Store {
         self.seals().hold_back();
         self.note(manifest.files().iter().zip(inodes));
         Ok(artifact)
-    }
-
-    /// Has the disk take a large file while it is hashed, so that there is less to do in the flush that comes later. What the disk does not take is
-    /// told to who makes that: the kernel tells each opened file on its own. `written` is the file before, which it has still to take perhaps.
-    fn write_meanwhile(&self, file: &File, written: &mut Option<JoinHandle<()>>) {
-        if self.flushes_everything()
-            && file.metadata().is_ok_and(|metadata| metadata.len() >= WORTH_WRITING)
-            && written.as_ref().is_none_or(JoinHandle::is_finished)
-            && let Ok(file) = file.try_clone()
-        {
-            // Without the thread it is only slower.
-            *written = thread::Builder::new().spawn(move || drop(file.sync_data())).ok();
-        }
     }
 
     /// The list of files that a folder would be taken in with; nothing is taken in.

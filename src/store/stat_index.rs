@@ -20,7 +20,7 @@ use crate::digest::Digest;
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// Two changes that lie as far apart have different times on disks of Linux: before 6.13, these come from a clock that moves on 100 to 1,000
-/// times a second.
+/// times a second. Where they hold whole seconds alone (ext3), it takes a second more.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What `stat` says of a file's identity; times in nanoseconds since 1970.
@@ -49,8 +49,10 @@ impl Identity {
     /// clock that is not this machine's.
     pub(super) fn unsettled(&self, time: SystemTime) -> Option<Duration> {
         let changed = u64::try_from(self.changed).ok()?;
-        let end = SystemTime::UNIX_EPOCH + Duration::from_nanos(changed) + TICK;
-        end.duration_since(time).ok().filter(|rest| !rest.is_zero() && *rest <= 2 * TICK)
+        let changed = Duration::from_nanos(changed);
+        let tick = if changed.subsec_nanos() == 0 { Duration::from_secs(1) + TICK } else { TICK };
+        let end = SystemTime::UNIX_EPOCH + changed + tick;
+        end.duration_since(time).ok().filter(|rest| !rest.is_zero() && *rest <= 2 * tick)
     }
 
     /// Whether the last change is old enough at `time` for another one to show.
