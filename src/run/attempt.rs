@@ -426,7 +426,7 @@ impl Attempt {
         let number = self.shared.busy(&worker, &self.asks);
         let messages = self.shared.messages.clone();
         let name = self.name().to_owned();
-        let _ = messages.send(Message::Event(self.started(&mine, worker.id().unwrap_or_default())));
+        let _ = messages.send(Message::Event(self.started(&mine, worker.id())));
         let part = matches!(self.assignment, Assignment::Part(..)).then_some(self.task);
         let notices = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&notices);

@@ -101,6 +101,8 @@ fn command(surroundings: Option<&Surroundings>) -> io::Result<std::process::Comm
 /// A worker's process, as its driver has it.
 pub(super) struct Worker {
     child: Child,
+    /// The number of its process, also after it has ended.
+    number: u32,
     channel: UnixStream,
     lines: BufReader<ChildStdout>,
     lease: Lease,
@@ -136,12 +138,13 @@ impl Worker {
         }
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("the worker has no standard output"))?;
-        Ok(Self { child, channel, lines: BufReader::new(stdout), lease: lease.clone(), next: None })
+        let number = child.id().unwrap_or_default();
+        Ok(Self { child, number, channel, lines: BufReader::new(stdout), lease: lease.clone(), next: None })
     }
 
-    /// Its process, while it lives.
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
+    /// The number of its process, to be told to people; it may have ended.
+    pub(super) const fn id(&self) -> u32 {
+        self.number
     }
 
     /// What it was started with.
@@ -169,13 +172,13 @@ pub(super) async fn attend(
     strays: &Strays,
     mut on_event: impl FnMut(StageEvent),
 ) -> io::Result<(Ended, Option<Worker>)> {
-    let Worker { mut child, channel, mut lines, lease, next } = worker;
+    let Worker { mut child, number, channel, mut lines, lease, next } = worker;
     let mut channel = Some(channel);
-    let number = child.id().and_then(|pid| i32::try_from(pid).ok());
-    if let Some(number) = number {
-        strays.spare(number);
+    let living = child.id().and_then(|pid| i32::try_from(pid).ok());
+    if let Some(living) = living {
+        strays.spare(living);
     }
-    let group = number.and_then(Pid::from_raw);
+    let group = living.and_then(Pid::from_raw);
     let signal = |signal| {
         if let Some(group) = group {
             // The group may be gone already; there is nothing to do then.
@@ -201,7 +204,7 @@ pub(super) async fn attend(
                     // Where the run is to stop, so is the next job, which is asked on its own.
                     if told == Wish::Run || (goes_on && out_of_time == Wish::Run) {
                         let ended = Ended { status: None, verdict: heard.verdict, timed_out: false, goes_on };
-                        return Ok((ended, Some(Worker { child, channel, lines, lease, next })));
+                        return Ok((ended, Some(Worker { child, number, channel, lines, lease, next })));
                     }
                     // Without the channel it ends. What it was asked for as its time ran out is not meant for the next job, which has just begun.
                     if goes_on {
@@ -219,8 +222,8 @@ pub(super) async fn attend(
     };
     // Programs that the stage had started and not ended.
     signal(Signal::KILL);
-    if let Some(number) = number {
-        strays.forget(number);
+    if let Some(living) = living {
+        strays.forget(living);
     }
     strays.end().await;
     let last_words = async {
@@ -238,7 +241,7 @@ pub(super) async fn attend(
     let goes_on = heard.ready == Some(true);
     // If nobody asked it to end, the next job has failed with it, and is told to have.
     let worker = channel.filter(|_| goes_on && told == Wish::Run);
-    let worker = worker.map(|channel| Worker { child, channel, lines, lease, next });
+    let worker = worker.map(|channel| Worker { child, number, channel, lines, lease, next });
     Ok((Ended { status, verdict: heard.verdict, timed_out, goes_on }, worker))
 }
 
